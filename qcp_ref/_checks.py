@@ -1,0 +1,166 @@
+"""Ground floor: argument checks shared by all chapters.
+
+Every public function validates once, at its boundary, through these helpers; inside the book arrays are
+finite, real and of a known dtype. A message names the argument, what was expected, what was received and
+what to do. Nothing is repaired silently and no input is changed.
+
+Checked by tests/test_checks.py.
+"""
+
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__: list[str] = []
+
+Array: TypeAlias = NDArray[np.float64]
+# What public functions accept as a random source: a seed or a generator, never global state.
+Rng: TypeAlias = int | np.random.Generator
+
+_EXACT_INTEGERS = 2**53  # float64 represents every integer up to here
+
+
+def check_array(
+    x: ArrayLike,
+    name: str,
+    *,
+    ndim: int | None = None,
+    min_ndim: int = 0,
+    keep_float32: bool = False,
+) -> NDArray[Any]:
+    """Return ``x`` as a finite float64 array (float32 is kept on request), or say what is wrong."""
+    array = np.asarray(x)
+    kind = array.dtype.kind
+    if kind not in "iuf":
+        raise TypeError(
+            f"{name}: expected an array of real numbers, got dtype {array.dtype}; "
+            "convert it to floating point explicitly"
+        )
+    if array.size == 0:
+        raise ValueError(f"{name}: expected a non-empty array, got shape {array.shape}")
+    if ndim is not None and array.ndim != ndim:
+        raise ValueError(
+            f"{name}: expected {ndim} axes, got {array.ndim} (shape {array.shape}); reshape it"
+        )
+    if array.ndim < min_ndim:
+        raise ValueError(
+            f"{name}: expected at least {min_ndim} axes, got {array.ndim} "
+            f"(shape {array.shape}); reshape it"
+        )
+    if kind == "f":
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name}: expected finite numbers, got NaN or infinity; clean the data")
+        if keep_float32 and array.dtype == np.float32:
+            return array
+        if array.dtype.itemsize > 8 and (array.astype(np.float64) != array).any():
+            raise ValueError(
+                f"{name}: {array.dtype} values do not fit float64 exactly; round them yourself"
+            )
+    elif int(array.max()) > _EXACT_INTEGERS or int(array.min()) < -_EXACT_INTEGERS:
+        raise ValueError(
+            f"{name}: integers above 2**53 have no exact float64 value; rescale the data"
+        )
+    return array.astype(np.float64, copy=False)
+
+
+def check_factors(
+    factors: Iterable[ArrayLike], *, shape: Sequence[int] | None = None, keep_float32: bool = False
+) -> list[NDArray[Any]]:
+    """Return the factor matrices as float arrays with one common number of columns."""
+    if isinstance(factors, np.ndarray) or not isinstance(factors, Iterable):
+        raise TypeError(
+            f"factors: expected a sequence of matrices (one per mode), got {type(factors).__name__}"
+        )
+    arrays = [
+        check_array(A, f"factors[{n}]", ndim=2, keep_float32=keep_float32)
+        for n, A in enumerate(factors)
+    ]
+    if len(arrays) < 2:
+        raise ValueError(f"factors: expected at least 2 matrices, got {len(arrays)}")
+    ranks = [A.shape[1] for A in arrays]
+    if len(set(ranks)) > 1:
+        raise ValueError(
+            f"factors: expected the same number of columns (the rank) in all, got {ranks}"
+        )
+    rows = tuple(A.shape[0] for A in arrays)
+    if shape is not None and rows != tuple(shape):
+        raise ValueError(
+            f"factors: expected row counts {tuple(shape)} (the tensor's shape), got {rows}; "
+            "one factor per mode, in mode order"
+        )
+    return arrays
+
+
+def check_int(value: Any, name: str, *, minimum: int | None = None, maximum: int | None = None) -> int:
+    """Return ``value`` as an int; bool and float are refused, NumPy integers are fine."""
+    try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(
+            f"{name}: expected an integer, got {value!r} of type {type(value).__name__}"
+        ) from None
+    if (minimum is not None and number < minimum) or (maximum is not None and number > maximum):
+        raise ValueError(f"{name}: expected {_range(minimum, maximum)}, got {number}")
+    return number
+
+
+def check_real(
+    value: Any, name: str, *, minimum: float | None = None, positive: bool = False
+) -> float:
+    """Return ``value`` as a finite float, at least ``minimum`` or strictly positive."""
+    if isinstance(value, (bool, np.bool_, str, bytes)) or value is None:
+        raise TypeError(f"{name}: expected a real number, got {value!r}")
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"{name}: expected a real number, got {value!r} of type {type(value).__name__}"
+        ) from None
+    if not np.isfinite(number):
+        raise ValueError(f"{name}: expected a finite number, got {number}")
+    if positive and number <= 0:
+        raise ValueError(f"{name}: expected a number above 0, got {number}")
+    if minimum is not None and number < minimum:
+        raise ValueError(f"{name}: expected at least {minimum}, got {number}")
+    return number
+
+
+def check_option(value: Any, name: str, options: Sequence[str]) -> str:
+    """Return ``value`` if it is one of the named options."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: expected one of {list(options)}, got {value!r}")
+    if value not in options:
+        raise ValueError(f"{name}: expected one of {list(options)}, got {value!r}")
+    return value
+
+
+def check_mode(mode: Any, ndim: int) -> int:
+    """Return ``mode`` as an axis number in ``range(ndim)``; negative numbers are refused."""
+    return check_int(mode, "mode", minimum=0, maximum=ndim - 1)
+
+
+def check_rng(rng: Any, function: str) -> np.random.Generator:
+    """Return a generator; an int becomes the stream of that seed which belongs to ``function``.
+
+    The function's name enters the seed, so that equal ints in two functions never share a stream (a solver
+    started with the data's seed would otherwise start at the answer).
+    """
+    if isinstance(rng, np.random.Generator):
+        return rng
+    if isinstance(rng, (bool, np.bool_)) or not isinstance(rng, (int, np.integer)):
+        raise TypeError(f"rng: expected an int or a numpy.random.Generator, got {rng!r}")
+    if rng < 0:
+        raise ValueError(f"rng: expected a seed of at least 0, got {rng}")
+    return np.random.default_rng(np.random.SeedSequence([int(rng), crc32(function.encode())]))
+
+
+def _range(minimum: int | None, maximum: int | None) -> str:
+    if maximum is None:
+        return f"at least {minimum}"
+    return f"{minimum} to {maximum}" if minimum is not None else f"at most {maximum}"

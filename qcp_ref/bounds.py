@@ -1,0 +1,119 @@
+"""How large may a rounding error be?
+
+A-priori bounds: proved before anything is run, so a test, the demo or another implementation can be held to them
+without a hand-tuned tolerance. The one idea is :eq:`bounds-gamma`: a chain of ``n`` roundings multiplies the exact
+result by a factor within ``gamma(n)`` of one, in whatever order the sums were taken and with or without fused
+multiply-add. Applied to a sum of products it gives :eq:`bounds-sum`, applied to sums nested in sums (the
+three stages of a factorized convolution) :eq:`bounds-chain`.
+
+Simplified: overflow and underflow are assumed not to occur, which is true when every non-zero product lies
+between the smallest normal number and the largest finite one.
+
+Checked by tests/test_bounds.py against exact rational arithmetic.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from qcp_ref._checks import Array, check_array, check_int
+
+__all__ = ["gamma", "rounding_bound"]
+
+
+def gamma(n: int, dtype: DTypeLike = np.float64) -> float:
+    """Return the relative error bound of ``n`` roundings in a row.
+
+    Parameters
+    ----------
+    n : int
+        Number of roundings, at least 0.
+    dtype : dtype
+        float32 or float64; fixes the unit roundoff ``u``.
+
+    Returns
+    -------
+    float
+        ``n u / (1 - n u)``, rounded up.
+
+    Raises
+    ------
+    ValueError
+        If ``n u`` reaches 1 (no bound exists) or the dtype is another one.
+
+    Notes
+    -----
+    Equation :eq:`bounds-gamma` [source: Higham, Accuracy and Stability of Numerical Algorithms, section 3.1].
+
+    **Laws**
+
+    - any product of ``n`` factors ``(1 + d)`` or ``1 / (1 + d)`` with ``|d| <= u`` lies within
+      ``gamma(n)`` of 1
+    - ``gamma(0)`` is 0 and ``gamma`` increases with ``n``
+
+    Examples
+    --------
+    >>> from qcp_ref import gamma
+    >>> gamma(1) / 2**-53
+    1.0000000000000004
+    """
+    n = check_int(n, "n", minimum=0)
+    if np.dtype(dtype) not in (np.float32, np.float64):
+        raise ValueError(f"dtype: expected float32 or float64, got {np.dtype(dtype)}")
+    nu = n * float(np.finfo(dtype).eps) / 2
+    if nu >= 1:
+        raise ValueError(f"n: {n} roundings of {np.dtype(dtype)} exceed any bound; use float64")
+    # Three roundings happen in evaluating this very formula; two units in the last place cover them.
+    return float(np.nextafter(np.nextafter(nu / (1 - nu), np.inf), np.inf)) if n else 0.0
+
+
+def rounding_bound(
+    lengths: int | Sequence[int], magnitude: ArrayLike, *, dtype: DTypeLike = np.float64
+) -> Array:
+    """Bound the rounding error of a sum of products, or of sums nested in each other.
+
+    Parameters
+    ----------
+    lengths : int or sequence of int
+        Number of terms of each nested sum, innermost first. Count an added bias as one more term.
+    magnitude : array_like
+        The same operation computed in float64 on the absolute values of all its inputs.
+    dtype : dtype
+        Precision in which the operation under test runs.
+
+    Returns
+    -------
+    ndarray of float64
+        Bound on ``|computed - exact|``, with the shape of ``magnitude``.
+
+    Raises
+    ------
+    ValueError
+        For negative magnitudes or lengths, or sums too long for any bound to exist.
+
+    Notes
+    -----
+    Equations :eq:`bounds-sum` and :eq:`bounds-chain` [source: Higham, sections 3.1 and 3.5; the chain is
+    derived]. The bound also covers the rounding of ``magnitude`` itself.
+
+    **Laws**
+
+    - the computed result of any summation order lies within the bound of the exact result
+    - a chain of stages is covered by the sum of the stages' lengths
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from qcp_ref import rounding_bound
+    >>> x, y = np.array([1e16, 1.0, -1e16]), np.ones(3)
+    >>> bool(abs((x * y).sum() - 1.0) <= rounding_bound(3, np.abs(x) @ np.abs(y)))
+    True
+    """
+    stages = [lengths] if isinstance(lengths, (int, np.integer)) else list(lengths)
+    n = sum(check_int(length, "lengths", minimum=1) for length in stages)
+    size = check_array(magnitude, "magnitude")
+    if (size < 0).any():
+        raise ValueError("magnitude: expected the operation on absolute values, got a negative number")
+    evaluated = gamma(n)  # relative error of `magnitude`, which was itself computed
+    return np.asarray(size * (gamma(n, dtype) * (1 + 8 * 2.0**-53) / (1 - evaluated)))

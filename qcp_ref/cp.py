@@ -1,0 +1,610 @@
+r"""What is a CP tensor, which freedoms has it, when is it degenerate?
+
+A CP tensor of rank ``R`` (:eq:`cp-model`) is a weighted sum of ``R`` components, each an outer product of one column
+per factor. Three freedoms leave it unchanged: the components may be permuted, their columns rescaled against each
+other and against the weight, and signs flipped in pairs. :func:`normalize`, :func:`balance` and :func:`canonical` fix
+them in different ways, :func:`align` fixes them so that two CP tensors can be compared. Inner products
+(:eq:`cp-inner`) need only Gram matrices, never the dense tensor.
+
+Fits can degenerate: components grow and cancel each other. The sum still fits, but its parts cannot be rounded any
+more. :func:`degeneracy` measures it (:eq:`cp-degeneracy`).
+
+Simplified: real numbers only; no missing entries, no symmetric or constrained factors.
+
+Checked by tests/test_cp.py.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from qcp_ref._checks import Array, Rng, check_array, check_factors, check_int, check_rng
+from qcp_ref.tensor import _khatri_rao, gram
+
+__all__ = [
+    "CP",
+    "Alignment",
+    "Degeneracy",
+    "align",
+    "balance",
+    "canonical",
+    "degeneracy",
+    "inner",
+    "norm",
+    "normalize",
+    "random_cp",
+    "reconstruct",
+    "relative_error",
+]
+
+_DEGENERATE_COSINE = -0.9
+
+
+@dataclass(frozen=True, eq=False)
+class CP:
+    """A tensor given by its CP factors and weights.
+
+    Parameters
+    ----------
+    factors : sequence of array_like, shapes (I_n, R)
+        One matrix per mode, at least two. Kept in float32 if all arrays are float32, else in float64.
+    weights : array_like, shape (R,), optional
+        Weight of each component; ones by default.
+
+    Attributes
+    ----------
+    factors : tuple of ndarray
+        The factor matrices.
+    weights : ndarray, shape (R,)
+        The weights.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the arrays are not finite and real, or do not agree on the rank.
+
+    Notes
+    -----
+    Equation :eq:`cp-model`. For a convolution kernel the factors are ``a_out``, ``a_in``, ``a_kernel``.
+
+    **Laws**
+
+    - rank and shape are those of the factors
+
+    Examples
+    --------
+    >>> from qcp_ref import CP
+    >>> cp = CP([[[1], [2]], [[3], [4], [5]]])
+    >>> cp.shape, cp.rank
+    ((2, 3), 1)
+    """
+
+    factors: tuple[NDArray[Any], ...]
+    weights: NDArray[Any]
+
+    def __init__(self, factors: Iterable[ArrayLike], weights: ArrayLike | None = None) -> None:
+        matrices = check_factors(factors, keep_float32=True)
+        rank = matrices[0].shape[1]
+        w: NDArray[Any] = np.ones(rank, dtype=matrices[0].dtype)
+        if weights is not None:
+            w = check_array(weights, "weights", ndim=1, keep_float32=True)
+        if w.shape != (rank,):
+            raise ValueError(f"weights: expected shape {(rank,)} (the rank), got {w.shape}")
+        dtype = np.result_type(w, *matrices)
+        object.__setattr__(self, "factors", tuple(A.astype(dtype, copy=False) for A in matrices))
+        object.__setattr__(self, "weights", w.astype(dtype, copy=False))
+
+    @property
+    def rank(self) -> int:
+        """Number of components ``R``."""
+        return self.weights.shape[0]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the tensor."""
+        return tuple(A.shape[0] for A in self.factors)
+
+
+class Alignment(NamedTuple):
+    """Result of :func:`align`: the matched tensor, the order taken, the cosine of each match."""
+
+    cp: CP
+    order: NDArray[np.intp]
+    cosines: Array
+
+
+class Degeneracy(NamedTuple):
+    """Result of :func:`degeneracy`: how far components cancel each other."""
+
+    cosine: float
+    norm_ratio: float
+    condition: float
+
+    @property
+    def suspected(self) -> bool:
+        """Whether two components point in nearly opposite directions (border rank is likely)."""
+        return self.cosine < _DEGENERATE_COSINE
+
+
+def reconstruct(cp: CP) -> Array:
+    """Compute the dense tensor of a CP tensor.
+
+    Parameters
+    ----------
+    cp : CP
+        Factors of shapes (I_n, R).
+
+    Returns
+    -------
+    ndarray, shape (I_0, ..., I_{d-1})
+        The dense tensor in float64.
+
+    Raises
+    ------
+    TypeError
+        If ``cp`` is not a CP tensor.
+
+    Notes
+    -----
+    Equation :eq:`cp-model`.
+
+    **Laws**
+
+    - it equals the sum over components, entry by entry
+    - it is unchanged by permuting components and by rescaling columns
+
+    Examples
+    --------
+    >>> from qcp_ref import CP, reconstruct
+    >>> reconstruct(CP([[[1], [2]], [[3], [4], [5]]]))
+    array([[ 3.,  4.,  5.],
+           [ 6.,  8., 10.]])
+    """
+    A, *rest = _weighted(cp)
+    return (A @ _khatri_rao(rest, cp.rank).T).reshape(cp.shape)
+
+
+def relative_error(X: ArrayLike, cp: CP) -> float:
+    """Return the Frobenius norm of the difference, relative to the tensor's.
+
+    Parameters
+    ----------
+    X : array_like, shape (I_0, ..., I_{d-1})
+        The tensor.
+    cp : CP
+        Its approximation.
+
+    Returns
+    -------
+    float
+        ``||X - reconstruct(cp)|| / ||X||``; for a zero tensor 0 if the approximation is zero too, else
+        infinity.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``X`` is not finite and real or has another shape than ``cp``.
+
+    Notes
+    -----
+    Equation :eq:`cp-error`, computed directly, without cancellation.
+
+    **Laws**
+
+    - it is 0 for the tensor itself and 1 for the zero approximation
+    - scaling tensor and approximation by the same power of two leaves it unchanged
+
+    Examples
+    --------
+    >>> from qcp_ref import CP, relative_error
+    >>> relative_error([[3, 0], [0, 4]], CP([[[1], [0]], [[3], [0]]]))
+    0.8
+    """
+    X = check_array(X, "X", min_ndim=2)
+    dense = reconstruct(cp)
+    if X.shape != dense.shape:
+        raise ValueError(f"X: expected shape {dense.shape} (that of cp), got {X.shape}")
+    size, difference = float(np.linalg.norm(X)), float(np.linalg.norm(X - dense))
+    if size == 0:
+        return 0.0 if difference == 0 else float("inf")
+    return difference / size
+
+
+def inner(left: CP, right: CP) -> float:
+    """Return the inner product of two CP tensors without forming them.
+
+    Parameters
+    ----------
+    left, right : CP
+        Two CP tensors of the same shape; their ranks may differ.
+
+    Returns
+    -------
+    float
+        The sum of the entrywise product.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not a CP tensor or the shapes differ.
+
+    Notes
+    -----
+    Equation :eq:`cp-inner`.
+
+    **Laws**
+
+    - it equals the inner product of the dense tensors
+    - it is symmetric and linear in the weights
+
+    Examples
+    --------
+    >>> from qcp_ref import CP, inner
+    >>> cp = CP([[[1], [2]], [[3], [4], [5]]])
+    >>> inner(cp, cp)
+    250.0
+    """
+    _check_cp(left, "left")
+    _check_cp(right, "right")
+    if left.shape != right.shape:
+        raise ValueError(f"right: expected shape {left.shape} (that of left), got {right.shape}")
+    product = np.outer(left.weights, right.weights).astype(np.float64)
+    for A, B in zip(left.factors, right.factors, strict=True):
+        product *= A.astype(np.float64).T @ B.astype(np.float64)
+    return float(product.sum())
+
+
+def norm(cp: CP) -> float:
+    """Return the Frobenius norm of a CP tensor without forming it.
+
+    Parameters
+    ----------
+    cp : CP
+        The tensor.
+
+    Returns
+    -------
+    float
+        The norm. For strongly cancelling components it loses digits; the dense form does not.
+
+    Raises
+    ------
+    TypeError
+        If ``cp`` is not a CP tensor.
+
+    Notes
+    -----
+    The square root of :eq:`cp-inner`; a sum that rounding has made negative counts as 0.
+
+    **Laws**
+
+    - it equals the norm of the dense tensor, within its rounding bound
+
+    Examples
+    --------
+    >>> from qcp_ref import CP, norm
+    >>> norm(CP([[[3], [4]], [[1], [0]]], [2]))
+    10.0
+    """
+    return float(np.sqrt(max(inner(cp, cp), 0.0)))
+
+
+def normalize(cp: CP) -> CP:
+    """Scale all columns to unit length and keep their lengths in the weights.
+
+    Parameters
+    ----------
+    cp : CP
+        The tensor.
+
+    Returns
+    -------
+    CP
+        The same tensor with unit columns. A component with a zero column becomes zero as a whole.
+
+    Raises
+    ------
+    TypeError
+        If ``cp`` is not a CP tensor.
+
+    Notes
+    -----
+    Uses the scale freedom :eq:`cp-freedom`; signs stay in the weights.
+
+    **Laws**
+
+    - the dense tensor is unchanged
+    - every column has norm 1, or is zero and so is its weight
+
+    Examples
+    --------
+    >>> from qcp_ref import CP, normalize
+    >>> normalize(CP([[[3], [4]], [[0], [2]]])).weights
+    array([10.])
+    """
+    lengths = _lengths(cp)
+    alive = (lengths > 0).all(axis=0) & (cp.weights != 0)
+    safe = np.where(lengths > 0, lengths, 1.0)
+    factors = [A / s * alive for A, s in zip(cp.factors, safe, strict=True)]
+    return CP(factors, cp.weights.astype(np.float64) * lengths.prod(axis=0) * alive)
+
+
+def balance(cp: CP) -> CP:
+    """Spread each component's weight evenly over its columns.
+
+    Parameters
+    ----------
+    cp : CP
+        The tensor.
+
+    Returns
+    -------
+    CP
+        The same tensor with unit weights; the columns of a component have equal norms.
+
+    Raises
+    ------
+    TypeError
+        If ``cp`` is not a CP tensor.
+
+    Notes
+    -----
+    Uses the scale freedom :eq:`cp-freedom`. Factors that share one quantization scale should be balanced
+    first, or one long column sets the step for all. The sign of a weight goes to the first factor.
+
+    **Laws**
+
+    - the dense tensor is unchanged
+    - the norms of a component's columns are equal, their product is its norm
+
+    Examples
+    --------
+    >>> from qcp_ref import CP, balance
+    >>> balance(CP([[[1]], [[1]], [[1]]], [-8])).factors[0]
+    array([[-2.]])
+    """
+    unit = normalize(cp)
+    share = np.abs(unit.weights) ** (1.0 / len(cp.factors))
+    first, *rest = (A * share for A in unit.factors)
+    return CP([first * np.where(unit.weights < 0, -1.0, 1.0), *rest])
+
+
+def canonical(cp: CP) -> CP:
+    """Fix all freedoms: unit columns, positive descending weights, fixed signs.
+
+    Parameters
+    ----------
+    cp : CP
+        The tensor.
+
+    Returns
+    -------
+    CP
+        The same tensor; in every factor but the last, the entry of largest magnitude of each column (the
+        first of equals) is positive.
+
+    Raises
+    ------
+    TypeError
+        If ``cp`` is not a CP tensor.
+
+    Notes
+    -----
+    Uses up :eq:`cp-freedom`: scale, sign and order. Components of equal weight keep their order.
+
+    **Laws**
+
+    - the dense tensor is unchanged
+    - permuting components, flipping signs in pairs or rescaling by powers of two before does not matter
+    - it is idempotent up to rounding
+
+    Examples
+    --------
+    >>> from qcp_ref import CP, canonical
+    >>> canonical(CP([[[1, -2]], [[1, 3]]])).weights
+    array([6., 1.])
+    """
+    unit = normalize(cp)
+    order = np.argsort(-np.abs(unit.weights), kind="stable")
+    *heads, last = (A[:, order] for A in unit.factors)
+    sign = np.where(unit.weights[order] < 0, -1.0, 1.0)
+    fixed = []
+    for A in heads:
+        peak = A[np.abs(A).argmax(axis=0), np.arange(A.shape[1])]
+        flip = np.where(peak < 0, -1.0, 1.0)
+        fixed.append(A * flip)
+        sign = sign * flip
+    return CP([*fixed, last * sign], np.abs(unit.weights[order]))
+
+
+def align(cp: CP, reference: CP) -> Alignment:
+    """Permute and sign-flip components so that they match those of another CP tensor.
+
+    Parameters
+    ----------
+    cp, reference : CP
+        Two CP tensors of equal shape and rank.
+
+    Returns
+    -------
+    Alignment
+        ``cp``: the same tensor as the argument, normalized, components in the order of ``reference``,
+        column signs as there in all factors but the last; ``order``: which component went where;
+        ``cosines``: product over the modes of the matched columns' cosines, in absolute value.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not a CP tensor, or shapes or ranks differ.
+
+    Notes
+    -----
+    The assignment maximises the sum of :eq:`cp-congruence` over all permutations
+    [source: Tucker's congruence coefficient; assignment by scipy].
+
+    **Laws**
+
+    - the dense tensor is unchanged
+    - a permuted, rescaled, sign-flipped copy is matched with cosines 1
+
+    Examples
+    --------
+    >>> from qcp_ref import CP, align
+    >>> a = CP([[[1, 0], [0, 2]], [[1, 0], [0, 1]]])
+    >>> b = CP([[[0, 1], [1, 0]], [[0, 1], [1, 0]]])
+    >>> align(b, a).order
+    array([1, 0])
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    mine, theirs = normalize(cp), normalize(reference)
+    if mine.shape != theirs.shape or mine.rank != theirs.rank:
+        raise ValueError(
+            f"cp: expected shape {theirs.shape} and rank {theirs.rank} (those of reference), "
+            f"got {mine.shape} and {mine.rank}"
+        )
+    similarity = np.ones((mine.rank, mine.rank))
+    for A, B in zip(theirs.factors, mine.factors, strict=True):
+        similarity *= np.abs(A.T @ B)
+    rows, order = linear_sum_assignment(similarity, maximize=True)
+    sign = np.ones(mine.rank)
+    factors = []
+    for A, B in zip(theirs.factors[:-1], mine.factors[:-1], strict=True):
+        flip = np.where((A * B[:, order]).sum(axis=0) < 0, -1.0, 1.0)
+        factors.append(B[:, order] * flip)
+        sign *= flip
+    factors.append(mine.factors[-1][:, order] * sign)
+    return Alignment(CP(factors, mine.weights[order]), order, similarity[rows, order])
+
+
+def degeneracy(cp: CP, *, norm_X: float | None = None) -> Degeneracy:
+    """Measure how strongly the components cancel each other.
+
+    Parameters
+    ----------
+    cp : CP
+        The tensor.
+    norm_X : float, optional
+        Norm to compare with, usually that of the fitted tensor; by default that of ``cp`` itself.
+
+    Returns
+    -------
+    Degeneracy
+        ``cosine``: the smallest cosine between two components (near -1: they cancel); ``norm_ratio``:
+        sum of the components' squared norms over the squared norm of the tensor; ``condition``: condition
+        number of the Gram matrix of the unit components, infinity if it is singular; ``suspected``: whether
+        the cosine is close enough to -1 to suspect a border rank.
+
+    Raises
+    ------
+    TypeError
+        If ``cp`` is not a CP tensor.
+
+    Notes
+    -----
+    Equation :eq:`cp-degeneracy`. Zero components take no part.
+
+    **Laws**
+
+    - orthonormal components have cosine 0, norm ratio 1 and condition 1
+    - rescaling and permuting change nothing
+
+    Examples
+    --------
+    >>> from qcp_ref import CP, degeneracy
+    >>> degeneracy(CP([[[1, 0], [0, 1]], [[1, 0], [0, 1]]]))
+    Degeneracy(cosine=0.0, norm_ratio=1.0, condition=1.0)
+    """
+    unit = normalize(cp)
+    alive = unit.weights != 0
+    if not alive.any():
+        return Degeneracy(0.0, 1.0, 1.0)
+    G = gram([A[:, alive] for A in unit.factors])
+    signs = np.sign(unit.weights[alive])
+    G = G * np.outer(signs, signs)
+    pairs = G[~np.eye(len(G), dtype=bool)]
+    total = max(inner(cp, cp), 0.0) if norm_X is None else norm_X**2
+    squares = float((unit.weights**2).sum())
+    eigenvalues = np.linalg.eigvalsh(G)
+    smallest = float(eigenvalues[0])
+    singular = smallest <= len(G) * np.finfo(float).eps * eigenvalues[-1]
+    return Degeneracy(
+        cosine=float(pairs.min()) if pairs.size else 0.0,
+        norm_ratio=squares / total if total else float("inf"),
+        condition=float("inf") if singular else float(eigenvalues[-1]) / smallest,
+    )
+
+
+def random_cp(shape: Iterable[int], rank: int, *, rng: Rng) -> CP:
+    """Draw a CP tensor with independent standard normal factors.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Side lengths, at least two.
+    rank : int
+        Number of components, at least 1.
+    rng : int or numpy.random.Generator
+        Source of randomness. An int gives a stream of its own, which no solver shares.
+
+    Returns
+    -------
+    CP
+        The tensor, with unit weights.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a shape, rank or seed that is not usable.
+
+    Notes
+    -----
+    Equation :eq:`cp-model` with factors drawn from the normal distribution.
+
+    **Laws**
+
+    - the same seed gives the same tensor, bit for bit
+    - shape and rank are as asked for
+
+    Examples
+    --------
+    >>> from qcp_ref import random_cp
+    >>> random_cp((4, 3, 2), 5, rng=0).factors[1].shape
+    (3, 5)
+    """
+    sides = [check_int(side, "shape", minimum=1) for side in shape]
+    if len(sides) < 2:
+        raise ValueError(f"shape: expected at least 2 sides, got {tuple(sides)}")
+    rank = check_int(rank, "rank", minimum=1)
+    generator = check_rng(rng, "random_cp")
+    return CP([generator.standard_normal((side, rank)) for side in sides])
+
+
+def _check_cp(cp: Any, name: str) -> None:
+    if not isinstance(cp, CP):
+        raise TypeError(
+            f"{name}: expected a CP, got {type(cp).__name__}; "
+            "wrap factors as CP(factors), call .dequantize() on a quantized one"
+        )
+
+
+def _weighted(cp: CP, name: str = "cp") -> list[Array]:
+    """Return the factors in float64, the weights multiplied into the last one."""
+    _check_cp(cp, name)
+    factors = [A.astype(np.float64) for A in cp.factors]
+    factors[-1] = factors[-1] * cp.weights
+    return factors
+
+
+def _lengths(cp: CP) -> Array:
+    """Return the column norms of all factors, one row per mode."""
+    _check_cp(cp, "cp")
+    rows = []
+    for A in cp.factors:
+        # Relative to the largest entry, so that squares of tiny or huge numbers stay in range.
+        peak = np.abs(A).max(axis=0).astype(np.float64)
+        rows.append(peak * np.linalg.norm(A / np.where(peak > 0, peak, 1.0), axis=0))
+    return np.array(rows)

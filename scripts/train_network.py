@@ -1,0 +1,214 @@
+"""Train the bundled Fashion-MNIST network and write qcp_ref/app/data/.
+
+``python scripts/train_network.py`` needs the development extra (PyTorch) and the images, which Debian ships as the package
+dataset-fashion-mnist. A checkpoint is written after every epoch and a second call resumes from it. The schedule is fixed
+beforehand and the last epoch is what is exported: the test images choose nothing.
+"""
+
+import argparse
+import gzip
+import hashlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+MEAN, STD = 0.2860, 0.3530
+CALIBRATION_PER_CLASS, TEST_IMAGES, STORED_LOGITS = 100, 2000, 100
+OUT = Path(__file__).parent.parent / "qcp_ref" / "app" / "data"
+PROVENANCE = {
+    "images": "Fashion-MNIST (Xiao, Rasul, Vollgraf; Zalando SE; MIT licence), Debian package "
+    "dataset-fashion-mnist. Calibration: training images, test: the first of the test set.",
+    "weights": "trained by scripts/train_network.py of this project, MIT licence",
+}
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions with batch norm and a shortcut without parameters."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.stride, self.extra = stride, (outputs - inputs) // 2
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = functional.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        shortcut = x[:, :, :: self.stride, :: self.stride]
+        return functional.relu(y + functional.pad(shortcut, (0, 0, 0, 0, self.extra, self.extra)))
+
+
+class SmallResNet(nn.Module):
+    """A stem, three residual blocks, global mean, a linear classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.ModuleDict(
+            {"conv": nn.Conv2d(1, 16, 3, 1, 1, bias=False), "bn": nn.BatchNorm2d(16)}
+        )
+        self.block1 = Block(16, 32, 2)
+        self.block2 = Block(32, 64, 2)
+        self.block3 = Block(64, 64, 1)
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = functional.relu(self.stem["bn"](self.stem["conv"](x)))
+        x = self.block3(self.block2(self.block1(x)))
+        return self.linear(x.mean(dim=(2, 3)))
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """Read one gzipped file of the idx format."""
+    raw = gzip.decompress(path.read_bytes())
+    dimensions = raw[3]
+    shape = np.frombuffer(raw, ">u4", dimensions, 4)
+    return np.frombuffer(raw, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
+
+
+def normalized(images: np.ndarray) -> torch.Tensor:
+    """Bytes to network input."""
+    return ((torch.from_numpy(images.copy()).float() / 255 - MEAN) / STD)[:, None]
+
+
+def augmented(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Flip every second image and shift each by up to two pixels, filling with the background."""
+    n = len(batch)
+    flip = torch.rand(n, generator=generator) < 0.5
+    batch = torch.where(flip[:, None, None, None], batch.flip(3), batch)
+    padded = functional.pad(batch, (2, 2, 2, 2), value=-MEAN / STD)
+    dy, dx = torch.randint(0, 5, (2, n), generator=generator)
+    rows = dy[:, None, None] + torch.arange(28)[None, :, None]
+    columns = dx[:, None, None] + torch.arange(28)[None, None, :]
+    return padded[torch.arange(n)[:, None, None], 0, rows, columns][:, None]
+
+
+def logits(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Evaluate in batches."""
+    model.eval()
+    with torch.no_grad():
+        return torch.cat([model(part) for part in x.split(500)])
+
+
+def train(model: nn.Module, x: torch.Tensor, y: torch.Tensor, args: argparse.Namespace) -> None:
+    """Run the fixed schedule: SGD with momentum, one cycle of the learning rate."""
+    steps = len(x) // args.batch
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, args.rate, total_steps=steps * args.epochs, pct_start=0.2
+    )
+    checkpoint = args.work / "checkpoint.pt"
+    first = 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        first = state["epoch"]
+    for epoch in range(first, args.epochs):
+        model.train()
+        start = time.perf_counter()
+        generator = torch.Generator().manual_seed(args.seed * 1000 + epoch)
+        order = torch.randperm(len(x), generator=generator)
+        total = 0.0
+        for step in range(steps):
+            index = order[step * args.batch : (step + 1) * args.batch]
+            loss = functional.cross_entropy(
+                model(augmented(x[index], generator)), y[index], label_smoothing=0.05
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            total += float(loss.detach())
+        print(f"epoch {epoch + 1}/{args.epochs}: loss {total / steps:.4f}, "
+              f"{time.perf_counter() - start:.0f} s", flush=True)
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(),
+                 "schedule": schedule.state_dict(), "epoch": epoch + 1}
+        torch.save(state, checkpoint.with_suffix(".tmp"))
+        os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
+
+
+def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, object]:
+    """Write one archive under a temporary name, rename it, return its hashes."""
+    temporary = path.with_suffix(".tmp.npz")
+    np.savez_compressed(temporary, **arrays)
+    os.replace(temporary, path)
+    return {
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "arrays": {
+            name: hashlib.sha256(np.ascontiguousarray(a).tobytes()).hexdigest()
+            for name, a in arrays.items()
+        },
+    }
+
+
+def main() -> int:
+    """Train, evaluate on all test images, export."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--work", type=Path, default=Path("build/training"), help="checkpoints")
+    parser.add_argument("--epochs", type=int, default=18)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--rate", type=float, default=0.2)
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    args.out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(args.seed)
+
+    files = {part: read_idx(args.data / f"{part}-ubyte.gz") for part in (
+        "train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")}
+    train_x, train_y, test_x, test_y = files.values()
+    model = SmallResNet().to(memory_format=torch.channels_last)
+    train(model, normalized(train_x), torch.from_numpy(train_y.astype(np.int64)), args)
+
+    model = model.to(memory_format=torch.contiguous_format)
+    output = logits(model, normalized(test_x)).numpy()
+    hits = output.argmax(axis=1) == test_y
+    weights = {
+        name: value.numpy() for name, value in model.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+    rng = np.random.default_rng([args.seed, 2000])
+    chosen = np.sort(np.concatenate([
+        rng.choice(np.flatnonzero(train_y == label), CALIBRATION_PER_CLASS, replace=False)
+        for label in range(10)
+    ]))
+    images = {
+        "calibration_images": train_x[chosen], "calibration_labels": train_y[chosen],
+        "test_images": test_x[:TEST_IMAGES], "test_labels": test_y[:TEST_IMAGES],
+        "torch_logits": output[:STORED_LOGITS],
+    }
+    manifest = {
+        "files": {
+            "network.npz": write_npz(args.out / "network.npz", weights),
+            "images.npz": write_npz(args.out / "images.npz", images),
+        },
+        "correct_of_10000": int(hits.sum()),
+        f"correct_of_{TEST_IMAGES}": int(hits[:TEST_IMAGES].sum()),
+        "mean": MEAN, "std": STD, "epochs": args.epochs, "batch": args.batch, "rate": args.rate,
+        "seed": args.seed, "torch": torch.__version__, "provenance": PROVENANCE,
+    }
+    text = json.dumps(manifest, indent=1) + "\n"
+    temporary = args.out / "manifest.json.tmp"
+    temporary.write_text(text)
+    os.replace(temporary, args.out / "manifest.json")
+    print(f"{hits.mean():.2%} of {len(hits)} test images, "
+          f"{(args.out / 'network.npz').stat().st_size} bytes of weights")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""What several test modules share: exact truth, strategies, and the check that a planted fault is caught."""
+
+from collections.abc import Callable
+from fractions import Fraction
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from hypothesis import Phase, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+# Integers of this size keep every product and sum of the small cases exact in float64.
+small_integers = st.integers(-9, 9)
+# Distinct magnitudes without overflow or underflow, so that the a-priori bounds apply.
+floats = st.integers(-(2**20), 2**20).map(lambda m: m * 2.0**-10)
+sides = st.integers(1, 5)
+seeds = st.integers(0, 2**31)
+
+
+def shapes(min_dims: int = 2, max_dims: int = 4) -> st.SearchStrategy[tuple[int, ...]]:
+    return st.lists(sides, min_size=min_dims, max_size=max_dims).map(tuple)
+
+
+def arrays(shape: Any, elements: st.SearchStrategy[Any] = small_integers) -> st.SearchStrategy[Any]:
+    return hnp.arrays(np.float64, shape, elements=elements)
+
+
+@st.composite
+def tensors_with_factors(draw: Any, elements: Any = small_integers, max_dims: int = 4) -> Any:
+    """A tensor of any order, and factors of one drawn rank that fit it."""
+    shape = draw(shapes(max_dims=max_dims))
+    rank = draw(sides)
+    X = draw(arrays(shape, elements))
+    return X, [draw(arrays((side, rank), elements)) for side in shape]
+
+
+def exact(x: Any) -> Any:
+    """Floats as fractions, in nested lists: the input of loops.py for exact truth."""
+    if isinstance(x, np.ndarray):
+        x = x.tolist()
+    if isinstance(x, (list, tuple)):
+        return [exact(entry) for entry in x]
+    return Fraction(x)
+
+
+def assert_same(actual: Any, truth: Any) -> None:
+    """Every entry of ``actual`` is exactly the number in the nested list ``truth``."""
+    assert exact(np.asarray(actual)) == exact(truth)
+
+
+def assert_within(actual: Any, truth: Any, bound: Any) -> None:
+    """Every entry lies within its bound of the exact value."""
+    actual, bound = np.asarray(actual), np.asarray(bound)
+    flat_truth = np.array(exact(truth), dtype=object).reshape(-1)
+    assert flat_truth.size == actual.size, (flat_truth.size, actual.shape)
+    bounds = np.broadcast_to(bound, actual.shape).reshape(-1)
+    for value, true, allowed in zip(actual.reshape(-1), flat_truth, bounds, strict=True):
+        error = abs(Fraction(float(value)) - true)
+        assert error <= Fraction(float(allowed)), (value, float(true), float(error), allowed)
+
+
+def caught(module: ModuleType, test: Callable[..., Any], **faults: Any) -> bool:
+    """Run one test with wrong implementations in its module's globals; True if it fails.
+
+    Shrinking is switched off for the run: that a fault is found matters here, not its smallest example.
+    """
+    saved = {name: getattr(module, name) for name in faults}
+    plain = getattr(test, "_hypothesis_internal_use_settings", None)
+    try:
+        for name, wrong in faults.items():
+            setattr(module, name, wrong)
+        if plain is not None:
+            quick = settings(plain, phases=[Phase.explicit, Phase.generate], database=None)
+            test._hypothesis_internal_use_settings = quick  # type: ignore[attr-defined]
+        test()
+    except Exception:  # a wrong implementation may fail an assert or fall over
+        return True
+    finally:
+        for name, right in saved.items():
+            setattr(module, name, right)
+        if plain is not None:
+            test._hypothesis_internal_use_settings = plain  # type: ignore[attr-defined]
+    return False

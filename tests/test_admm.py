@@ -1,0 +1,193 @@
+"""Laws and bad input of qcp_ref.admm; its planted faults stand at the end."""
+
+import itertools
+import sys
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import nnls
+from support import arrays, caught, exact, seeds
+
+from qcp_ref import admm, loops
+
+THIS = sys.modules[__name__]
+
+
+@st.composite
+def problems(draw, max_rows=4, max_rank=4):
+    """F = Y K and a positive definite G = K^T K of one mode, with the data they come from."""
+    rows, rank = draw(st.integers(1, max_rows)), draw(st.integers(1, max_rank))
+    rng = np.random.default_rng([draw(seeds), 7])
+    K = rng.standard_normal((rank + draw(st.integers(2, 6)), rank))
+    Y = rng.standard_normal((rows, len(K)))
+    return Y, K, Y @ K, K.T @ K
+
+
+def objective(H, F, G):
+    return 0.5 * np.vdot(H @ G, H) - np.vdot(F, H)
+
+
+@given(problems(), st.integers(1, 6))
+def test_factor_is_what_the_projection_returned_last(problem, steps):
+    _, _, F, G = problem
+    returned = []
+
+    def project(V):
+        returned.append(np.rint(V))
+        return returned[-1]
+
+    found = admm(F, G, project, start=np.zeros_like(F), max_steps=steps, tol=0)
+    assert found.factor is returned[-1] or np.array_equal(found.factor, returned[-1])
+    assert len(returned) == steps == len(found.primal)
+
+
+@given(problems())
+def test_identity_projection_gives_least_squares(problem):
+    Y, K, F, G = problem
+    found = admm(F, G, lambda V: V, start=np.zeros_like(F), max_steps=5000, tol=1e-30)
+    expected = np.linalg.lstsq(K, Y.T, rcond=None)[0].T
+    scale = np.linalg.cond(G) * (1 + np.abs(expected).max())
+    assert np.abs(found.factor - expected).max() <= 1e-12 * scale
+
+
+@given(problems())
+def test_non_negative_projection_gives_nnls(problem):
+    Y, K, F, G = problem
+    found = admm(F, G, lambda V: np.maximum(V, 0), start=np.zeros_like(F), max_steps=5000, tol=1e-28)
+    best = np.array([nnls(K, y)[0] for y in Y])
+    gap = objective(found.factor, F, G) - objective(best, F, G)
+    assert gap <= 1e-9 * (1 + abs(objective(best, F, G)))
+    assert (found.factor >= 0).all()
+
+
+@given(problems(), st.integers(0, 3))
+def test_least_squares_factor_on_the_set_is_a_fixed_point(problem, steps):
+    _, K, _, G = problem
+    on_grid = np.rint(3 * K[:2])
+    found = admm(on_grid @ G, G, np.rint, start=on_grid, max_steps=steps + 1)
+    assert np.array_equal(found.factor, on_grid)
+    assert np.abs(found.dual).max() <= 1e-9 * (1 + np.abs(on_grid).max())
+    assert found.stop_reason == "converged"
+
+
+@given(problems(), st.integers(1, 5), st.booleans())
+def test_steps_and_residuals_are_those_of_plain_loops(problem, steps, warm):
+    _, _, F, G = problem
+    # sixteenths keep the rational numbers short; rounding decisions stay far from ties
+    F, G = np.rint(16 * F) / 16, np.rint(16 * G) / 16 + np.eye(len(G))
+    start, dual = np.rint(F), np.rint(4 * F) / 4 if warm else np.zeros_like(F)
+
+    def rounded(V):
+        return [[Fraction(round(v)) for v in row] for row in V]
+
+    truth = loops.admm(exact(F), exact(G), rounded, exact(start), exact(dual), steps)
+    before = loops.admm(exact(F), exact(G), rounded, exact(start), exact(dual), steps - 1)
+    found = admm(F, G, np.rint, start=start, dual=dual, max_steps=steps, tol=0)
+    H, T, U = (np.array(part, dtype=object).astype(float) for part in truth)
+    scale = 1 + np.abs(U).max() + np.abs(T).max()
+    for mine, true in ((found.factor, H), (found.least_squares, T), (found.dual, U)):
+        assert np.abs(mine - true).max() <= 1e-10 * scale
+    if H.any() and U.any():
+        H0 = np.array(before[0], dtype=object).astype(float)
+        assert np.isclose(found.primal[-1], np.sum((H - T) ** 2) / np.sum(H**2), atol=1e-12)
+        assert np.isclose(found.change[-1], np.sum((H - H0) ** 2) / np.sum(U**2), atol=1e-9)
+
+
+@given(problems(max_rows=1, max_rank=3))
+def test_on_a_grid_it_is_never_better_than_exhaustive_search(problem):
+    _, _, F, G = problem
+    grid = range(-2, 3)
+    best = min(
+        objective(np.array([codes], float), F, G) for codes in itertools.product(grid, repeat=len(G))
+    )
+    found = admm(F, G, lambda V: np.clip(np.rint(V), -2, 2), start=np.zeros_like(F))
+    assert objective(found.factor, F, G) >= best - 1e-9
+    assert np.array_equal(found.factor, np.clip(np.rint(found.factor), -2, 2))
+
+
+def test_a_warm_start_continues_where_the_run_stopped():
+    rng = np.random.default_rng(11)
+    K = rng.standard_normal((9, 3))
+    F, G = rng.standard_normal((4, 9)) @ K, K.T @ K
+    whole = admm(F, G, np.rint, start=np.zeros_like(F), max_steps=7, tol=0)
+    half = admm(F, G, np.rint, start=np.zeros_like(F), max_steps=3, tol=0)
+    rest = admm(F, G, np.rint, start=half.factor, dual=half.dual, max_steps=4, tol=0)
+    assert np.array_equal(rest.factor, whole.factor) and np.array_equal(rest.dual, whole.dual)
+
+
+def test_zero_system_is_the_projection_of_the_start():
+    found = admm(np.zeros((2, 3)), np.zeros((3, 3)), np.rint, start=np.full((2, 3), 1.2))
+    assert (found.factor == 1).all()
+    nothing = admm(np.zeros((2, 3)), np.zeros((3, 3)), np.rint, start=np.zeros((2, 3)))
+    assert nothing.stop_reason == "converged" and nothing.primal[0] == nothing.change[0] == 0
+
+
+@given(st.integers(1, 5), st.data())
+def test_the_system_is_as_well_conditioned_as_promised(rank, data):
+    K = data.draw(arrays((data.draw(st.integers(1, 3)), rank)))
+    G = K.T @ K
+    rho = np.trace(G) / rank
+    if rho > 0:
+        assert np.linalg.cond(G + rho * np.eye(rank)) <= (rank + 1) * (1 + 1e-10)
+
+
+def test_bad_input_is_refused():
+    F, G, start = np.ones((2, 3)), np.eye(3), np.zeros((2, 3))
+    for wrong, message in (
+        ({"G": np.eye(2)}, r"G: expected shape \(3, 3\)"),
+        ({"start": np.zeros((3, 2))}, r"start: expected shape \(2, 3\)"),
+        ({"dual": np.zeros(3)}, r"dual: expected shape \(2, 3\)"),
+        ({"max_steps": 0}, "max_steps: expected at least 1"),
+        ({"tol": -1}, "tol: expected at least 0"),
+        ({"F": np.full((2, 3), np.inf)}, "F: expected finite"),
+        ({"project": lambda V: V[:1]}, r"project: expected a finite array of shape \(2, 3\)"),
+        ({"project": lambda V: V * np.nan}, "project: expected a finite array"),
+    ):
+        arguments = {"F": F, "G": G, "project": np.rint, "start": start, **wrong}
+        with pytest.raises(ValueError, match=message):
+            admm(arguments.pop("F"), arguments.pop("G"), arguments.pop("project"), **arguments)
+    with pytest.raises(TypeError, match="start: expected an array of real"):
+        admm(F, G, np.rint, start=start.astype(complex))
+
+
+# --- planted faults -----------------------------------------------------------------------------------------
+
+
+def admm_with(t=lambda F, rho, H, U: F + rho * (H + U), u=lambda U, H, T: U + H - T, rho_factor=1.0, last="H"):
+    """A compact wrong ADMM with one ingredient exchanged."""
+
+    def wrong(F, G, project, *, start, dual=None, max_steps=30, tol=1e-8):
+        right = admm(F, G, project, start=start, dual=dual, max_steps=1, tol=tol)
+        H, U = np.array(start, float), np.zeros_like(F) if dual is None else np.array(dual, float)
+        rho = rho_factor * np.trace(G) / len(G) or 1.0
+        for _ in range(max_steps):
+            T = t(F, rho, H, U) @ np.linalg.inv(G + rho * np.eye(len(G)))
+            H = project(T - U)
+            U = u(U, H, T)
+        ratios = np.full(max_steps, right.primal[0])
+        return right._replace(
+            factor={"H": H, "T": T}[last], least_squares=T, dual=U, primal=ratios, change=ratios
+        )
+
+    return wrong
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        admm_with(t=lambda F, rho, H, U: F + rho * (H - U)),  # dual with the other sign in T only
+        admm_with(u=lambda U, H, T: U + T - H),  # dual updated backwards
+        admm_with(u=lambda U, H, T: H - T),  # dual forgotten between steps
+        admm_with(rho_factor=2.0),  # another weight
+        admm_with(last="T"),  # returns the infeasible iterate
+    ],
+)
+def test_planted_faults_are_caught(fault):
+    laws = (
+        test_factor_is_what_the_projection_returned_last,
+        test_steps_and_residuals_are_those_of_plain_loops,
+    )
+    assert any(caught(THIS, law, admm=fault) for law in laws)

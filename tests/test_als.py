@@ -1,0 +1,270 @@
+"""Laws and bad input of qcp_ref.als; its planted faults stand at the end."""
+
+import sys
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support import arrays, caught, exact, seeds, shapes, sides, tensors_with_factors
+
+from qcp_ref import (
+    CP,
+    als_update,
+    balance,
+    cp_als,
+    gram,
+    loops,
+    mttkrp,
+    random_cp,
+    reconstruct,
+    relative_error,
+)
+
+THIS = sys.modules[__name__]
+EPS = np.finfo(float).eps
+
+
+def as_floats(nested):
+    return np.array(nested, dtype=object).astype(float)
+
+
+@given(tensors_with_factors())
+def test_update_satisfies_the_normal_equations(case):
+    X, factors = case
+    F, G = mttkrp(X, factors, 0), gram(factors, 0)
+    A = als_update(F, G).factor
+    residual = np.abs(A @ G - F).max()
+    # F lies in the range of G; what is cut off as noise stays below the root of the rounding level.
+    scale = np.linalg.norm(X) * np.sqrt(np.trace(G)) + 1e-300
+    assert residual <= 100 * np.sqrt(EPS) * scale
+
+
+@given(tensors_with_factors())
+def test_regular_update_equals_exact_elimination(case):
+    X, factors = case
+    F, G = mttkrp(X, factors, 0), gram(factors, 0)
+    found = als_update(F, G)
+    d = np.sqrt(np.diag(G))
+    condition = np.linalg.cond(G / np.outer(d, d)) if d.all() else np.inf
+    if not found.singular:
+        truth = as_floats(loops.solve(exact(G), exact(F)))
+        error = np.linalg.norm((found.factor - truth) * d)
+        assert error <= 100 * len(G) ** 2 * EPS * condition * np.linalg.norm(truth * d)
+    else:
+        assert condition > 1e12
+
+
+@given(st.integers(1, 4), st.integers(1, 5), st.data())
+def test_singular_update_has_minimum_norm(rows, rank, data):
+    # G = K^T K with a duplicated and possibly a zero column: not regular
+    K = data.draw(arrays((3, rank)))
+    K = np.hstack([K, K[:, :1]])
+    A_true = data.draw(arrays((rows, rank + 1)))
+    F, G = A_true @ K.T @ K, K.T @ K
+    found = als_update(F, G)
+    assert found.singular
+    expected = F @ np.linalg.pinv(G, rcond=1e-10, hermitian=True)
+    assert np.allclose(found.factor, expected, rtol=1e-6, atol=1e-9 * (1 + np.abs(expected).max()))
+
+
+@given(seeds, shapes(max_dims=3), sides)
+def test_error_never_rises_and_is_that_of_the_dense_difference(seed, shape, rank):
+    X = np.random.default_rng([seed, 99]).standard_normal(shape)
+    fit = cp_als(X, rank, rng=seed, max_sweeps=12, stop="none")
+    error, floor = fit.history.error, fit.history.floor
+    noise = np.where(fit.history.singular > 0, np.sqrt(EPS), 1e-13)
+    assert (np.diff(error) <= 10 * (floor + noise)[1:]).all()
+    assert abs(fit.error - relative_error(X, fit.cp)) <= 10 * floor[-1] + 1e-13
+    assert error[0] <= 1 + 1e-12
+
+
+@given(st.integers(2, 3), st.integers(1, 2), st.data())
+def test_sweep_equals_the_plain_loops(modes, rank, data):
+    shape = data.draw(st.lists(st.integers(2, 3), min_size=modes, max_size=modes))
+    X = data.draw(arrays(tuple(shape)))
+    start = CP([data.draw(arrays((side, rank), st.integers(1, 3))) + np.eye(side, rank) * 5 for side in shape])
+    fit = cp_als(X, rank, init=start, max_sweeps=1)
+    if fit.history.singular[0] or not X.any():
+        return
+    truth = loops.als_sweep(exact(X), exact(balance(start).factors))
+    expected = reconstruct(CP([as_floats(A) for A in truth]))
+    condition = max(np.linalg.cond(gram([as_floats(A) for A in truth], n)) for n in range(modes))
+    tolerance = 1e4 * EPS * min(condition, 1e10) * (1 + np.linalg.norm(expected))
+    assert np.linalg.norm(reconstruct(fit.cp) - expected) <= tolerance
+
+
+@given(seeds, shapes(max_dims=4), st.integers(1, 3))
+def test_an_exact_fit_stays_fitted(seed, shape, rank):
+    truth = random_cp(shape, rank, rng=seed)
+    X = reconstruct(truth)
+    fit = cp_als(X, rank, init=truth, max_sweeps=3, stop="none")
+    assert fit.error <= 1e-6  # singular Gram matrices leave the square root of the rounding level
+    if not fit.history.singular.any():
+        assert fit.error <= 1e-9
+
+
+@pytest.mark.parametrize("shape", [(7, 6, 5), (5, 4, 3, 4), (8, 9)])
+@pytest.mark.parametrize("init", ["random", "svd"])
+def test_recovers_tensors_of_known_rank_from_most_starts(shape, init):
+    X = reconstruct(random_cp(shape, 3, rng=12345))
+    errors = [
+        cp_als(X, 3, init=init, rng=seed, max_sweeps=500, stop="none").error for seed in range(4)
+    ]
+    assert np.median(errors) < 1e-6
+    first = cp_als(X, 3, init=init, rng=0, max_sweeps=1).error
+    assert first > 1e-3 or len(shape) == 2, "the start must not know the answer"
+
+
+def test_two_modes_reach_the_truncated_svd():
+    X = np.random.default_rng(5).standard_normal((9, 7))
+    best = np.sqrt((np.linalg.svd(X)[1][3:] ** 2).sum()) / np.linalg.norm(X)
+    fit = cp_als(X, 3, rng=0, max_sweeps=2000, tol=1e-14)
+    assert abs(fit.error - best) < 1e-9
+
+
+def test_same_seed_same_bits_other_seed_other_fit():
+    X = np.random.default_rng(1).standard_normal((5, 4, 3))
+    a, b, c = (cp_als(X, 3, rng=seed, max_sweeps=5) for seed in (3, 3, 4))
+    assert all(np.array_equal(A, B) for A, B in zip(a.cp.factors, b.cp.factors, strict=True))
+    assert not np.array_equal(a.cp.factors[0], c.cp.factors[0])
+    generator = np.random.default_rng(3)
+    assert cp_als(X, 3, rng=generator, max_sweeps=5).error != cp_als(X, 3, rng=generator, max_sweeps=5).error
+
+
+def test_stop_rules_do_what_their_names_say():
+    X = np.random.default_rng(2).standard_normal((6, 5, 4))
+    exact_rank = reconstruct(random_cp((6, 5, 4), 2, rng=31))
+    whole = cp_als(X, 3, stop="none", max_sweeps=30)
+    assert whole.stop_reason == "max_sweeps" and len(whole.history.error) == 30
+    changed = cp_als(X, 3, tol=1e-3)
+    assert changed.stop_reason == "converged"
+    assert abs(np.diff(changed.history.error))[-1] < 1e-3 <= abs(np.diff(changed.history.error))[:-1].min()
+    relative = cp_als(X, 3, tol=1e-3, stop="relative-change")
+    ratio = abs(np.diff(relative.history.error)) / relative.history.error[1:]
+    assert ratio[-1] < 1e-3 <= ratio[:-1].min()
+    below = cp_als(exact_rank, 2, tol=1e-4, stop="error-below", rng=1, max_sweeps=500)
+    assert below.error < 1e-4 <= below.history.error[-2]
+
+
+def test_callback_sees_every_sweep_and_may_stop():
+    X = np.random.default_rng(2).standard_normal((6, 5, 4))
+    seen = []
+    fit = cp_als(X, 3, callback=lambda sweep, error: seen.append((sweep, error)) or sweep == 4)
+    assert fit.stop_reason == "callback"
+    assert seen == list(enumerate(fit.history.error)) and len(seen) == 5
+
+
+def test_singular_gram_is_recorded_and_border_rank_reported():
+    X = np.random.default_rng(3).standard_normal((2, 2, 2))
+    fit = cp_als(X, 5, max_sweeps=3, rng=0, stop="none")  # rank 5 in a 2x2x2 tensor: singular always
+    assert (fit.history.singular == 3).all() and fit.error < 1e-6
+    a, b = np.eye(2)
+    border = sum(np.einsum("i,j,k->ijk", *t) for t in ((a, a, b), (a, b, a), (b, a, a)))
+    fit = cp_als(border, 2, max_sweeps=1000, stop="none", rng=1)
+    assert fit.degeneracy.suspected and fit.degeneracy.norm_ratio > 10
+    assert 0 < fit.error < 0.02
+
+
+def test_zero_tensor_gives_zero_factors():
+    fit = cp_als(np.zeros((3, 4, 5)), 2)
+    assert fit.stop_reason == "zero tensor" and fit.error == 0
+    assert not any(A.any() for A in fit.cp.factors)
+
+
+@pytest.mark.parametrize("X", [np.full((3, 3, 3), 2.0), np.array([[7.0]]), np.full((1, 1, 1), -3.0)])
+def test_constant_and_single_element_tensors_are_fitted(X):
+    for init in ("random", "svd"):
+        fit = cp_als(X, 2, init=init, rng=1)
+        assert fit.error < 1e-7
+
+
+def test_svd_start_of_a_large_kernel_needs_little_memory():
+    X = np.random.default_rng(0).standard_normal((256, 256, 9))
+    tracemalloc.start()
+    cp_als(X, 20, init="svd", max_sweeps=1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * X.nbytes  # a full SVD of one unfolding would hold a 2304 x 2304 matrix and more
+
+
+def test_tensors_far_from_unit_scale_are_fitted_alike():
+    X = np.random.default_rng(4).standard_normal((5, 4, 3))
+    fits = [cp_als(X * s, 2, init="svd", max_sweeps=20, stop="none") for s in (1.0, 2.0**120, 2.0**-120)]
+    assert np.ptp([fit.error for fit in fits]) < 1e-9
+
+
+def test_bad_input_is_refused():
+    X = np.ones((3, 4, 5))
+    for rank, error in ((0, ValueError), (-2, ValueError), (1.5, TypeError), (True, TypeError)):
+        with pytest.raises(error, match="rank: expected"):
+            cp_als(X, rank)
+    for options, message in (
+        ({"init": "hosvd"}, r"init: expected one of \['random', 'svd'\]"),
+        ({"stop": "never"}, "stop: expected one of"),
+        ({"tol": -1e-3}, "tol: expected at least 0"),
+        ({"max_sweeps": 0}, "max_sweeps: expected at least 1"),
+        ({"init": random_cp((3, 4, 5), 3, rng=0)}, "init: expected shape"),
+        ({"rng": -1}, "rng: expected a seed"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            cp_als(X, 2, **options)
+    for options in ({"init": 3}, {"rng": None}, {"tol": "small"}, {"stop": None}):
+        with pytest.raises(TypeError, match="expected"):
+            cp_als(X, 2, **options)
+    with pytest.raises(ValueError, match="X: expected at least 2 axes"):
+        cp_als(np.ones(3), 2)
+    with pytest.raises(ValueError, match="X: expected finite"):
+        cp_als(X * np.nan, 2)
+    with pytest.raises(ValueError, match=r"G: expected shape \(2, 2\)"):
+        als_update(np.ones((3, 2)), np.ones((3, 3)))
+
+
+# --- planted faults -----------------------------------------------------------------------------------------
+
+
+def ridge_update(F, G):
+    """A small ridge: stable, plausible, wrong."""
+    return als_update(F, G + 1e-3 * np.trace(G) * np.eye(len(G)))
+
+
+def least_entry_update(F, G):
+    """Solves a singular system with extra null-space content instead of the minimum norm."""
+    found = als_update(F, G)
+    null = np.eye(len(G)) - np.linalg.pinv(G, rcond=1e-10, hermitian=True) @ G
+    return found._replace(factor=found.factor + null.sum(axis=0))
+
+
+def unsquared_error(X, rank, **options):
+    """Reports the squared relative error."""
+    fit = cp_als(X, rank, **options)
+    return fit._replace(error=fit.error**2)
+
+
+def jacobi_als(X, rank, *, init, **options):
+    """Updates all modes from the old factors."""
+    old = balance(init).factors
+    new = [als_update(mttkrp(X, old, n), gram(old, n)).factor for n in range(len(old))]
+    return cp_als(X, rank, init=init, **options)._replace(cp=CP(new))
+
+
+def seedless_als(X, rank, **options):
+    return cp_als(X, rank, **{**options, "rng": 0})
+
+
+@pytest.mark.parametrize(
+    ("test", "fault"),
+    [
+        (test_update_satisfies_the_normal_equations, {"als_update": ridge_update}),
+        (test_regular_update_equals_exact_elimination, {"als_update": ridge_update}),
+        (test_singular_update_has_minimum_norm, {"als_update": least_entry_update}),
+        (test_error_never_rises_and_is_that_of_the_dense_difference, {"cp_als": unsquared_error}),
+        (test_sweep_equals_the_plain_loops, {"cp_als": jacobi_als}),
+        (test_same_seed_same_bits_other_seed_other_fit, {"cp_als": seedless_als}),
+    ],
+)
+def test_planted_faults_are_caught(test, fault):
+    assert caught(THIS, test, **fault)
+
+

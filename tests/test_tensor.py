@@ -1,0 +1,218 @@
+"""Laws, exact vectors and bad input of qcp_ref.tensor; its planted faults stand at the end."""
+
+import sys
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support import arrays, assert_same, assert_within, caught, exact, floats, shapes, tensors_with_factors
+
+from qcp_ref import fold, gram, khatri_rao, loops, mttkrp, mttkrp_sweep, rounding_bound, tensor, unfold
+
+THIS = sys.modules[__name__]
+
+
+@given(shapes().flatmap(arrays), st.data())
+def test_unfold_equals_its_index_formula(X, data):
+    mode = data.draw(st.integers(0, X.ndim - 1))
+    assert_same(unfold(X, mode), loops.unfold(exact(X), mode))
+
+
+@given(shapes(), st.data())
+def test_fold_inverts_unfold_both_ways(shape, data):
+    mode = data.draw(st.integers(0, len(shape) - 1))
+    X = np.arange(np.prod(shape)).reshape(shape)
+    M = unfold(X, mode)
+    assert np.array_equal(fold(M, mode, shape), X)
+    assert np.array_equal(unfold(fold(M, mode, shape), mode), M)
+    assert_same(fold(M, mode, shape), loops.fold(exact(M), mode, shape))
+
+
+@given(tensors_with_factors())
+def test_khatri_rao_equals_its_index_formula(case):
+    _, factors = case
+    assert_same(khatri_rao(factors), loops.khatri_rao(exact(factors)))
+
+
+@given(tensors_with_factors())
+def test_khatri_rao_is_associative(case):
+    _, (A, B, *_) = case
+    assert np.array_equal(khatri_rao([khatri_rao([A, B]), A]), khatri_rao([A, B, A]))
+
+
+@given(tensors_with_factors(), st.data())
+def test_gram_is_that_of_the_explicit_khatri_rao_product(case, data):
+    _, factors = case
+    mode = data.draw(st.none() | st.integers(0, len(factors) - 1))
+    rest = [A for n, A in enumerate(factors) if n != mode]
+    K = khatri_rao(rest) if len(rest) > 1 else rest[0]
+    assert np.array_equal(gram(factors, mode), K.T @ K)
+    assert_same(gram(factors, mode), loops.gram(exact(factors), mode))
+
+
+@given(tensors_with_factors(floats))
+def test_gram_is_symmetric_and_sums_to_the_squared_norm(case):
+    _, factors = case
+    G = gram(factors)
+    assert np.array_equal(G, G.T)
+    X = np.array(loops.reconstruct(exact(factors)), dtype=object)
+    size = gram([abs(A) for A in factors]).sum()
+    lengths = [G.size, *(2 * len(A) for A in factors)]
+    assert_within(G.sum(), (X * X).sum(), rounding_bound(lengths, size))
+
+
+@given(tensors_with_factors(floats), st.data())
+def test_mttkrp_is_the_sum_over_all_entries(case, data):
+    X, factors = case
+    mode = data.draw(st.integers(0, X.ndim - 1))
+    magnitude = mttkrp(abs(X), [abs(A) for A in factors], mode)
+    bound = rounding_bound([X.size, X.ndim], magnitude)
+    assert_within(mttkrp(X, factors, mode), loops.mttkrp(exact(X), exact(factors), mode), bound)
+
+
+@given(tensors_with_factors(), st.data())
+def test_mttkrp_is_adjoint_to_the_reconstruction(case, data):
+    X, factors = case
+    mode = data.draw(st.integers(0, X.ndim - 1))
+    dense = np.array(loops.reconstruct(exact(factors)), dtype=float)
+    assert (X * dense).sum() == (factors[mode] * mttkrp(X, factors, mode)).sum()
+
+
+@given(tensors_with_factors(), st.data())
+def test_blocks_of_mttkrp_do_not_show(case, data):
+    X, factors = case
+    mode = data.draw(st.integers(0, X.ndim - 1))
+    whole = mttkrp(X, factors, mode)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tensor, "_BLOCK_BYTES", data.draw(st.sampled_from([1, 100, 1000])))
+        assert np.array_equal(mttkrp(X, factors, mode), whole)
+
+
+@given(tensors_with_factors())
+def test_sweep_yields_the_mttkrp_with_the_factors_updated_so_far(case):
+    X, factors = case
+    modes = []
+    for mode, F in mttkrp_sweep(X, factors):
+        assert_same(F, loops.mttkrp(exact(X), exact(factors), mode))
+        factors[mode] = factors[mode][::-1] + 1.0
+        modes.append(mode)
+    assert modes == list(range(X.ndim))
+
+
+@pytest.mark.parametrize("mode", [0, 1, 2])
+def test_temporaries_of_mttkrp_stay_below_the_promised_bound(mode):
+    X = np.ones((96, 96, 96))
+    factors = [np.ones((96, 700))] * 3
+    mttkrp(X, factors, mode)  # anything allocated once
+    tracemalloc.start()
+    F = mttkrp(X, factors, mode)
+    peak = tracemalloc.get_traced_memory()[1] - F.nbytes
+    tracemalloc.stop()
+    assert peak <= max(X.nbytes, 32 * 2**20)
+    assert (F == 96.0**2).all()
+
+
+@pytest.mark.parametrize("mode", [0, 1, 2])
+def test_any_memory_layout_and_dtype_gives_the_same(mode):
+    X = np.arange(60, dtype=np.int32).reshape(3, 4, 5)
+    factors = [np.arange(2.0 * side).reshape(side, 2) for side in X.shape]
+    expected = mttkrp(X, factors, mode)
+    frozen = np.asfortranarray(X).astype(np.float16)
+    frozen.setflags(write=False)
+    assert np.array_equal(mttkrp(frozen, factors, mode), expected)
+    flipped = X[::-1, :, ::-1].copy()[::-1, :, ::-1]
+    assert np.array_equal(mttkrp(flipped, [np.asfortranarray(A) for A in factors], mode), expected)
+    assert frozen.flags.f_contiguous and not frozen.flags.writeable
+
+
+BAD_TENSORS = [
+    (np.array([[1.0, np.nan]]), ValueError, "X: expected finite"),
+    (np.array([[1.0, np.inf]]), ValueError, "X: expected finite"),
+    (np.array([[1j, 0]]), TypeError, "X: expected an array of real"),
+    (np.array([[True, False]]), TypeError, "X: expected an array of real"),
+    (np.array([[None, 1]]), TypeError, "X: expected an array of real"),
+    (np.zeros((2, 0)), ValueError, "X: expected a non-empty"),
+    (np.float64(3.0), ValueError, "X: expected at least 2 axes"),
+    (np.zeros(3), ValueError, "X: expected at least 2 axes"),
+    (np.array([[2**60, 1]]), ValueError, "X: integers above"),
+]
+
+
+@pytest.mark.parametrize(("X", "error", "message"), BAD_TENSORS)
+def test_bad_tensors_are_refused(X, error, message):
+    factors = [np.ones((side, 2)) for side in np.shape(X)]
+    with pytest.raises(error, match=message):
+        unfold(X, 0)
+    with pytest.raises(error, match=message):
+        mttkrp(X, factors, 0)
+    with pytest.raises(error, match=message):
+        next(mttkrp_sweep(X, factors))
+
+
+def test_bad_factors_modes_and_shapes_are_refused():
+    X = np.ones((2, 3))
+    A, B = np.ones((2, 4)), np.ones((3, 4))
+    with pytest.raises(ValueError, match="same number of columns"):
+        mttkrp(X, [A, B[:, :3]], 0)
+    with pytest.raises(ValueError, match=r"row counts \(2, 3\)"):
+        mttkrp(X, [B, A], 0)
+    with pytest.raises(ValueError, match="at least 2 matrices"):
+        khatri_rao([A])
+    with pytest.raises(TypeError, match="sequence of matrices"):
+        gram(np.ones((2, 3, 4)))
+    with pytest.raises(ValueError, match=r"factors\[1\]: expected 2 axes"):
+        gram([A, np.ones(3)])
+    for mode in (-1, 2):
+        with pytest.raises(ValueError, match="mode: expected 0 to 1"):
+            mttkrp(X, [A, B], mode)
+    with pytest.raises(TypeError, match="mode: expected an integer"):
+        unfold(X, 1.0)
+    with pytest.raises(ValueError, match=r"M: expected shape \(3, 2\)"):
+        fold(X, 1, (2, 3))
+
+
+# --- planted faults -----------------------------------------------------------------------------------------
+
+
+def fortran_unfold(X, mode):
+    """The other convention of the literature."""
+    return np.moveaxis(X, mode, 0).reshape(X.shape[mode], -1, order="F")
+
+
+def swapped_khatri_rao(matrices):
+    return khatri_rao(matrices[::-1])
+
+
+def full_gram(factors, mode=None):
+    """Forgets to leave the mode out."""
+    return gram(factors)
+
+
+def unordered_mttkrp(X, factors, mode):
+    """Pairs the C-order unfolding with the reversed Khatri-Rao product."""
+    rest = [A for n, A in enumerate(factors) if n != mode][::-1]
+    return unfold(X, mode) @ (khatri_rao(rest) if len(rest) > 1 else rest[0])
+
+
+def stale_sweep(X, factors):
+    """Uses the factors as they were at the start, a Jacobi sweep."""
+    start = list(factors)
+    for mode in range(np.ndim(X)):
+        yield mode, mttkrp(X, start, mode)
+
+
+@pytest.mark.parametrize(
+    ("test", "fault"),
+    [
+        (test_unfold_equals_its_index_formula, {"unfold": fortran_unfold}),
+        (test_khatri_rao_equals_its_index_formula, {"khatri_rao": swapped_khatri_rao}),
+        (test_gram_is_that_of_the_explicit_khatri_rao_product, {"gram": full_gram}),
+        (test_mttkrp_is_the_sum_over_all_entries, {"mttkrp": unordered_mttkrp}),
+        (test_mttkrp_is_adjoint_to_the_reconstruction, {"mttkrp": unordered_mttkrp}),
+        (test_sweep_yields_the_mttkrp_with_the_factors_updated_so_far, {"mttkrp_sweep": stale_sweep}),
+    ],
+)
+def test_planted_faults_are_caught(test, fault):
+    assert caught(THIS, test, **fault)
