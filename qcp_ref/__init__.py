@@ -3,12 +3,11 @@
 The chapters, in reading order.
 """
 
-from qcp_ref.admm import ADMMResult, admm
-from qcp_ref.als import ALSUpdate, CPFit, FitHistory, als_update, cp_als
 from qcp_ref.bounds import gamma, rounding_bound
+from qcp_ref.tensor import fold, gram, khatri_rao, mttkrp, mttkrp_sweep, unfold
 from qcp_ref.cp import (
-    CP,
     Alignment,
+    CP,
     Degeneracy,
     align,
     balance,
@@ -21,7 +20,11 @@ from qcp_ref.cp import (
     reconstruct,
     relative_error,
 )
-from qcp_ref.tensor import fold, gram, khatri_rao, mttkrp, mttkrp_sweep, unfold
+from qcp_ref.als import ALSUpdate, CPFit, FitHistory, als_update, cp_als
+from qcp_ref.grid import Grid, Scale, choose_scale, dequantize, project, quantize
+from qcp_ref.admm import ADMMResult, admm
+from qcp_ref.epc import EPCFit, EPCHistory, EPCUpdate, epc, epc_update
+from qcp_ref.qcp import QuantizedCP, QuantizedFit, QuantizedHistory, ao_admm, factorize, quantize_cp
 
 __version__ = "0.1.0"
 
@@ -32,14 +35,28 @@ __all__ = [
     "CP",
     "CPFit",
     "Degeneracy",
+    "EPCFit",
+    "EPCHistory",
+    "EPCUpdate",
     "FitHistory",
+    "Grid",
+    "QuantizedCP",
+    "QuantizedFit",
+    "QuantizedHistory",
+    "Scale",
     "admm",
     "align",
     "als_update",
+    "ao_admm",
     "balance",
     "canonical",
+    "choose_scale",
     "cp_als",
     "degeneracy",
+    "dequantize",
+    "epc",
+    "epc_update",
+    "factorize",
     "fold",
     "gamma",
     "gram",
@@ -49,6 +66,9 @@ __all__ = [
     "mttkrp_sweep",
     "norm",
     "normalize",
+    "project",
+    "quantize",
+    "quantize_cp",
     "random_cp",
     "reconstruct",
     "relative_error",

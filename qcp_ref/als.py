@@ -206,7 +206,7 @@ def cp_als(
     max_sweeps = check_int(max_sweeps, "max_sweeps", minimum=1)
     check_option(stop, "stop", STOP_RULES)
     tol = check_real(tol, "tol", minimum=0.0)
-    cp = _start(X, rank, init, rng)
+    cp = _initial(X, rank, init, check_rng(rng, "cp_als"))
     size = float(np.linalg.norm(X))
     if size == 0:
         nothing = CP([np.zeros_like(A) for A in cp.factors])
@@ -270,9 +270,8 @@ def _history(rows: list[tuple[float, float, int]]) -> FitHistory:
     return FitHistory(np.array(error), np.array(floor), np.array(singular))
 
 
-def _start(X: Array, rank: int, init: str | CP, rng: Rng) -> CP:
+def _initial(X: Array, rank: int, init: str | CP, rng: np.random.Generator) -> CP:
     """Return the start as a balanced CP tensor in float64."""
-    generator = check_rng(rng, "cp_als")
     if isinstance(init, CP):
         if init.shape != X.shape or init.rank != rank:
             raise ValueError(
@@ -280,11 +279,11 @@ def _start(X: Array, rank: int, init: str | CP, rng: Rng) -> CP:
             )
         return balance(init)
     if check_option(init, "init", STARTS) == "random":
-        return balance(random_cp(X.shape, rank, rng=generator))
+        return balance(random_cp(X.shape, rank, rng=rng))
     factors = []
     for mode, side in enumerate(X.shape):
         U = _left_singular_vectors(unfold(X, mode), rank)
-        filler = generator.standard_normal((side, rank - U.shape[1])) / np.sqrt(side)
+        filler = rng.standard_normal((side, rank - U.shape[1])) / np.sqrt(side)
         factors.append(np.hstack([U, filler]))
     return CP(factors)
 

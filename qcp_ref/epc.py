@@ -129,14 +129,16 @@ def epc_update(
         U = check_array(current, "current", ndim=2)
         if U.shape != F.shape:
             raise ValueError(f"current: expected shape {F.shape} to fit F, got {U.shape}")
-        kept = float((((U @ V) * np.sqrt(sigma) - B) ** 2).sum())
-        slack = min(slack, kept) if slack > 0 else kept
+        if slack <= 0:
+            slack = float((((U @ V) * np.sqrt(sigma) - B) ** 2).sum())
     elif slack < 0:
         raise ValueError(
             f"squared_bound: expected at least {least} (what least squares leaves), got "
             f"{squared_bound}; raise it or pass the current factor"
         )
     tau = _secular_root(b, sigma, slack)
+    if tau == np.inf:
+        return EPCUpdate(np.zeros_like(F), tau, squared_norm)
     factor = (B * np.sqrt(sigma) / (sigma + tau)) @ V.T
     return EPCUpdate(factor, tau, least + _secular(b, sigma, tau))
 
@@ -189,7 +191,7 @@ def epc(
     **Laws**
 
     - after every sweep the error is at most ``1 + slack`` times that of the start
-    - the sum of squared component norms never rises
+    - the sum of squared component norms never rises by more than the root of the rounding level
 
     Examples
     --------

@@ -10,6 +10,7 @@ it spells out.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
 from itertools import product
 from typing import Any
 
@@ -22,15 +23,24 @@ __all__ = [
     "als_sweep",
     "at",
     "build",
+    "choose_scale",
+    "code_range",
+    "dequantize",
+    "epc_tau",
     "fold",
     "gram",
+    "grid_moments",
     "indices",
     "khatri_rao",
     "matmul",
     "mttkrp",
+    "partial_error",
+    "quantize",
     "reconstruct",
+    "ridge",
     "shape_of",
     "solve",
+    "spread",
     "squared_error",
     "unfold",
 ]
@@ -194,6 +204,70 @@ def squared_error(X: Nested, factors: Sequence[Matrix]) -> Any:
     return sum((at(X, index) - at(fitted, index)) ** 2 for index in indices(shape_of(X)))
 
 
+# --- grid -------------------------------------------------------------------------------------------------
+
+
+def code_range(bits: int, narrow: bool = False, mid_rise: bool = False) -> tuple[int, int, Any]:
+    """Spell out :eq:`grid-codes`: lowest code, highest code, distance of a level from its code."""
+    half = 2 ** (bits - 1)
+    return (1 - half if narrow else -half), half - 1, (Fraction(1, 2) if mid_rise else 0)
+
+
+def spread(value: Nested, index: Sequence[int]) -> Any:
+    """Return the entry that belongs to ``index``: a single number, or sides of 1 stand for all."""
+    if not isinstance(value, (list, tuple)):
+        return value
+    shape = shape_of(value)
+    return at(value, [0 if side == 1 else i for side, i in zip(shape, index, strict=True)])
+
+
+def quantize(x: Nested, grid: dict[str, Any], scale: Nested, zero_point: Nested = 0) -> Nested:
+    """Spell out :eq:`grid-quantize`; Python's ``round`` takes ties to even."""
+    lowest, highest, offset = code_range(**grid)
+
+    def entry(*index: int) -> Any:
+        code = round(at(x, index) / spread(scale, index) - offset) + spread(zero_point, index)
+        return min(max(code, lowest), highest)
+
+    return build(shape_of(x), entry)
+
+
+def dequantize(codes: Nested, scale: Nested, zero_point: Nested = 0) -> Nested:
+    """Spell out :eq:`grid-dequantize`."""
+    return build(
+        shape_of(codes),
+        lambda *index: spread(scale, index) * (at(codes, index) - spread(zero_point, index)),
+    )
+
+
+def grid_moments(x: Nested, grid: dict[str, Any], scale: Any) -> tuple[Any, Any]:
+    """Return S1 and S2 of :eq:`grid-gain`."""
+    offset = code_range(**grid)[2]
+    codes = quantize(x, grid, scale)
+    places = list(indices(shape_of(x)))
+    levels = [at(codes, index) + offset for index in places]
+    first = sum(at(x, index) * level for index, level in zip(places, levels, strict=True))
+    return first, sum(level * level for level in levels)
+
+
+def choose_scale(x: Nested, grid: dict[str, Any]) -> Any:
+    """Spell out :eq:`grid-exact`: try every cell, and of equal gains take the largest scale."""
+    lowest, highest, offset = code_range(**grid)
+    breaks = {0}
+    for index in indices(shape_of(x)):
+        for code in range(lowest + 1, highest + 1):
+            step = code + offset - Fraction(1, 2)
+            if step * at(x, index) > 0:
+                breaks.add(at(x, index) / step)
+    ends = sorted(breaks)
+    best, chosen = 0, 1
+    for left, right in zip(ends, [*ends[1:], 2 * ends[-1] + 2], strict=True):
+        first, second = grid_moments(x, grid, (left + right) / 2)
+        if first > 0 and (first * first / second, first / second) > (best, chosen):
+            best, chosen = first * first / second, first / second
+    return chosen
+
+
 # --- admm -------------------------------------------------------------------------------------------------
 
 
@@ -212,7 +286,7 @@ def admm(
 ) -> tuple[Nested, Nested, Nested]:
     """Make a given number of steps :eq:`admm-t` to :eq:`admm-u`; return H, T and U."""
     rows, rank = len(F), len(G)
-    rho = sum(G[r][r] for r in range(rank)) / rank
+    rho = sum(G[r][r] for r in range(rank)) / rank or 1
     system = [[G[r][s] + (rho if r == s else 0) for s in range(rank)] for r in range(rank)]
     H, T, U = start, start, dual
     for _ in range(steps):
@@ -221,3 +295,32 @@ def admm(
         H = project(build((rows, rank), lambda i, r: T[i][r] - U[i][r]))  # noqa: B023
         U = build((rows, rank), lambda i, r: U[i][r] + H[i][r] - T[i][r])  # noqa: B023
     return H, T, U
+
+
+# --- epc --------------------------------------------------------------------------------------------------
+
+
+def ridge(F: Matrix, G: Matrix, tau: Any) -> Nested:
+    """Spell out :eq:`epc-ridge`."""
+    rank = len(G)
+    system = [[G[r][s] + (tau if r == s else 0) for s in range(rank)] for r in range(rank)]
+    return solve(system, F)
+
+
+def partial_error(F: Matrix, G: Matrix, U: Matrix, squared_norm: Any) -> Any:
+    """Spell out :eq:`als-error`: the squared error in terms of one factor."""
+    linear = sum(f * u for f_row, u_row in zip(F, U, strict=True) for f, u in zip(f_row, u_row, strict=True))
+    UG = matmul(U, G)
+    quadratic = sum(a * u for a_row, u_row in zip(UG, U, strict=True) for a, u in zip(a_row, u_row, strict=True))
+    return squared_norm - 2 * linear + quadratic
+
+
+def epc_tau(F: Matrix, G: Matrix, squared_norm: Any, squared_bound: Any, low: Any, high: Any, steps: int) -> Any:
+    """Bisect for the ridge parameter whose error meets the bound; the error rises with it."""
+    for _ in range(steps):
+        middle = (low + high) / 2
+        if partial_error(F, G, ridge(F, G, middle), squared_norm) > squared_bound:
+            high = middle
+        else:
+            low = middle
+    return low

@@ -1,0 +1,179 @@
+"""Sphinx configuration: everything the site needs is local, and every warning is an error.
+
+Written before each build, ignored by git: copies of the notebooks (docs/tutorials/*.ipynb), the top-level Markdown
+pages as reStructuredText and the inventories of other projects (docs/_generated/). Written after it: MathJax.
+"""
+
+import importlib
+import os
+import shutil
+import zlib
+from importlib import metadata
+from pathlib import Path
+
+import nbsphinx
+import pypandoc
+
+import qcp_ref
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+GENERATED = HERE / "_generated"
+
+# nbsphinx calls pandoc by name; the wheel brings one along.
+os.environ["PATH"] = os.pathsep.join(
+    [str(Path(pypandoc.get_pandoc_path()).parent), os.environ["PATH"]]
+)
+
+project = "qcp_ref"
+author = "the qcp_ref authors"
+copyright = "2026, the qcp_ref authors"
+release = metadata.version("qcp-ref")
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.intersphinx",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.viewcode",
+    "numpydoc",
+    "nbsphinx",
+    "sphinxcontrib.bibtex",
+    "sphinx_copybutton",
+    "sphinx_design",
+]
+exclude_patterns = ["_build", "_generated", "**.ipynb_checkpoints"]
+nitpicky = True
+numfig = True
+math_numfig = True
+math_eqref_format = "({number})"
+
+html_theme = "furo"
+html_title = f"qcp_ref {release}"
+html_static_path = ["_static"]
+html_show_sphinx = False
+copybutton_prompt_text = ">>> "
+
+# One file that needs no fonts and no network. Without noundefined and noerrors a wrong macro becomes a node that
+# scripts/check_site.py can find, instead of red text.
+mathjax_path = "mathjax/tex-svg-full.js"
+mathjax3_config = {"tex": {"packages": {"[-]": ["noundefined", "noerrors"]}}}
+
+autodoc_typehints = "none"
+autodoc_member_order = "bysource"
+autosummary_generate = False
+numpydoc_show_class_members = False
+numpydoc_xref_param_type = True
+numpydoc_xref_ignore = "all"
+# Types in docstrings become links: numpydoc knows Python's and NumPy's, these are the project's own.
+numpydoc_xref_aliases = {
+    name: f"{getattr(qcp_ref, name).__module__}.{name}"
+    for name in qcp_ref.__all__
+    if isinstance(getattr(qcp_ref, name), type)
+}
+
+nbsphinx_requirejs_path = ""  # the default is a script on somebody else's server
+nbsphinx_execute = "always"
+nbsphinx_timeout = 120
+nbsphinx_execute_arguments = ["--InlineBackend.figure_formats={'svg'}"]
+nbsphinx_epilog = """
+----
+
+This page is the notebook ``notebooks/{{ env.docname.split('/')[-1] }}.ipynb``.
+"""
+
+bibtex_bibfiles = ["references.bib"]
+bibtex_reference_style = "author_year"
+
+# Names in other projects' documentation that docstrings link to: role and page, where $ is the name.
+BUILTIN = "library/functions.html#$"
+TYPE = "library/stdtypes.html#$"
+TERM = "glossary.html#term-$"
+INVENTORIES = {
+    "python": (
+        "https://docs.python.org/3/",
+        {
+            **dict.fromkeys(["float", "int"], ("py:class", BUILTIN)),
+            **dict.fromkeys(["dict", "list", "str", "tuple"], ("py:class", TYPE)),
+            **dict.fromkeys(["False", "None", "True"], ("py:data", "library/constants.html#$")),
+            **dict.fromkeys(["generator", "iterable", "sequence"], ("std:term", TERM)),
+            "callable": ("py:function", BUILTIN),
+            "bltin-boolean-values": ("std:label", "library/stdtypes.html#boolean-type-bool"),
+            "fractions.Fraction": ("py:class", "library/fractions.html#$"),
+        },
+    ),
+    "numpy": (
+        "https://numpy.org/doc/stable/",
+        {
+            "numpy.ndarray": ("py:class", "reference/generated/numpy.ndarray.html#$"),
+            "numpy.random.Generator": ("py:class", "reference/random/generator.html#$"),
+            "array_like": ("std:term", TERM),
+        },
+    ),
+}
+
+
+def write_inventories():
+    """Write the tables above as inventories, so that a build fetches nothing; return the mapping."""
+    mapping = {}
+    for name, (url, entries) in INVENTORIES.items():
+        header = f"# Sphinx inventory version 2\n# Project: {name}\n# Version: \n"
+        header += "# The remainder of this file is compressed using zlib.\n"
+        lines = "".join(f"{key} {role} 1 {page} -\n" for key, (role, page) in entries.items())
+        file = GENERATED / f"{name}.inv"
+        write(file, header.encode() + zlib.compress(lines.encode(), 9))
+        mapping[name] = (url, str(file.relative_to(HERE)))
+    return mapping
+
+
+def write(path, data):
+    """Write only what differs: an unchanged notebook is not executed again."""
+    path.parent.mkdir(exist_ok=True)
+    if not path.exists() or path.read_bytes() != data:
+        path.write_bytes(data)
+
+
+def copy_notebooks(app):
+    """Bring notebooks/ under docs/; links into docs/ are right for readers of both places."""
+    wanted = {file.name: file for file in (ROOT / "notebooks").glob("*.ipynb")}
+    for name, file in wanted.items():
+        text = file.read_text(encoding="utf-8").replace("](../docs/", "](../")
+        write(HERE / "tutorials" / name, text.encode())
+    for copy in (HERE / "tutorials").glob("*.ipynb"):
+        if copy.name not in wanted:
+            copy.unlink()
+
+
+def convert_markdown(app):
+    """Turn the top-level Markdown pages into the reStructuredText that docs/*.rst include."""
+    for name in ("CHANGELOG", "CONTRIBUTING"):
+        text = (ROOT / f"{name}.md").read_text(encoding="utf-8")
+        write(GENERATED / f"{name}.rst", nbsphinx.markdown2rst(text).encode())
+
+
+def list_names(app, docname, source):
+    """Fill the table on top of an API page from the module's own ``__all__``."""
+    if docname.startswith("api/") and "|all|" in source[0]:
+        names = importlib.import_module(f"qcp_ref.{Path(docname).name}").__all__
+        source[0] = source[0].replace("|all|", "\n   ".join(names))
+
+
+def copy_mathjax(app, exception):
+    """Put the one MathJax file, and its licence, beside the pages."""
+    if exception is None and app.builder.format == "html":
+        package = metadata.distribution("sphinx-mathjax-offline")
+        (file,) = (f for f in package.files if f.name == "tex-svg-full.js")
+        target = Path(app.outdir) / "_static" / "mathjax"
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.copy(package.locate_file(file), target)
+        shutil.copy(HERE / "mathjax-license.txt", target / "LICENSE")
+
+
+intersphinx_mapping = write_inventories()
+
+
+def setup(app):
+    app.connect("builder-inited", copy_notebooks)  # before Sphinx looks for documents
+    app.connect("builder-inited", convert_markdown)
+    app.connect("source-read", list_names)
+    app.connect("build-finished", copy_mathjax)

@@ -1,0 +1,330 @@
+r"""How is one layer compressed? Kernel in, three quantized stages out.
+
+The chapters before this one put together: a rate becomes a rank, the kernel a tensor, the tensor a quantized CP tensor,
+and that a layer which runs (:eq:`conv-cp`). What comes back carries its settings, its error and the reason why the solver
+stopped, so that a stored layer explains itself.
+
+Simplified: weights only, activations stay in floating point; grouped kernels are refused.
+
+Checked by tests/test_layer.py.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from threadpoolctl import threadpool_limits
+
+from qcp_ref._checks import Array, Rng, check_array, check_option
+from qcp_ref.conv import Padding, Pair, cp_conv2d, cp_linear, kernel_to_tensor, tensor_to_kernel
+from qcp_ref.cost import rank_for_rate
+from qcp_ref.cp import CP, reconstruct
+from qcp_ref.grid import Grid
+from qcp_ref.qcp import METHODS, QuantizedCP, QuantizedFit, StageCallback, factorize
+
+__all__ = ["CPConv", "CPLinear", "compress_conv", "compress_linear"]
+
+
+@dataclass(frozen=True, eq=False)
+class CPLinear:
+    """A linear layer as two quantized stages; made by :func:`compress_linear`.
+
+    Parameters
+    ----------
+    cp : QuantizedCP
+        Factors ``a_out`` (outputs, R) and ``a_in`` (inputs, R).
+    error : float
+        Relative Frobenius error of the dequantized reconstruction.
+    fit : QuantizedFit
+        Where it came from: history, float error, reason for stopping.
+    method : str
+        Name of the method.
+    bias : ndarray or None
+        Added to the output.
+
+    Notes
+    -----
+    Equation :eq:`conv-cp` for a single position.
+
+    **Laws**
+
+    - ``forward`` equals the product with the reconstructed matrix within the rounding bound
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from qcp_ref import compress_linear
+    >>> layer = compress_linear(np.eye(4), rank=4, bits=8)
+    >>> layer.forward(np.ones((2, 4))).shape
+    (2, 4)
+    """
+
+    cp: QuantizedCP
+    error: float
+    fit: QuantizedFit = field(repr=False)
+    method: str
+    bias: NDArray[Any] | None = field(default=None, repr=False)
+
+    @property
+    def rank(self) -> int:
+        """Number of components."""
+        return self.cp.rank
+
+    def matrix(self) -> Array:
+        """Return the dense matrix that the stages stand for, in float64."""
+        return reconstruct(self.cp.dequantize())
+
+    def forward(self, x: ArrayLike) -> NDArray[Any]:
+        """Apply the two stages to ``x`` of shape (..., inputs)."""
+        return cp_linear(x, _factors_like(self.cp, x), bias=_bias_like(self.bias, x))
+
+
+@dataclass(frozen=True, eq=False)
+class CPConv:
+    """A convolution as quantized stages; made by :func:`compress_conv`.
+
+    Parameters
+    ----------
+    cp : QuantizedCP
+        Factors ``a_out`` (Cout, R), ``a_in`` (Cin, R) and, unless the kernel is 1x1, ``a_kernel``
+        (kh kw, R).
+    error : float
+        Relative Frobenius error of the dequantized reconstruction.
+    fit : QuantizedFit
+        Where it came from: history, float error, reason for stopping.
+    method : str
+        Name of the method.
+    kernel_size : tuple of int
+        Height and width of the kernel.
+    stride, padding, dilation
+        As in :func:`qcp_ref.conv.conv2d`.
+    bias : ndarray or None
+        Added to the output, one number per output channel.
+
+    Notes
+    -----
+    Equation :eq:`conv-cp`.
+
+    **Laws**
+
+    - ``forward`` equals the dense convolution with ``kernel()`` within the rounding bound
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from qcp_ref import compress_conv
+    >>> W = np.random.default_rng(1).standard_normal((8, 4, 3, 3))
+    >>> layer = compress_conv(W, rate=2, bits=4, padding=1)
+    >>> layer.rank, layer.forward(np.ones((1, 4, 5, 5))).shape
+    (6, (1, 8, 5, 5))
+    """
+
+    cp: QuantizedCP
+    error: float
+    fit: QuantizedFit = field(repr=False)
+    method: str
+    kernel_size: tuple[int, int]
+    stride: Pair = 1
+    padding: Padding = 0
+    dilation: Pair = 1
+    bias: NDArray[Any] | None = field(default=None, repr=False)
+
+    @property
+    def rank(self) -> int:
+        """Number of components."""
+        return self.cp.rank
+
+    def kernel(self) -> Array:
+        """Return the dense kernel (Cout, Cin, kh, kw) that the stages stand for, in float64."""
+        return tensor_to_kernel(reconstruct(self.cp.dequantize()), self.kernel_size)
+
+    def forward(self, x: ArrayLike) -> NDArray[Any]:
+        """Apply the stages to ``x`` of shape (N, Cin, H, W); float32 stays float32."""
+        return cp_conv2d(
+            x,
+            _factors_like(self.cp, x),
+            kernel_size=self.kernel_size,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            bias=_bias_like(self.bias, x),
+        )
+
+
+def compress_conv(
+    W: ArrayLike,
+    *,
+    rate: float | str | None = None,
+    rank: int | None = None,
+    bits: int = 4,
+    method: str = "authors",
+    rng: Rng = 0,
+    grid: Grid | None = None,
+    axis: int | None = None,
+    slack: float = 0.0,
+    stride: Pair = 1,
+    padding: Padding = 0,
+    dilation: Pair = 1,
+    bias: ArrayLike | None = None,
+    callback: StageCallback | None = None,
+) -> CPConv:
+    """Compress a convolution kernel to quantized CP stages.
+
+    Parameters
+    ----------
+    W : array_like, shape (Cout, Cin, kh, kw)
+        The kernel, of an ungrouped convolution.
+    rate : number or str
+        Parameter reduction; fixes the rank. Give either a rate or a rank.
+    rank : int
+        Number of components.
+    bits : int
+        Bits of the grid of the factors.
+    method : {"als-round", "authors"}
+        See :func:`qcp_ref.qcp.factorize`.
+    rng : int or numpy.random.Generator
+        Source of randomness of the solver's start.
+    grid : Grid, optional
+        Another grid than the full one of ``bits``.
+    axis : {None, 0, 1}
+        One scale per factor, per row or per column.
+    slack : float
+        Slack of the error-preserving correction.
+    stride, padding, dilation, bias
+        Kept for ``forward``; as in :func:`qcp_ref.conv.conv2d`.
+    callback : callable, optional
+        Called as ``callback(stage, sweep, figure)``, see :func:`qcp_ref.qcp.factorize`.
+
+    Returns
+    -------
+    CPConv
+        The layer, with ``error``, ``rank``, ``cp``, ``forward(x)`` and ``kernel()``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For unusable kernels or options, for both a rate and a rank or neither, and for a rate that
+        leaves no rank.
+
+    Notes
+    -----
+    Equation :eq:`cost-rank` for the rank, :eq:`qcp-problem` for the factors [authors' code]. BLAS runs on one
+    thread inside, so that serial and parallel runs give the same bits.
+
+    **Laws**
+
+    - ``error`` is that of the dense kernel
+    - the same seed gives the same codes whatever the number of threads outside
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from qcp_ref import compress_conv
+    >>> W = np.random.default_rng(1).standard_normal((8, 4, 3, 3))
+    >>> compress_conv(W, rank=5, bits=4).cp.shape
+    (8, 4, 9)
+    """
+    W = check_array(W, "W", ndim=4)
+    X = kernel_to_tensor(W)
+    fit = _fit(X, rate, rank, bits, grid, method=method, rng=rng, axis=axis, slack=slack, callback=callback)
+    layer = CPConv(
+        cp=fit.cp,
+        error=fit.error,
+        fit=fit,
+        method=method,
+        kernel_size=(W.shape[2], W.shape[3]),
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        bias=_checked_bias(bias, W.shape[0]),
+    )
+    return layer
+
+
+def compress_linear(
+    W: ArrayLike,
+    *,
+    rate: float | str | None = None,
+    rank: int | None = None,
+    bits: int = 4,
+    method: str = "authors",
+    rng: Rng = 0,
+    grid: Grid | None = None,
+    axis: int | None = None,
+    slack: float = 0.0,
+    bias: ArrayLike | None = None,
+    callback: StageCallback | None = None,
+) -> CPLinear:
+    """Compress the matrix of a linear layer to two quantized stages.
+
+    Parameters
+    ----------
+    W : array_like, shape (outputs, inputs)
+        The matrix.
+    rate, rank, bits, method, rng, grid, axis, slack, bias, callback
+        As in :func:`compress_conv`.
+
+    Returns
+    -------
+    CPLinear
+        The layer, with ``error``, ``rank``, ``cp``, ``forward(x)`` and ``matrix()``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in :func:`compress_conv`.
+
+    Notes
+    -----
+    Equation :eq:`cost-rank` for the rank, :eq:`qcp-problem` for the factors [authors' code].
+
+    **Laws**
+
+    - ``error`` is that of the dense matrix
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from qcp_ref import compress_linear
+    >>> compress_linear(np.random.default_rng(1).standard_normal((10, 20)), rate=2).rank
+    3
+    """
+    X = check_array(W, "W", ndim=2)
+    fit = _fit(X, rate, rank, bits, grid, method=method, rng=rng, axis=axis, slack=slack, callback=callback)
+    return CPLinear(fit.cp, fit.error, fit, method, _checked_bias(bias, X.shape[0]))
+
+
+def _fit(
+    X: Array, rate: Any, rank: int | None, bits: int, grid: Grid | None, *, method: str, **options: Any
+) -> QuantizedFit:
+    if (rate is None) == (rank is None):
+        raise ValueError("rate, rank: expected exactly one of them; the rate fixes the rank")
+    check_option(method, "method", METHODS)
+    if rank is None:
+        rank = rank_for_rate(X.shape, rate)
+    with threadpool_limits(limits=1, user_api="blas"):
+        return factorize(X, rank, Grid(bits) if grid is None else grid, method=method, **options)
+
+
+def _checked_bias(bias: ArrayLike | None, outputs: int) -> NDArray[Any] | None:
+    if bias is None:
+        return None
+    b = check_array(bias, "bias", ndim=1, keep_float32=True)
+    if b.shape != (outputs,):
+        raise ValueError(f"bias: expected shape {(outputs,)} (one per output), got {b.shape}")
+    return b
+
+
+def _is_float32(x: ArrayLike) -> bool:
+    return getattr(x, "dtype", None) == np.float32
+
+
+def _factors_like(cp: QuantizedCP, x: ArrayLike) -> CP:
+    """Return the float factors, rounded to float32 when the input is: the layer follows its input."""
+    exact = cp.dequantize()
+    return CP([A.astype(np.float32) for A in exact.factors]) if _is_float32(x) else exact
+
+
+def _bias_like(bias: NDArray[Any] | None, x: ArrayLike) -> NDArray[Any] | None:
+    return bias.astype(np.float32) if bias is not None and _is_float32(x) else bias

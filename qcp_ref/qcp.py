@@ -1,0 +1,515 @@
+r"""How are all factors put on grids? AO-ADMM, and the result: integer codes, scales, a grid.
+
+Alternating optimisation goes through the modes; each factor is put on its grid by ADMM while the others are fixed
+(:eq:`qcp-problem`). The grids are not given: their scales are chosen by the projection itself, anew at every step, once a sweep, or
+never (the refit policy, which matters a great deal). Duals survive from sweep to sweep.
+
+The method of the authors' code is :func:`factorize` with ``method="authors"``: least squares, error-preserving correction,
+AO-ADMM. Its error is not monotone; the best iterate is what comes back. ``method="als-round"`` is what it has to beat.
+
+Simplified: one weight rule, no proximal term between sweeps; activations are not quantized here.
+
+Checked by tests/test_qcp.py.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from qcp_ref._checks import Array, Rng, check_array, check_int, check_option, check_real, check_rng
+from qcp_ref.admm import admm
+from qcp_ref.als import STARTS, Callback, _fit_error, _initial, cp_als
+from qcp_ref.cp import CP, balance, relative_error
+from qcp_ref.epc import epc
+from qcp_ref.grid import Grid, choose_scale, dequantize, quantize
+from qcp_ref.tensor import gram, mttkrp_sweep
+
+__all__ = [
+    "QuantizedCP",
+    "QuantizedFit",
+    "QuantizedHistory",
+    "ao_admm",
+    "factorize",
+    "quantize_cp",
+]
+
+METHODS = ("als-round", "authors")
+REFITS = ("step", "sweep", "frozen")
+_LONGEST_CYCLE = 8
+_RISE, _RISE_SWEEPS = 1e-3, 4  # give up when the error rose by this much against so many sweeps earlier
+
+# Called with the stage ("als", "epc", "admm"), its sweep and its figure; a true result stops the stage.
+StageCallback = Callable[[str, int, float], object]
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedCP:
+    """A CP tensor whose factors are integer codes times scales.
+
+    Parameters
+    ----------
+    codes : sequence of integer arrays, shapes (I_n, R)
+        The codes, within the range of the grid.
+    scales : sequence of array_like
+        One positive scale per factor, or one per row or column, broadcastable to the codes.
+    grid : Grid
+        The grid of all factors.
+
+    Attributes
+    ----------
+    codes : tuple of integer ndarray
+        The codes in the grid's smallest integer type.
+    scales : tuple of ndarray of float64
+        The scales.
+    grid : Grid
+        The grid.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For codes that are not integers or leave the grid, or scales that are not positive or do not fit.
+
+    Notes
+    -----
+    Equation :eq:`qcp-problem`. Nothing else is stored: a result lies on its grid by construction.
+
+    **Laws**
+
+    - quantizing the dequantized factors with the same scales gives the same codes
+
+    Examples
+    --------
+    >>> from qcp_ref import Grid, QuantizedCP
+    >>> q = QuantizedCP([[[1], [-8]], [[7]]], [0.5, 2.0], Grid(4))
+    >>> q.dequantize().factors[0]
+    array([[ 0.5],
+           [-4. ]])
+    """
+
+    codes: tuple[NDArray[Any], ...]
+    scales: tuple[Array, ...]
+    grid: Grid
+
+    def __init__(
+        self, codes: Iterable[ArrayLike], scales: Iterable[ArrayLike], grid: Grid
+    ) -> None:
+        integers = []
+        for n, k in enumerate(map(np.asarray, codes)):
+            if k.dtype.kind not in "iu":
+                raise TypeError(f"codes[{n}]: expected integers, got dtype {k.dtype}")
+            if k.ndim != 2 or k.size == 0 or k.min() < grid.qmin or k.max() > grid.qmax:
+                raise ValueError(
+                    f"codes[{n}]: expected a matrix of codes from {grid.qmin} to {grid.qmax}, "
+                    f"got shape {k.shape}"
+                    + (f" with codes from {k.min()} to {k.max()}" if k.size else "")
+                )
+            integers.append(k.astype(grid.dtype))
+        steps = [check_array(s, f"scales[{n}]") for n, s in enumerate(scales)]
+        if len(steps) != len(integers) or len({k.shape[1] for k in integers}) != 1:
+            raise ValueError(
+                f"codes, scales: expected one scale per factor and one rank, got {len(integers)} "
+                f"factors of ranks {[k.shape[1] for k in integers]} and {len(steps)} scales"
+            )
+        for n, (k, s) in enumerate(zip(integers, steps, strict=True)):
+            if s.shape not in ((), (k.shape[0], 1), (1, k.shape[1])) or (s <= 0).any():
+                raise ValueError(
+                    f"scales[{n}]: expected positive numbers of shape (), {(k.shape[0], 1)} or "
+                    f"{(1, k.shape[1])}, got shape {s.shape}"
+                )
+        object.__setattr__(self, "codes", tuple(integers))
+        object.__setattr__(self, "scales", tuple(steps))
+        object.__setattr__(self, "grid", grid)
+
+    @property
+    def rank(self) -> int:
+        """Number of components ``R``."""
+        return int(self.codes[0].shape[1])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the tensor."""
+        return tuple(k.shape[0] for k in self.codes)
+
+    def dequantize(self) -> CP:
+        """Return the CP tensor with float64 factors that the codes stand for."""
+        return CP(
+            dequantize(k, s, -self.grid.offset)
+            for k, s in zip(self.codes, self.scales, strict=True)
+        )
+
+
+class QuantizedHistory(NamedTuple):
+    """What happened, sweep by sweep.
+
+    ``error`` is the relative error of the feasible factors, ``gap`` the squared relative distance between
+    ``H`` and ``T`` per mode when its ADMM run ended, ``steps`` the number of ADMM steps per mode.
+    """
+
+    error: Array
+    gap: Array
+    steps: NDArray[np.int64]
+
+
+class QuantizedFit(NamedTuple):
+    """Result of :func:`ao_admm` and :func:`factorize`.
+
+    ``cp`` is the best iterate, ``error`` its relative error, ``relaxed`` the float factors that it was
+    rounded from (the last ``T`` of ADMM, gathered around the levels), ``start_error`` the
+    relative error of the float start. ``stop_reason`` is one of "converged", "rising", "cycle", "max_sweeps", "callback",
+    "zero tensor", and "rounded" for a method without iteration.
+    """
+
+    cp: QuantizedCP
+    error: float
+    relaxed: CP
+    start_error: float
+    history: QuantizedHistory
+    stop_reason: str
+
+
+def quantize_cp(
+    cp: CP, grid: Grid, *, axis: int | None = None, rule: str = "mse-exact"
+) -> QuantizedCP:
+    """Round the balanced factors of a CP tensor to a grid, each with its own scale.
+
+    Parameters
+    ----------
+    cp : CP
+        The tensor.
+    grid : Grid
+        The grid.
+    axis : {None, 0, 1}
+        One scale per factor, per row or per column.
+    rule : str
+        How scales are chosen, see :func:`qcp_ref.grid.choose_scale`.
+
+    Returns
+    -------
+    QuantizedCP
+        The rounded tensor.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``cp`` is not a CP tensor, or for an unknown axis or rule.
+
+    Notes
+    -----
+    The projection :eq:`grid-project` of every factor, after :eq:`cp-freedom` has made the columns of each
+    component equally long.
+
+    **Laws**
+
+    - every factor is the projection of the balanced one
+    - a tensor that already lies on the grid of its own scales is returned unchanged
+
+    Examples
+    --------
+    >>> from qcp_ref import CP, Grid, quantize_cp
+    >>> quantize_cp(CP([[[1.0], [3.0]], [[1.0], [-3.0]]]), Grid(3)).codes[1].tolist()
+    [[1], [-3]]
+    """
+    codes, scales = [], []
+    for A in balance(cp).factors:
+        scale = choose_scale(A, grid, rule=rule, axis=axis)
+        codes.append(quantize(A, grid, scale.scale))
+        scales.append(scale.scale)
+    return QuantizedCP(codes, scales, grid)
+
+
+def ao_admm(
+    X: ArrayLike,
+    rank: int,
+    grid: Grid,
+    *,
+    start: str | CP = "epc",
+    rng: Rng = 0,
+    refit: str = "step",
+    axis: int | None = None,
+    rule: str = "mse-exact",
+    max_sweeps: int = 25,
+    max_steps: int = 30,
+    tol: float = 1e-5,
+    inner_tol: float = 1e-8,
+    callback: Callback | None = None,
+) -> QuantizedFit:
+    """Find CP factors on grids by alternating ADMM.
+
+    Parameters
+    ----------
+    X : array_like, shape (I_0, ..., I_{d-1})
+        Tensor with at least two modes.
+    rank : int
+        Number of components, at least 1.
+    grid : Grid
+        The grid of all factors.
+    start : {"epc", "als", "random", "svd"} or CP
+        Float factors to start from: a least-squares fit, with or without correction, one without any
+        fitting, or a given CP tensor.
+    rng : int or numpy.random.Generator
+        Source of randomness of the start.
+    refit : {"step", "sweep", "frozen"}
+        When scales are chosen anew: at every projection, at the first of each sweep, or only for the start.
+    axis : {None, 0, 1}
+        One scale per factor, per row or per column.
+    rule : str
+        How scales are chosen, see :func:`qcp_ref.grid.choose_scale`.
+    max_sweeps, max_steps : int
+        Upper limits of sweeps over all modes, and of ADMM steps per mode and sweep.
+    tol : float
+        Stop when the error changed by less than this in a sweep.
+    inner_tol : float
+        Threshold of the squared residuals of ADMM.
+    callback : callable, optional
+        Called as ``callback(sweep, error)`` after each sweep; a true result stops the run.
+
+    Returns
+    -------
+    QuantizedFit
+        The best iterate, its error, the history, and the reason for stopping: besides the limits
+        "rising" (the error rose against a few sweeps earlier) and "cycle" (the codes repeat).
+
+    Raises
+    ------
+    TypeError, ValueError
+        For unusable arrays, ranks, options or seeds, or a start of another shape or rank.
+
+    Notes
+    -----
+    Problem :eq:`qcp-problem` by :eq:`admm-t` to :eq:`admm-u` per mode [authors' code; the cap on sweeps and
+    steps, best iterate and cycle detection are ours].
+
+    **Laws**
+
+    - the result lies on its grid, and its error is that of the dense difference
+    - no sweep had a smaller error than the result
+    - the first sweep with frozen scales equals plain loops on rational numbers, code by code
+    - the same seed gives the same codes
+
+    Examples
+    --------
+    >>> from qcp_ref import Grid, ao_admm, random_cp, reconstruct
+    >>> X = reconstruct(random_cp((6, 5, 4), 2, rng=1))
+    >>> fit = ao_admm(X, 2, Grid(6), rng=2)
+    >>> fit.error < 0.1, fit.cp.codes[0].dtype.name
+    (True, 'int8')
+    """
+    X = check_array(X, "X", min_ndim=2)
+    rank = check_int(rank, "rank", minimum=1)
+    check_option(refit, "refit", REFITS)
+    max_sweeps = check_int(max_sweeps, "max_sweeps", minimum=1)
+    tol = check_real(tol, "tol", minimum=0.0)
+    cp = _start(X, rank, start, rng, None)
+    cp = balance(cp)
+    first = quantize_cp(cp, grid, axis=axis, rule=rule)
+    size, start_error = float(np.linalg.norm(X)), relative_error(X, cp)
+    if size == 0:
+        error = relative_error(X, first.dequantize())
+        return QuantizedFit(first, error, cp, start_error, _history([]), "zero tensor")
+    state = _State(cp, first, refit, axis, rule)
+    best, best_error, relaxed, reason = first, np.inf, cp, "max_sweeps"
+    rows: list[tuple[float, list[float], list[int]]] = []
+    for sweep in range(max_sweeps):
+        rows.append(state.sweep(X, size, max_steps, inner_tol))
+        error = rows[-1][0]
+        if error < best_error:
+            best, best_error, relaxed = state.quantized(), error, CP(state.relaxed)
+        reason = _stop([row[0] for row in rows], state.signatures, tol) or reason
+        if reason == "max_sweeps" and callback is not None and callback(sweep, error):
+            reason = "callback"
+        if reason != "max_sweeps":
+            break
+    exact = relative_error(X, best.dequantize())
+    return QuantizedFit(best, exact, relaxed, start_error, _history(rows), reason)
+
+
+def factorize(
+    X: ArrayLike,
+    rank: int,
+    grid: Grid,
+    *,
+    method: str = "authors",
+    rng: Rng = 0,
+    axis: int | None = None,
+    rule: str = "mse-exact",
+    slack: float = 0.0,
+    callback: StageCallback | None = None,
+) -> QuantizedFit:
+    """Find CP factors on grids by a named method.
+
+    Parameters
+    ----------
+    X : array_like, shape (I_0, ..., I_{d-1})
+        Tensor with at least two modes.
+    rank : int
+        Number of components, at least 1.
+    grid : Grid
+        The grid of all factors.
+    method : {"als-round", "authors"}
+        Least squares and rounding; or least squares, error-preserving correction and AO-ADMM.
+    rng : int or numpy.random.Generator
+        Source of randomness of the start.
+    axis : {None, 0, 1}
+        One scale per factor, per row or per column.
+    rule : str
+        How scales are chosen, see :func:`qcp_ref.grid.choose_scale`.
+    slack : float
+        Slack of the correction, see :func:`qcp_ref.epc.epc`.
+    callback : callable, optional
+        Called as ``callback(stage, sweep, figure)`` after each sweep of the stages "als" and "admm" (with
+        the relative error) and "epc" (with the norm ratio); a true result stops that stage.
+
+    Returns
+    -------
+    QuantizedFit
+        The quantized tensor, its error and that of the float fit.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For unusable arrays, ranks, options or seeds.
+
+    Notes
+    -----
+    Problem :eq:`qcp-problem` [authors' code for the order of the stages].
+
+    **Laws**
+
+    - both methods start from the same least-squares fit for the same seed
+    - the result lies on its grid, and its error is that of the dense difference
+
+    Examples
+    --------
+    >>> from qcp_ref import Grid, factorize, random_cp, reconstruct
+    >>> X = reconstruct(random_cp((6, 5, 4), 4, rng=1))
+    >>> errors = [factorize(X, 3, Grid(4), method=m).error for m in ("als-round", "authors")]
+    >>> errors[1] < errors[0]
+    True
+    """
+    X = check_array(X, "X", min_ndim=2)
+    if check_option(method, "method", METHODS) == "als-round":
+        check_real(slack, "slack", minimum=0.0)
+        fit = cp_als(X, rank, rng=rng, callback=_stage(callback, "als"))
+        rounded = quantize_cp(fit.cp, grid, axis=axis, rule=rule)
+        error = relative_error(X, rounded.dequantize())
+        return QuantizedFit(rounded, error, fit.cp, fit.error, _history([]), "rounded")
+    start = _start(X, rank, "epc", rng, callback, slack)
+    return ao_admm(
+        X, rank, grid, start=start, axis=axis, rule=rule, callback=_stage(callback, "admm")
+    )
+
+
+class _Projection:
+    """Projection on the grids of one factor; the refit policy decides which of them."""
+
+    def __init__(self, codes: NDArray[Any], scale: Array, grid: Grid, refit: str) -> None:
+        self.codes, self.scale, self.grid, self.refit = codes, scale, grid, refit
+        self.stale = False
+
+    def __call__(self, V: Array, axis: int | None, rule: str) -> Array:
+        if self.stale or self.refit == "step":
+            self.scale = choose_scale(V, self.grid, rule=rule, axis=axis).scale
+            self.stale = False
+        self.codes = quantize(V, self.grid, self.scale)
+        return dequantize(self.codes, self.scale, -self.grid.offset)
+
+
+class _State:
+    """What AO-ADMM carries from sweep to sweep."""
+
+    def __init__(
+        self, cp: CP, first: QuantizedCP, refit: str, axis: int | None, rule: str
+    ) -> None:
+        self.factors = list(cp.factors)
+        self.relaxed = list(cp.factors)
+        self.duals: list[Array | None] = [None] * len(self.factors)
+        self.projections = [
+            _Projection(k, s, first.grid, refit)
+            for k, s in zip(first.codes, first.scales, strict=True)
+        ]
+        self.axis, self.rule = axis, rule
+        self.signatures: list[bytes] = []
+
+    def sweep(
+        self, X: Array, size: float, max_steps: int, tol: float
+    ) -> tuple[float, list[float], list[int]]:
+        """Run ADMM on every mode once; return the history row."""
+        gaps, steps = [], []
+        for mode, F in mttkrp_sweep(X, self.factors):
+            G = gram(self.factors, mode)
+            projection = self.projections[mode]
+            projection.stale = projection.refit == "sweep"
+            found = admm(
+                F,
+                G,
+                partial(projection, axis=self.axis, rule=self.rule),
+                start=self.factors[mode],
+                dual=self.duals[mode],
+                max_steps=max_steps,
+                tol=tol,
+            )
+            self.factors[mode], self.duals[mode] = found.factor, found.dual
+            self.relaxed[mode] = found.least_squares
+            gaps.append(float(found.primal[-1]))
+            steps.append(len(found.primal))
+        self.signatures.append(
+            sha256(b"".join(p.codes.tobytes() for p in self.projections)).digest()
+        )
+        return _fit_error(X, size, self.factors, F, G)[0], gaps, steps
+
+    def quantized(self) -> QuantizedCP:
+        """Return the present codes and scales."""
+        grid = self.projections[0].grid
+        return QuantizedCP(
+            [p.codes for p in self.projections], [p.scale for p in self.projections], grid
+        )
+
+
+def _stop(errors: list[float], signatures: list[bytes], tol: float) -> str | None:
+    """Return the reason to stop after this sweep, if there is one."""
+    if len(errors) > 1 and abs(errors[-1] - errors[-2]) < tol:
+        return "converged"
+    if len(errors) > _RISE_SWEEPS and errors[-1] > errors[-1 - _RISE_SWEEPS] + _RISE:
+        return "rising"
+    for period in range(2, min(_LONGEST_CYCLE, len(signatures) // 2) + 1):
+        if signatures[-period:] == signatures[-2 * period : -period]:
+            return "cycle"
+    return None
+
+
+def _start(
+    X: Array,
+    rank: int,
+    start: str | CP,
+    rng: Rng,
+    callback: StageCallback | None,
+    slack: float = 0.0,
+) -> CP:
+    """Return the float factors that quantization starts from."""
+    if isinstance(start, CP):
+        if start.shape != X.shape or start.rank != rank:
+            raise ValueError(
+                f"start: expected shape {X.shape} and rank {rank}, got {start.shape} and {start.rank}"
+            )
+        return start
+    check_option(start, "start", ("epc", "als", *STARTS))
+    if start in STARTS:
+        return _initial(X, rank, start, check_rng(rng, "ao_admm"))
+    fit = cp_als(X, rank, rng=rng, callback=_stage(callback, "als"))
+    if start == "als":
+        return fit.cp
+    return epc(X, fit.cp, slack=slack, callback=_stage(callback, "epc")).cp
+
+
+def _stage(callback: StageCallback | None, stage: str) -> Callback | None:
+    return None if callback is None else partial(callback, stage)
+
+
+def _history(rows: list[tuple[float, list[float], list[int]]]) -> QuantizedHistory:
+    error, gap, steps = zip(*rows, strict=True) if rows else ((), (), ())
+    return QuantizedHistory(np.array(error), np.array(gap), np.array(steps, dtype=np.int64))

@@ -1,0 +1,124 @@
+"""Laws and bad input of qcp_ref.bounds; its planted faults stand at the end."""
+
+import sys
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support import arrays, caught, exact, floats
+
+from qcp_ref import gamma, rounding_bound
+
+THIS = sys.modules[__name__]
+dtypes = st.sampled_from([np.float32, np.float64])
+
+
+@given(st.integers(0, 10**5), dtypes)
+def test_gamma_covers_products_of_rounding_factors(n, dtype):
+    u = Fraction(float(np.finfo(dtype).eps)) / 2
+    # the worst case is n divisions by 1 - u; 1 / (1 - u)^n <= 1 / (1 - n u) by Bernoulli
+    k = min(n, 200)
+    worst = 1 / (1 - u) ** k - 1
+    assert worst <= Fraction(gamma(k, dtype))
+    assert (1 + u) ** k - 1 <= Fraction(gamma(k, dtype))
+    assert Fraction(gamma(n, dtype)) >= n * u / (1 - n * u)
+    assert Fraction(gamma(n, dtype)) <= n * u / (1 - n * u) * (1 + Fraction(1, 2**50))
+
+
+@given(st.integers(0, 1000), dtypes)
+def test_gamma_starts_at_zero_and_increases(n, dtype):
+    assert gamma(0, dtype) == 0
+    assert gamma(n + 1, dtype) > gamma(n, dtype)
+
+
+@given(st.integers(1, 40).flatmap(lambda n: st.tuples(*[arrays((n,), floats)] * 2)), dtypes, st.randoms(use_true_random=False))
+def test_any_order_of_summation_lies_within_the_bound(case, dtype, random):
+    x, y = (v.astype(dtype) for v in case)
+    truth = sum(a * b for a, b in zip(exact(x.astype(float)), exact(y.astype(float)), strict=True))
+    magnitude = np.abs(x.astype(float)) @ np.abs(y.astype(float))
+    allowed = Fraction(float(rounding_bound(len(x), magnitude, dtype=dtype)))
+    terms = [a * b for a, b in zip(x, y, strict=True)]
+    while len(terms) > 1:  # a random tree of additions
+        a, b = terms.pop(random.randrange(len(terms))), terms.pop(random.randrange(len(terms)))
+        terms.append(a + b)
+    for result in (terms[0], x @ y, np.add.reduce(x * y), np.cumsum(x * y)[-1]):
+        assert abs(Fraction(float(result)) - truth) <= allowed
+
+
+@given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 6), dtypes, st.data())
+def test_a_chain_is_covered_by_the_sum_of_its_lengths(i, j, k, dtype, data):
+    A, B = (data.draw(arrays(shape, floats)).astype(dtype) for shape in ((i, j), (j, k)))
+    x = data.draw(arrays((k,), floats)).astype(dtype)
+    EA, EB, ex = (np.array(exact(m.astype(float)), dtype=object) for m in (A, B, x))
+    truth = EA @ (EB @ ex)
+    magnitude = abs(A).astype(float) @ (abs(B).astype(float) @ abs(x).astype(float))
+    bound = rounding_bound([k, j], magnitude, dtype=dtype)
+    for value, true, allowed in zip(A @ (B @ x), truth, bound, strict=True):
+        assert abs(Fraction(float(value)) - true) <= Fraction(float(allowed))
+
+
+def test_the_bound_is_nearly_reached_somewhere():
+    # adding many terms just below half a unit in the last place loses all of them
+    n = 1000
+    x = np.concatenate([[1.0], np.full(n, 2.0**-53)])
+    error = abs(float(np.cumsum(x)[-1]) - (1 + n * 2.0**-53))
+    assert error >= 0.4 * float(rounding_bound(n + 1, x.sum()))
+
+
+def test_bad_input_is_refused():
+    with pytest.raises(ValueError, match="n: expected at least 0"):
+        gamma(-1)
+    with pytest.raises(TypeError, match="n: expected an integer"):
+        gamma(1.5)
+    with pytest.raises(ValueError, match="dtype: expected float32 or float64"):
+        gamma(1, np.float16)
+    with pytest.raises(ValueError, match="exceed any bound"):
+        gamma(2**24, np.float32)
+    with pytest.raises(ValueError, match="negative"):
+        rounding_bound(3, -1.0)
+    with pytest.raises(ValueError, match="lengths: expected at least 1"):
+        rounding_bound([3, 0], 1.0)
+    with pytest.raises(ValueError, match="finite"):
+        rounding_bound(3, np.nan)
+
+
+# --- planted faults -----------------------------------------------------------------------------------------
+
+
+def half_bound(lengths, magnitude, **options):
+    """Takes the unit in the last place's quarter for the unit roundoff."""
+    return rounding_bound(lengths, magnitude, **options) / 4
+
+
+def sequential_only(lengths, magnitude, **options):
+    """Believes in pairwise summation: the logarithm of the length."""
+    return rounding_bound(int(np.ceil(np.log2(lengths + 1))), magnitude, **options)
+
+
+def float64_always(lengths, magnitude, dtype=np.float64):
+    return rounding_bound(lengths, magnitude)
+
+
+def linear_gamma(n, dtype=np.float64):
+    """Forgets the denominator."""
+    return n * float(np.finfo(dtype).eps) / 2
+
+
+@pytest.mark.parametrize(
+    ("test", "fault"),
+    [
+        (test_any_order_of_summation_lies_within_the_bound, {"rounding_bound": float64_always}),
+        (test_a_chain_is_covered_by_the_sum_of_its_lengths, {"rounding_bound": half_bound}),
+        (test_gamma_covers_products_of_rounding_factors, {"gamma": linear_gamma}),
+    ],
+)
+def test_planted_faults_are_caught(test, fault):
+    assert caught(THIS, test, **fault)
+
+
+def test_a_logarithmic_bound_is_refuted_by_sequential_summation():
+    x = np.concatenate([[1.0], np.full(1000, 2.0**-53)])
+    error = abs(float(np.cumsum(x)[-1]) - (1 + 1000 * 2.0**-53))
+    assert error > float(sequential_only(1001, x.sum()))

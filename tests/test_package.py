@@ -1,0 +1,91 @@
+"""What is shipped: the README's example and commands, one version everywhere, the wheel, a cheap import."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib import metadata, resources
+from pathlib import Path
+
+import pytest
+
+import qcp_ref
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+MEGABYTE = 10**6
+
+
+def python(code):
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+
+
+def test_readme_example_runs():
+    (example,) = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    lines = [line for line in example.splitlines() if line.strip()]
+    assert len(lines) <= 15
+    assert any(line.startswith("assert ") for line in lines)
+    exec(compile(example, "README.md", "exec"), {"__name__": "readme"})
+
+
+def test_readme_commands_exist():
+    commands = re.findall(r"^pip install '\.\[(\w+)\]' && (\S+)", README, re.MULTILINE)
+    assert commands == [("demo", "qcp-ref"), ("test", "pytest")]
+    assert {extra for extra, _ in commands} <= PROJECT["optional-dependencies"].keys()
+    assert PROJECT["scripts"].keys() == {"qcp-ref"}
+    assert any(re.match(r"pytest\b", need) for need in PROJECT["optional-dependencies"]["test"])
+
+
+def test_the_version_is_the_same_everywhere():
+    version = PROJECT["version"]
+    assert qcp_ref.__version__ == version
+    assert metadata.version("qcp-ref") == version
+    assert re.findall(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE) == [version]
+    headings = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert version in headings
+
+
+def test_definition_changes_have_their_own_heading():
+    assert "\n### Definition changes\n" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_types_are_shipped():
+    assert resources.files("qcp_ref").joinpath("py.typed").is_file()
+
+
+def test_the_import_is_cheap():
+    loaded = python("import sys, qcp_ref; print(*{name.split('.')[0] for name in sys.modules})").split()
+    assert "qcp_ref" in loaded
+    assert not {"scipy", "numba", "rich", "matplotlib", "torch"} & set(loaded)
+    assert "qcp_ref.app" not in python("import sys, qcp_ref; print(*sys.modules)").split()
+
+
+def test_the_wheel_holds_what_it_should(tmp_path):
+    try:
+        backend = int(metadata.version("setuptools").split(".")[0])
+    except metadata.PackageNotFoundError:
+        backend = 0
+    if backend < 77:
+        pytest.skip("building a wheel without a download needs setuptools 77 or newer (dev extra)")
+    source, wheels = tmp_path / "source", tmp_path / "wheels"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    shutil.copytree(ROOT / "qcp_ref", source / "qcp_ref", ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*command, "--wheel-dir", str(wheels), str(source)], check=True)
+    (wheel,) = wheels.iterdir()
+    assert wheel.stat().st_size < 6 * MEGABYTE
+    shipped = set(zipfile.ZipFile(wheel).namelist())
+    expected = {
+        path.relative_to(source).as_posix()
+        for path in (source / "qcp_ref").rglob("*")
+        if path.is_file()
+    }
+    assert "qcp_ref/app/cli.py" in expected
+    assert any(name.startswith("qcp_ref/app/data/") for name in expected)
+    assert expected <= shipped
+    assert {name.split("/")[0] for name in shipped} == {"qcp_ref", f"qcp_ref-{qcp_ref.__version__}.dist-info"}

@@ -1,0 +1,264 @@
+"""Laws and bad input of qcp_ref.qcp; its planted faults stand at the end."""
+
+import sys
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support import caught, exact, seeds, shapes
+
+from qcp_ref import (
+    CP,
+    Grid,
+    QuantizedCP,
+    ao_admm,
+    balance,
+    choose_scale,
+    factorize,
+    loops,
+    project,
+    qcp,
+    quantize,
+    quantize_cp,
+    random_cp,
+    reconstruct,
+    relative_error,
+)
+
+THIS = sys.modules[__name__]
+
+grids = st.builds(
+    lambda bits, kind: Grid(bits, narrow=kind == "narrow", mid_rise=kind == "mid-rise"),
+    st.integers(2, 8),
+    st.sampled_from(["full", "narrow", "mid-rise"]),
+)
+axes = st.sampled_from([None, 0, 1])
+
+
+def random_tensor(seed, shape):
+    return np.random.default_rng([seed, 31]).standard_normal(shape)
+
+
+def assert_on_grid(q):
+    for k, s, A in zip(q.codes, q.scales, q.dequantize().factors, strict=True):
+        assert k.min() >= q.grid.qmin and k.max() <= q.grid.qmax
+        assert np.array_equal(quantize(A, q.grid, s), k)
+
+
+@given(shapes(max_dims=3), st.integers(1, 4), seeds, grids, axes)
+def test_rounding_is_the_projection_of_the_balanced_factors(shape, rank, seed, grid, axis):
+    cp = random_cp(shape, rank, rng=seed)
+    q = quantize_cp(cp, grid, axis=axis)
+    assert_on_grid(q)
+    for A, B in zip(balance(cp).factors, q.dequantize().factors, strict=True):
+        assert np.allclose(project(A, grid, axis=axis), B, rtol=1e-15, atol=0)
+        # no other scale near the chosen one is better
+        best = ((A - B) ** 2).sum()
+        for factor in (0.8, 0.97, 1.03, 1.25):
+            scale = choose_scale(A, grid, axis=axis).scale * factor
+            assert ((A - project(A, grid, scale=scale)) ** 2).sum() >= best - 1e-12
+
+
+@given(shapes(max_dims=3), st.integers(1, 4), seeds, grids, axes, st.sampled_from(["step", "sweep", "frozen"]))
+def test_result_is_on_its_grid_and_is_the_best_sweep(shape, rank, seed, grid, axis, refit):
+    X = random_tensor(seed, shape)
+    fit = ao_admm(X, rank, grid, start="als", rng=seed, axis=axis, refit=refit, max_sweeps=4, max_steps=5)
+    assert_on_grid(fit.cp)
+    assert fit.cp.grid == grid
+    assert fit.error == relative_error(X, fit.cp.dequantize())
+    assert abs(fit.error - fit.history.error.min()) <= 1e-7
+    assert len(fit.history.error) == len(fit.history.gap) == len(fit.history.steps) <= 4
+    assert fit.history.steps.shape[1] == len(shape) and fit.history.steps.max() <= 5
+
+
+@given(st.integers(2, 3), st.integers(1, 2), seeds, st.integers(1, 4))
+def test_first_sweep_with_frozen_scales_equals_plain_loops(modes, rank, seed, steps):
+    rng = np.random.default_rng([seed, 37])
+    X = rng.integers(-6, 7, size=[2, 3, 2][:modes]).astype(float)
+    if not X.any():
+        return
+    grid = Grid(3)
+    # a start of dyadic numbers, balanced by hand: all columns of squared norm 5
+    column = {2: [1.0, 2.0], 3: [0.0, 2.0, 1.0]}
+    start = CP([np.stack([np.roll(column[side], r) for r in range(rank)], axis=1) for side in X.shape])
+    factors = [exact(A) for A in balance(start).factors]
+    scales = [Fraction(float(choose_scale(A, grid).scale)) for A in balance(start).factors]
+    fit = ao_admm(X, rank, grid, start=start, refit="frozen", max_sweeps=1, max_steps=steps, inner_tol=0.0)
+    margin = Fraction(1, 2)
+    for n, scale in enumerate(scales):
+        F, G = loops.mttkrp(exact(X), factors, n), loops.gram(factors, n)
+
+        def nearest(V, scale=scale):
+            nonlocal margin
+            codes = [[min(max(round(v / scale), grid.qmin), grid.qmax) for v in row] for row in V]
+            for v in (v / scale for row in V for v in row):
+                margin = min(margin, abs(v - round(v) - Fraction(1, 2)), abs(v - round(v) + Fraction(1, 2)))
+            return [[scale * k for k in row] for row in codes]
+
+        dual = [[Fraction(0)] * rank for _ in F]
+        factors[n], _, _ = loops.admm(F, G, nearest, factors[n], dual, steps)
+    if margin < 1e-9:  # a tie that rounding may decide either way
+        return
+    for k, H, scale in zip(fit.cp.codes, factors, scales, strict=True):
+        assert [[int(h / scale) for h in row] for row in H] == k.tolist()
+
+
+@given(seeds)
+def test_same_seed_same_codes_and_both_methods_share_the_fit(seed):
+    X = random_tensor(seed, (4, 3, 5))
+    a, b = (factorize(X, 3, Grid(4), rng=seed) for _ in range(2))
+    assert all(np.array_equal(p, q) for p, q in zip(a.cp.codes, b.cp.codes, strict=True))
+    rounded = factorize(X, 3, Grid(4), rng=seed, method="als-round")
+    assert rounded.stop_reason == "rounded"
+    assert a.start_error <= rounded.start_error * (1 + 1e-9) + 1e-12
+    assert rounded.error == relative_error(X, rounded.cp.dequantize())
+    assert_on_grid(rounded.cp)
+
+
+def test_the_authors_recipe_beats_rounding_on_cancelling_fits():
+    X = random_tensor(5, (8, 8, 9))
+    gains = []
+    for seed in range(3):
+        errors = [factorize(X, 14, Grid(4), method=m, rng=seed).error for m in ("als-round", "authors")]
+        gains.append(errors[0] / errors[1])
+    assert np.median(gains) > 1.05
+
+
+def test_more_bits_approach_the_float_error():
+    X = random_tensor(9, (6, 5, 4))
+    errors = [factorize(X, 4, Grid(bits), rng=1).error for bits in (2, 4, 8, 12)]
+    start = factorize(X, 4, Grid(12), rng=1).start_error
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] <= start * 1.01
+
+
+def test_codes_are_stored_in_the_smallest_integers():
+    cp = random_cp((3, 4), 2, rng=3)
+    assert quantize_cp(cp, Grid(8)).codes[0].dtype == np.int8
+    assert quantize_cp(cp, Grid(9)).codes[0].dtype == np.int16
+
+
+@pytest.mark.parametrize("X", [np.zeros((2, 3, 4)), np.full((3, 3), 5.0), np.array([[2.0]])])
+def test_zero_constant_and_single_element_tensors(X):
+    fit = factorize(X, 2, Grid(4), rng=1)
+    assert np.isfinite(fit.error) and fit.error <= 0.2
+    if not X.any():
+        assert fit.stop_reason == "zero tensor" and not any(k.any() for k in fit.cp.codes)
+
+
+def test_dead_and_duplicate_components_are_survived():
+    cp = CP([np.ones((3, 2)), np.ones((4, 2)), [[1.0, 0.0], [2.0, 0.0]]])
+    X = reconstruct(cp)
+    fit = ao_admm(X, 2, Grid(4), start=cp, max_sweeps=5)
+    assert np.isfinite(fit.error) and fit.error < 0.2
+    twice = CP([np.hstack([A[:, :1], A[:, :1]]) for A in cp.factors])
+    assert np.isfinite(ao_admm(X, 2, Grid(4), start=twice, max_sweeps=5).error)
+
+
+def test_stop_rules():
+    assert qcp._stop([0.5, 0.5 + 1e-6], [b"a", b"b"], 1e-5) == "converged"
+    assert qcp._stop([0.5, 0.6, 0.7, 0.8, 0.5011], [b"a", b"b", b"c", b"d", b"e"], 1e-5) == "rising"
+    assert qcp._stop([0.5, 0.6, 0.7, 0.8, 0.5009], [b"a", b"b", b"c", b"d", b"e"], 1e-5) is None
+    assert qcp._stop([0.5, 0.6, 0.5, 0.6], [b"a", b"b", b"a", b"b"], 1e-5) == "cycle"
+    assert qcp._stop([0.5, 0.6, 0.5, 0.6], [b"a", b"b", b"b", b"a"], 1e-5) is None
+
+
+def test_callbacks_see_their_stages_and_may_stop():
+    X = random_tensor(2, (4, 3, 5))
+    seen = []
+    fit = factorize(X, 3, Grid(4), rng=1, callback=lambda *row: seen.append(row) or row[:2] == ("admm", 1))
+    assert [stage for stage in dict.fromkeys(row[0] for row in seen)] == ["als", "epc", "admm"]
+    assert fit.stop_reason == "callback" and seen[-1][:2] == ("admm", 1)
+    assert seen[-1][2] == fit.history.error[-1] and len(fit.history.error) == 2
+
+
+def test_starts_by_name_and_by_value():
+    X = random_tensor(4, (4, 3, 5))
+    for start in ("epc", "als", "random", "svd"):
+        fit = ao_admm(X, 3, Grid(6), start=start, rng=2, max_sweeps=3)
+        assert np.isfinite(fit.error)
+    given_start = random_cp((4, 3, 5), 3, rng=8)
+    fit = ao_admm(X, 3, Grid(6), start=given_start, max_sweeps=1)
+    assert np.isclose(fit.start_error, relative_error(X, given_start), rtol=1e-14)
+
+
+def test_bad_input_is_refused():
+    X = random_tensor(4, (4, 3, 5))
+    grid = Grid(4)
+    for options, message in (
+        ({"refit": "always"}, "refit: expected one of"),
+        ({"start": "zeros"}, "start: expected one of"),
+        ({"start": random_cp((4, 3, 5), 2, rng=0)}, "start: expected shape"),
+        ({"axis": 2}, "axis"),
+        ({"rule": "best"}, "rule: expected one of"),
+        ({"max_sweeps": 0}, "max_sweeps: expected at least 1"),
+        ({"max_steps": 0}, "max_steps: expected at least 1"),
+        ({"tol": -1.0}, "tol: expected at least 0"),
+        ({"inner_tol": np.nan}, "tol: expected a finite"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ao_admm(X, 3, grid, **{"start": "random", **options})
+    for options, message in (({"method": "best"}, "method: expected one of"), ({"slack": -0.5}, "slack")):
+        with pytest.raises(ValueError, match=message):
+            factorize(X, 3, grid, **options)
+    for rank, error in ((0, ValueError), (-1, ValueError), (2.0, TypeError)):
+        with pytest.raises(error, match="rank: expected"):
+            factorize(X, rank, grid)
+    for bits, error in ((0, ValueError), (17, ValueError), (-1, ValueError), (4.0, TypeError)):
+        with pytest.raises(error, match="bits: expected"):
+            Grid(bits)
+    k = np.zeros((2, 1), dtype=int)
+    with pytest.raises(TypeError, match="expected integers"):
+        QuantizedCP([k * 1.0, k], [1.0, 1.0], grid)
+    with pytest.raises(ValueError, match="codes from -8 to 7"):
+        QuantizedCP([k + 8, k], [1.0, 1.0], grid)
+    for scale in (0.0, -1.0, np.nan, [[1.0, 1.0, 1.0]]):
+        with pytest.raises(ValueError, match=r"scales\[0\]: expected"):
+            QuantizedCP([k, k], [scale, 1.0], grid)
+    with pytest.raises(ValueError, match="one scale per factor"):
+        QuantizedCP([k, k], [1.0], grid)
+    with pytest.raises(ValueError, match="one rank"):
+        QuantizedCP([k, np.zeros((2, 2), dtype=int)], [1.0, 1.0], grid)
+
+
+# --- planted faults -----------------------------------------------------------------------------------------
+
+
+def unbalanced_rounding(cp, grid, **options):
+    """Rounds the columns as they come."""
+    scales = [choose_scale(A, grid, **options).scale for A in cp.factors]
+    return QuantizedCP(
+        [quantize(A, grid, s) for A, s in zip(cp.factors, scales, strict=True)], scales, grid
+    )
+
+
+def last_iterate(X, rank, grid, **options):
+    """Returns one more, unselected sweep's worth of rounding noise: codes shifted by one where possible."""
+    fit = ao_admm(X, rank, grid, **options)
+    codes = [np.clip(k + 1, grid.qmin, grid.qmax) for k in fit.cp.codes]
+    return fit._replace(cp=QuantizedCP(codes, fit.cp.scales, grid))
+
+
+def forgetful_refit(X, rank, grid, **options):
+    """Re-chooses scales although they should be frozen."""
+    return ao_admm(X, rank, grid, **{**options, "refit": "step"})
+
+
+def squared_report(X, rank, grid, **options):
+    fit = ao_admm(X, rank, grid, **options)
+    return fit._replace(error=fit.error**2)
+
+
+@pytest.mark.parametrize(
+    ("test", "fault"),
+    [
+        (test_rounding_is_the_projection_of_the_balanced_factors, {"quantize_cp": unbalanced_rounding}),
+        (test_result_is_on_its_grid_and_is_the_best_sweep, {"ao_admm": last_iterate}),
+        (test_result_is_on_its_grid_and_is_the_best_sweep, {"ao_admm": squared_report}),
+        (test_first_sweep_with_frozen_scales_equals_plain_loops, {"ao_admm": forgetful_refit}),
+    ],
+)
+def test_planted_faults_are_caught(test, fault):
+    assert caught(THIS, test, **fault)

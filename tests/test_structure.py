@@ -1,0 +1,585 @@
+"""The shape of the package: rings, reading order, budgets, labels, docstrings.
+
+Each rule is a function from a project's root to a list of complaints. The first test runs them all on this
+project; the others plant a fault in a small copy of its layout and see it caught, by that rule.
+"""
+
+import ast
+import io
+import json
+import re
+import sys
+import tokenize
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# The reading order: a module imports only what stands before it. Modules of later issues have their place already.
+GROUND = ["_checks", "_kernels"]
+CHAPTERS = [
+    "bounds", "tensor", "cp", "als", "grid", "admm", "epc", "rows", "qcp", "conv", "integer", "cost", "layer",
+]  # fmt: skip
+BOOK = [*GROUND, *CHAPTERS]
+RINGS = ["book", "conformance", "app"]
+PACKAGES = {
+    "book": {"numpy", "scipy", "numba", "threadpoolctl"},
+    "conformance": {"numpy", "scipy", "threadpoolctl", "hypothesis"},
+    "app": {"numpy", "scipy", "threadpoolctl", "rich", "matplotlib"},
+}
+LAZY = {"scipy", "numba"}  # in the book: importing qcp_ref has to stay cheap
+
+TOTALS = {"book": 2000, "_kernels": 400, "conformance": 1900, "app": 800}
+MODULE, FUNCTION, PARAMETERS, NAMES = 350, 40, 6, 70
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+# --- reading the sources ----------------------------------------------------------------------------------
+
+
+def modules(root):
+    """Dotted name below qcp_ref -> source, for every module; a package goes by its own name."""
+    package = root / "qcp_ref"
+    found = {}
+    for path in sorted(package.rglob("*.py")):
+        parts = path.relative_to(package).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+        found[name] = path.read_text(encoding="utf-8")
+    return found
+
+
+def ring(name):
+    top = name.split(".")[0]
+    return top if top in RINGS else "book"
+
+
+def prose_lines(tree):
+    """Numbers of the lines taken by docstrings and other bare strings."""
+    strings = (
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
+    return {line for node in strings for line in range(node.lineno, node.end_lineno + 1)}
+
+
+def code_lines(source):
+    """Numbers of the lines that hold code: no docstrings, comments or blank lines."""
+    silent = {
+        tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER,
+    }  # fmt: skip
+    lines = set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in silent:
+            lines.update(range(token.start[0], token.end[0] + 1))
+    return lines - prose_lines(ast.parse(source))
+
+
+def imports(tree):
+    """(imported module, imported name or None, runs at import time) of every import, however deep."""
+
+    def visit(node, eager):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, None, eager) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            yield from ((base, alias.name, eager) for alias in node.names)
+        typing_only = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for child in ast.iter_child_nodes(node):
+            yield from visit(child, eager and not typing_only and not isinstance(node, FUNCTIONS))
+
+    yield from visit(tree, True)
+
+
+def literal_all(tree):
+    """Return the module's literal ``__all__``, or None if it has none or changes it later."""
+    if sum(isinstance(n, ast.Name) and n.id == "__all__" for n in ast.walk(tree)) != 1:
+        return None
+    for node in tree.body:
+        target = node.target if isinstance(node, ast.AnnAssign) else None
+        target = node.targets[0] if isinstance(node, ast.Assign) else target
+        if isinstance(target, ast.Name) and target.id == "__all__":
+            try:
+                return [str(name) for name in ast.literal_eval(node.value)]
+            except ValueError:
+                return None
+    return None
+
+
+def defined(tree):
+    """Names bound at a module's top level."""
+    names = set()
+    for node in tree.body:
+        if isinstance(node, (*FUNCTIONS, ast.ClassDef)):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign):
+            names.update(t.id for t in node.targets if isinstance(t, ast.Name))
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            names.add(node.target.id)
+    return names
+
+
+def parameters(function, *, method=False):
+    """(names that may be given by position, all names)."""
+    arguments = function.args
+    by_position = [a.arg for a in [*arguments.posonlyargs, *arguments.args]][int(method) :]
+    starred = [a.arg for a in [arguments.vararg] if a]
+    options = [a.arg for a in [*arguments.kwonlyargs, arguments.kwarg] if a]
+    return by_position + starred, by_position + starred + options
+
+
+# --- the rules --------------------------------------------------------------------------------------------
+
+
+def check_reading_order(root):
+    """Only known modules; imports point upwards in the book, and from outer rings to inner ones."""
+    complaints = []
+    sources = modules(root)
+    for name, source in sources.items():
+        top = name.split(".")[0]
+        if top not in [*BOOK, *RINGS[1:], "loops", "__init__"]:
+            complaints.append(f"{name}: has no place in the reading order")
+            continue
+        for module, imported, _ in imports(ast.parse(source)):
+            if module.startswith("."):
+                complaints.append(f"{name}: relative import of {module}")
+            if module.split(".")[0] != "qcp_ref":
+                continue
+            target = module.split(".")[1:]
+            if not target and imported in {key.split(".")[0] for key in sources}:
+                target = [imported]
+            if not allowed(top, target[0] if target else None):
+                complaints.append(f"{name}: may not import {'.'.join(target) or 'the whole package'}")
+    return complaints
+
+
+def allowed(importer, target):
+    """May this top-level module import that one (None: the package itself)?"""
+    if importer == target:
+        return True  # inside a chapter or ring that is a package
+    if importer == "loops":
+        return False
+    if importer == "__init__":
+        return target in CHAPTERS
+    if ring(importer) == "book":
+        return target in BOOK and importer in BOOK and BOOK.index(target) < BOOK.index(importer)
+    if target == "loops":
+        return importer == "conformance"
+    return target is None or RINGS.index(ring(target)) < RINGS.index(ring(importer))
+
+
+def check_packages(root):
+    """Third-party packages belong to their ring; scipy and numba load late, numba in one module."""
+    complaints = []
+    for name, source in modules(root).items():
+        tree = ast.parse(source)
+        for module, _, eager in imports(tree):
+            package = module.split(".")[0]
+            if package in sys.stdlib_module_names or package in {"qcp_ref", ""}:
+                continue
+            if name == "loops" or package not in PACKAGES[ring(name)]:
+                complaints.append(f"{name}: may not import {package}")
+            elif package == "numba" and name != "_kernels":
+                complaints.append(f"{name}: numba is imported in _kernels only")
+            elif ring(name) == "book" and package in LAZY and eager:
+                complaints.append(f"{name}: {package} has to be imported inside a function")
+        for node in ast.walk(tree):
+            called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            if called.split(".")[-1] in {"__import__", "import_module"}:
+                complaints.append(f"{name}:{node.lineno}: imports by {called}, which hides the import")
+    return complaints
+
+
+def check_silence(root):
+    """Nothing in the book or the oracle prints."""
+    complaints = []
+    for name, source in modules(root).items():
+        if ring(name) == "app":
+            continue
+        for node in ast.walk(ast.parse(source)):
+            called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            if called in {"print", "pprint", "sys.stdout.write", "sys.stderr.write"}:
+                complaints.append(f"{name}:{node.lineno}: {called} in a ring that does not print")
+    return complaints
+
+
+def check_budgets(root):
+    """Code lines in total, per module and per function; parameters; public names."""
+    complaints, totals = [], Counter()
+    for name, source in modules(root).items():
+        lines = code_lines(source)
+        totals["_kernels" if name == "_kernels" else ring(name)] += len(lines)
+        if name not in {"loops", "_kernels"} and len(lines) > MODULE:
+            complaints.append(f"{name}: {len(lines)} code lines, at most {MODULE}")
+        tree = ast.parse(source)
+        methods = {f for c in ast.walk(tree) if isinstance(c, ast.ClassDef) for f in c.body}
+        for node in ast.walk(tree):
+            if not isinstance(node, FUNCTIONS):
+                continue
+            length = len(lines & set(range(node.lineno, node.end_lineno + 1)))
+            if length > FUNCTION:
+                complaints.append(f"{name}.{node.name}: {length} code lines, at most {FUNCTION}")
+            static = any(ast.unparse(d) == "staticmethod" for d in node.decorator_list)
+            count = len(parameters(node, method=node in methods and not static)[0])
+            if count > PARAMETERS:
+                complaints.append(f"{name}.{node.name}: {count} parameters, at most {PARAMETERS}")
+    for part, cap in TOTALS.items():
+        if totals[part] > cap:
+            complaints.append(f"{part}: {totals[part]} code lines in all, at most {cap}")
+    public = literal_all(ast.parse(modules(root)["__init__"])) or []
+    if len(public) > NAMES:
+        complaints.append(f"__init__: {len(public)} public names, at most {NAMES}")
+    return complaints
+
+
+def check_names(root):
+    """A literal ``__all__`` everywhere; the table of contents re-exports exactly the chapters' names."""
+    complaints, expected = [], {}
+    sources = modules(root)
+    for name, source in sources.items():
+        tree = ast.parse(source)
+        names = literal_all(tree)
+        if names is None:
+            complaints.append(f"{name}: no literal __all__")
+            continue
+        if len(set(names)) != len(names):
+            complaints.append(f"{name}: __all__ repeats a name")
+        if ring(name) == "book" and name != "__init__":
+            missing = sorted(set(names) - defined(tree))
+            complaints += [f"{name}: __all__ names {m}, which is not defined there" for m in missing]
+        if name.split(".")[0] in CHAPTERS and "." not in name:
+            expected[name] = names
+        if name.startswith("_") and name != "__init__" and names:
+            complaints.append(f"{name}: the ground floor has no public names")
+    found, order = {}, []
+    tree = ast.parse(sources["__init__"])
+    for module, imported, _ in imports(tree):
+        if module.startswith("qcp_ref."):
+            found.setdefault(module.removeprefix("qcp_ref."), []).append(imported)
+            order.append(module.removeprefix("qcp_ref."))
+    for name in sorted(expected.keys() | found.keys()):
+        if sorted(found.get(name, [])) != sorted(expected.get(name, [])):
+            complaints.append(f"__init__: does not re-export the __all__ of {name}")
+    reading = [name for name in BOOK if name in order]
+    if list(dict.fromkeys(order)) != reading:
+        complaints.append(f"__init__: chapters out of reading order, expected {', '.join(reading)}")
+    everything = sorted(name for names in expected.values() for name in names)
+    if sorted(literal_all(tree) or []) != everything:
+        complaints.append("__init__: __all__ is not the union of the chapters' __all__")
+    return complaints
+
+
+def check_labels(root):
+    """Each equation is labelled once, in the theory page of its chapter; each citation resolves."""
+    complaints, labels = [], Counter()
+    texts = {f"qcp_ref/{name}": source for name, source in modules(root).items()}
+    for folder, suffix in (("docs", "rst"), ("notebooks", "ipynb"), ("tests", "py")):
+        for path in sorted((root / folder).rglob(f"*.{suffix}")):
+            place = path.relative_to(root)
+            if "_build" not in place.parts and path.name != Path(__file__).name:
+                texts[place.as_posix()] = path.read_text(encoding="utf-8")
+    for place, text in texts.items():
+        for label in re.findall(r"^ +:label: +(\S+)", text, re.MULTILINE):
+            labels[label] += 1
+            if not place.startswith("docs/theory/"):
+                complaints.append(f"{place}: label {label} stands outside docs/theory")
+            elif not label.startswith(Path(place).stem + "-"):
+                complaints.append(f"{place}: label {label} does not begin with the chapter's name")
+    complaints += [f"label {label} stands {n} times" for label, n in labels.items() if n > 1]
+    for place, text in texts.items():
+        for cited in re.findall(r":eq:`([^`]*)`", text):
+            if re.sub(r".*<(.*)>", r"\1", cited) not in labels:
+                complaints.append(f"{place}: cites the unknown equation {cited}")
+    return complaints
+
+
+def section(doc, title):
+    """Body of one numpydoc section, None where there is no such section."""
+    found = re.search(rf"^{title}\n-+\n(.*?)(?=^[^\n]+\n-{{3,}}\n|\Z)", doc, re.MULTILINE | re.DOTALL)
+    return found[1] if found else None
+
+
+def check_docstrings(root):
+    """Public functions document parameters, result, laws and an example; every module says what it is."""
+    complaints = []
+    for name, source in modules(root).items():
+        tree = ast.parse(source)
+        if not ast.get_docstring(tree):
+            complaints.append(f"{name}: no module docstring")
+        if name in BOOK and f"tests/test_{name.strip('_')}.py" not in (ast.get_docstring(tree) or ""):
+            complaints.append(f"{name}: the module docstring does not say which test file checks it")
+        public = literal_all(tree) or []
+        for node in tree.body:
+            if getattr(node, "name", None) not in public:
+                continue
+            where, doc = f"{name}.{node.name}", ast.get_docstring(node) or ""
+            if not doc:
+                complaints.append(f"{where}: no docstring")
+            if isinstance(node, FUNCTIONS) and name in CHAPTERS:
+                complaints += [f"{where}: {what}" for what in docstring_faults(node, doc)]
+            elif isinstance(node, ast.ClassDef):
+                complaints += [
+                    f"{where}.{method.name}: no docstring"
+                    for method in node.body
+                    if isinstance(method, FUNCTIONS)
+                    and not method.name.startswith("_")
+                    and not ast.get_docstring(method)
+                ]
+    return complaints
+
+
+def docstring_faults(function, doc):
+    names = parameters(function)[1]
+    documented = re.findall(r"^(\*{0,2}\w[\w, *]*?) ?(?::|$)", section(doc, "Parameters") or "", re.MULTILINE)
+    documented = [n.strip("* ") for group in documented for n in group.split(",")]
+    if documented != names:
+        yield f"the Parameters section lists {documented}, the signature has {names}"
+    if section(doc, "Returns") is None and section(doc, "Yields") is None:
+        yield "no Returns or Yields section"
+    if not re.search(r"^\*\*Laws\*\*\n\n- ", section(doc, "Notes") or "", re.MULTILINE):
+        yield "no list headed **Laws** in Notes"
+    if ">>>" not in (section(doc, "Examples") or ""):
+        yield "no doctest in Examples"
+
+
+def check_companions(root):
+    """Each module has its test file, each chapter its theory page and its API page."""
+    complaints = []
+    for name in modules(root):
+        parts = name.split(".")
+        if name == "__init__" or name in {"app", "conformance"}:
+            continue
+        needed = [f"tests/test_{parts[-1].strip('_')}.py"]
+        if name in CHAPTERS:
+            needed.append(f"docs/api/{name}.rst")
+        if name in CHAPTERS and name != "layer":  # puts chapters together and has no equation of its own
+            needed.append(f"docs/theory/{name}.rst")
+        complaints += [f"{name}: {file} is missing" for file in needed if not (root / file).exists()]
+    return complaints
+
+
+def check_machine_paths(root):
+    """No path of somebody's machine and no package index is written into the project."""
+    # In pieces, so that this file passes its own rule.
+    places = "|".join(["work", "root", "opt", r"home/\w+", r"Users/\w+", "tmp/venv"])
+    pattern = re.compile(rf"(?<![\w./~-])/(?:{places})/|--(?:extra-)?index-" + "url|python" + "hosted")
+    suffixes = {".py", ".rst", ".md", ".toml", ".yaml", ".cff", ".ipynb", ".json", ".bib", ".sh", ""}
+    skipped = {".git", "build", "_build", "_generated", "__pycache__", "venv", ".venv"}
+    complaints = []
+    for path in sorted(root.rglob("*")):
+        place = path.relative_to(root)
+        hidden = any(p.startswith(".") and p not in {".ci", ".gitignore"} for p in place.parts)
+        if not path.is_file() or path.suffix not in suffixes or hidden or skipped & set(place.parts):
+            continue
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if pattern.search(line):
+                complaints.append(f"{place}:{number}: a path of one machine, or a package index")
+    return complaints
+
+
+def check_notebooks(root):
+    """Notebooks are stored without outputs, use public names only and end in a cell that asserts."""
+    complaints = []
+    for path in sorted((root / "notebooks").glob("*.ipynb")):
+        cells = [
+            cell
+            for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]
+            if cell["cell_type"] == "code"
+        ]
+        if any(cell["outputs"] or cell["execution_count"] for cell in cells):
+            complaints.append(f"{path.name}: stored outputs; run nbstripout")
+        code = ["".join(cell["source"]) for cell in cells]
+        if not code or "assert " not in code[-1]:
+            complaints.append(f"{path.name}: the last code cell asserts nothing")
+        if re.search(r"qcp_ref\._|import +_|qcp_ref\.loops", "\n".join(code)):
+            complaints.append(f"{path.name}: uses names that are not public")
+    return complaints
+
+
+RULES = [
+    check_reading_order, check_packages, check_silence, check_budgets, check_names, check_labels,
+    check_docstrings, check_companions, check_machine_paths, check_notebooks,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_this_project(rule):
+    complaints = rule(ROOT)
+    assert not complaints, "\n" + "\n".join(complaints)
+
+
+# --- planted faults ---------------------------------------------------------------------------------------
+
+FUNCTION_TEXT = '''
+def {name}(X, /, *, mode=0):
+    """Return it.
+
+    Parameters
+    ----------
+    X : array_like, shape (I, R)
+        Tensor.
+    mode : int
+        Mode.
+
+    Returns
+    -------
+    ndarray
+        The tensor.
+
+    Notes
+    -----
+    Equation :eq:`{chapter}-word`.
+
+    **Laws**
+
+    - it is itself
+
+    Examples
+    --------
+    >>> 1
+    1
+    """
+    return X
+'''
+HEADER = '"""Why? Checked by tests/test_{0}.py."""\n\nimport numpy as np\n'
+
+
+def chapter_text(chapter, name):
+    return HEADER.format(chapter) + f'\n__all__ = ["{name}"]\n' + FUNCTION_TEXT.format(name=name, chapter=chapter)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Return a small project that obeys every rule."""
+    files = {
+        "qcp_ref/__init__.py": '"""Contents."""\n\nfrom qcp_ref.tensor import unfold\nfrom qcp_ref.cp import norm\n\n'
+        '__all__ = ["norm", "unfold"]\n',
+        "qcp_ref/_checks.py": HEADER.format("checks") + "\n__all__: list[str] = []\n",
+        "qcp_ref/_kernels.py": HEADER.format("kernels") + "\n__all__: list[str] = []\n\n\ndef kernel():\n    import numba\n",
+        "qcp_ref/tensor.py": chapter_text("tensor", "unfold"),
+        "qcp_ref/cp.py": chapter_text("cp", "norm") + "\n\ndef _late():\n    import scipy\n    from qcp_ref.tensor import unfold\n",
+        "qcp_ref/loops.py": '"""Loops."""\n\nfrom itertools import product\n\n__all__ = ["product_of"]\n\n\n'
+        'def product_of(x):\n    """Return it."""\n    return product(x)\n',
+        "qcp_ref/app/__init__.py": '"""App."""\n\n__all__: list[str] = []\n',
+        "qcp_ref/app/cli.py": '"""Command."""\n\nfrom qcp_ref import norm\n\n__all__ = ["main"]\n\n\n'
+        'def main():\n    """Run."""\n    print(norm)\n',
+        "notebooks/01.ipynb": json.dumps(
+            {"cells": [{"cell_type": "code", "outputs": [], "execution_count": None, "source": ["assert 1 < 2"]}]}
+        ),
+    }  # fmt: skip
+    for name in ("tensor", "cp"):
+        files[f"docs/theory/{name}.rst"] = f".. math::\n   :label: {name}-word\n\n   x = x\n"
+        files[f"docs/api/{name}.rst"] = f":eq:`{name}-word`\n"
+    for name in ("checks", "kernels", "tensor", "cp", "loops", "cli"):
+        files[f"tests/test_{name}.py"] = ""
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return tmp_path
+
+
+def test_the_small_project_obeys_every_rule(tree):
+    assert [complaint for rule in RULES for complaint in rule(tree)] == []
+
+
+def lines(count):
+    return "".join(f"    x = {i}\n" for i in range(count))
+
+
+# rule, file, text added at its end (or a replacement), what the complaint has to say
+FAULTS = [
+    (check_reading_order, "qcp_ref/tensor.py", "from qcp_ref.cp import norm\n", "tensor: may not import cp"),
+    (check_reading_order, "qcp_ref/tensor.py", "def _f():\n    from qcp_ref import cp\n", "may not import cp"),
+    (check_reading_order, "qcp_ref/tensor.py", "def _f():\n    import qcp_ref\n", "the whole package"),
+    (check_reading_order, "qcp_ref/tensor.py", "class _C:\n    from .cp import norm\n", "relative import"),
+    (check_reading_order, "qcp_ref/cp.py", "from qcp_ref.app.cli import main\n", "cp: may not import app"),
+    (check_reading_order, "qcp_ref/cp.py", "from qcp_ref import loops\n", "cp: may not import loops"),
+    (check_reading_order, "qcp_ref/app/cli.py", "from qcp_ref.loops import product_of\n", "import loops"),
+    (check_reading_order, "qcp_ref/loops.py", "from qcp_ref._checks import x\n", "loops: may not import"),
+    (check_reading_order, "qcp_ref/extra.py", '"""New."""\n', "extra: has no place"),
+    (check_packages, "qcp_ref/loops.py", "import numpy\n", "loops: may not import numpy"),
+    (check_packages, "qcp_ref/cp.py", "import torch\n", "cp: may not import torch"),
+    (check_packages, "qcp_ref/cp.py", "from scipy import optimize\n", "scipy has to be imported inside"),
+    (check_packages, "qcp_ref/_kernels.py", "import numba\n", "numba has to be imported inside"),
+    (check_packages, "qcp_ref/cp.py", "def _f():\n    from numba import njit\n", "in _kernels only"),
+    (check_packages, "qcp_ref/cp.py", "__import__('torch')\n", "hides the import"),
+    (check_silence, "qcp_ref/cp.py", "def _f(x):\n    print(x)\n", "print in a ring"),
+    (check_silence, "qcp_ref/cp.py", "import sys\nsys.stderr.write('x')\n", "sys.stderr.write in a ring"),
+    (check_budgets, "qcp_ref/cp.py", "def _f():\n" + lines(40), "cp._f: 41 code lines"),
+    (check_budgets, "qcp_ref/cp.py", "def _f():\n" + lines(39) + "    return (\n        1\n    )\n", "_f: 43"),
+    (check_budgets, "qcp_ref/cp.py", "def _f(a, b, c, d, e, f, g):\n    pass\n", "cp._f: 7 parameters"),
+    (check_budgets, "qcp_ref/cp.py", "class _C:\n    def f(self, a, b, c, d, e, f, *g):\n        pass\n", "f: 7"),
+    (check_budgets, "qcp_ref/cp.py", "x = 1\n" * 350, "cp: 357 code lines, at most 350"),
+    (check_budgets, "qcp_ref/loops.py", "x = 1\n" * 2000, "book: 2020 code lines in all"),
+    (check_budgets, "qcp_ref/_kernels.py", "x = 1\n" * 400, "_kernels: 404 code lines in all"),
+    (check_budgets, "qcp_ref/app/cli.py", "x = 1\n" * 800, "app: 805 code lines in all"),
+    (check_names, "qcp_ref/cp.py", '__all__ += ["b"]\nb = 1\n', "cp: no literal __all__"),
+    (check_names, "qcp_ref/extra.py", "__all__ = [x for x in 'ab']\n", "extra: no literal __all__"),
+    (check_names, "qcp_ref/grid.py", '__all__ = ["b"]\nb = 1\n', "does not re-export the __all__ of grid"),
+    (check_names, "qcp_ref/grid.py", '__all__ = ["b"]\n', "__all__ names b, which is not defined"),
+    (check_names, "qcp_ref/__init__.py", "from qcp_ref.cp import _late\n", "does not re-export"),
+    (check_labels, "qcp_ref/cp.py", "# see :eq:`cp-missing`\n", "cites the unknown equation cp-missing"),
+    (check_labels, "docs/index.rst", ":eq:`text <cp-missing>`\n", "unknown equation text <cp-missing>"),
+    (check_labels, "docs/theory/cp.rst", ".. math::\n   :label: cp-word\n", "label cp-word stands 2 times"),
+    (check_labels, "docs/theory/cp.rst", ".. math::\n   :label: word\n", "does not begin with the chapter"),
+    (check_labels, "docs/index.rst", ".. math::\n   :label: cp-other\n", "stands outside docs/theory"),
+    (check_companions, "qcp_ref/grid.py", '"""New."""\n', "tests/test_grid.py is missing"),
+    (check_companions, "qcp_ref/grid.py", '"""New."""\n', "docs/theory/grid.rst is missing"),
+    (check_docstrings, "qcp_ref/grid.py", "x = 1\n", "grid: no module docstring"),
+    (check_docstrings, "qcp_ref/grid.py", '"""Why?"""\n', "which test file checks it"),
+    (check_machine_paths, "docs/index.rst", "see /wo" + "rk/main\n", "docs/index.rst:1: a path"),
+    (check_machine_paths, ".ci/run", "pip install --index" + "-url x\n", "package index"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rule", "file", "text", "expected"), FAULTS)
+def test_planted_fault_is_caught(tree, rule, file, text, expected):
+    path = tree / file
+    path.parent.mkdir(exist_ok=True)
+    with path.open("a") as stream:
+        stream.write(text)
+    assert expected in "\n".join(rule(tree))
+
+
+# rule, file, part of its text, what replaces it, what the complaint has to say
+REPLACED = [
+    (check_docstrings, "qcp_ref/cp.py", "    mode : int\n        Mode.\n", "", "the signature has"),
+    (check_docstrings, "qcp_ref/cp.py", "    mode : int", "    axis : int", "lists ['X', 'axis']"),
+    (check_docstrings, "qcp_ref/cp.py", "Returns\n    -------", "Result\n    ------", "no Returns or Yields"),
+    (check_docstrings, "qcp_ref/cp.py", "**Laws**", "Laws", "no list headed **Laws**"),
+    (check_docstrings, "qcp_ref/cp.py", "- it is", "It is", "no list headed **Laws**"),
+    (check_docstrings, "qcp_ref/cp.py", ">>> 1\n", "", "no doctest"),
+    (check_docstrings, "qcp_ref/loops.py", '"""Return it."""', "pass", "loops.product_of: no docstring"),
+    (check_names, "qcp_ref/__init__.py", '"norm", ', "", "__all__ is not the union"),
+    (check_names, "qcp_ref/__init__.py", "unfold\nfrom qcp_ref.cp import norm", "unfold", "the __all__ of cp"),
+    (check_names, "qcp_ref/__init__.py", "from qcp_ref.tensor import unfold\nfrom qcp_ref.cp import norm",
+     "from qcp_ref.cp import norm\nfrom qcp_ref.tensor import unfold", "out of reading order"),
+    (check_names, "qcp_ref/cp.py", '["norm"]', '["norm", "norm"]', "repeats a name"),
+    (check_labels, "docs/theory/cp.rst", "   :label: cp-word\n", "", "cites the unknown equation cp-word"),
+    (check_notebooks, "notebooks/01.ipynb", '"outputs": []', '"outputs": ["x"]', "stored outputs"),
+    (check_notebooks, "notebooks/01.ipynb", "assert 1 < 2", "x = 1", "asserts nothing"),
+    (check_notebooks, "notebooks/01.ipynb", "assert 1", "import qcp_ref._checks; assert 1", "not public"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rule", "file", "old", "new", "expected"), REPLACED)
+def test_planted_change_is_caught(tree, rule, file, old, new, expected):
+    text = (tree / file).read_text()
+    assert old in text
+    (tree / file).write_text(text.replace(old, new))
+    assert expected in "\n".join(rule(tree))
+
+
+def test_too_many_public_names_are_caught(tree):
+    (tree / "qcp_ref" / "__init__.py").write_text(f"__all__ = {[f'name{i}' for i in range(71)]}\n")
+    assert "71 public names" in "\n".join(check_budgets(tree))
+
+
+def test_code_lines_are_counted_without_prose():
+    source = '"""Doc.\n\nMore.\n"""\n\n# comment\nx = [  # open\n    1,\n\n]\ntext = """a\nb"""\n'
+    assert sorted(code_lines(source)) == [7, 8, 10, 11, 12]
