@@ -1,7 +1,8 @@
 """Sphinx configuration: everything the site needs is local, and every warning is an error.
 
-Written before each build, ignored by git: copies of the notebooks (docs/tutorials/*.ipynb), the top-level Markdown
-pages as reStructuredText and the inventories of other projects (docs/_generated/). Written after it: MathJax.
+Written before each build, ignored by git: copies of the notebooks (docs/tutorials/*.ipynb), the
+top-level Markdown pages as reStructuredText and the inventories of other projects
+(docs/_generated/). Written after it: MathJax.
 """
 
 import importlib
@@ -54,8 +55,8 @@ html_static_path = ["_static"]
 html_show_sphinx = False
 copybutton_prompt_text = ">>> "
 
-# One file that needs no fonts and no network. Without noundefined and noerrors a wrong macro becomes a node that
-# scripts/check_site.py can find, instead of red text.
+# One file that needs no fonts and no network. Without noundefined and noerrors a wrong macro
+# becomes a node that scripts/check_site.py can find, instead of red text.
 mathjax_path = "mathjax/tex-svg-full.js"
 mathjax3_config = {"tex": {"packages": {"[-]": ["noundefined", "noerrors"]}}}
 
@@ -65,7 +66,7 @@ autosummary_generate = False
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = True
 numpydoc_xref_ignore = "all"
-# Types in docstrings become links: numpydoc knows Python's and NumPy's, these are the project's own.
+# Types in docstrings become links: numpydoc knows Python's and NumPy's, these are our own.
 numpydoc_xref_aliases = {
     name: f"{getattr(qcp_ref, name).__module__}.{name}"
     for name in qcp_ref.__all__
@@ -85,7 +86,7 @@ This page is the notebook ``notebooks/{{ env.docname.split('/')[-1] }}.ipynb``.
 bibtex_bibfiles = ["references.bib"]
 bibtex_reference_style = "author_year"
 
-# Names in other projects' documentation that docstrings link to: role and page, where $ is the name.
+# What docstrings link to in other projects' documentation: role, and page with $ for the name.
 BUILTIN = "library/functions.html#$"
 TYPE = "library/stdtypes.html#$"
 TERM = "glossary.html#term-$"
@@ -114,7 +115,7 @@ INVENTORIES = {
 
 
 def write_inventories():
-    """Write the tables above as inventories, so that a build fetches nothing; return the mapping."""
+    """Write the tables above as inventories, so that a build fetches nothing."""
     mapping = {}
     for name, (url, entries) in INVENTORIES.items():
         header = f"# Sphinx inventory version 2\n# Project: {name}\n# Version: \n"

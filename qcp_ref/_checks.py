@@ -53,7 +53,9 @@ def check_array(
         )
     if kind == "f":
         if not np.isfinite(array).all():
-            raise ValueError(f"{name}: expected finite numbers, got NaN or infinity; clean the data")
+            raise ValueError(
+                f"{name}: expected finite numbers, got NaN or infinity; clean the data"
+            )
         if keep_float32 and array.dtype == np.float32:
             return array
         if array.dtype.itemsize > 8 and (array.astype(np.float64) != array).any():
@@ -95,7 +97,9 @@ def check_factors(
     return arrays
 
 
-def check_int(value: Any, name: str, *, minimum: int | None = None, maximum: int | None = None) -> int:
+def check_int(
+    value: Any, name: str, *, minimum: int | None = None, maximum: int | None = None
+) -> int:
     """Return ``value`` as an int; bool and float are refused, NumPy integers are fine."""
     try:
         if isinstance(value, (bool, np.bool_)):

@@ -94,12 +94,11 @@ def cell_at(
     i = 0
     while i < x.size:
         level = min(max(np.rint(x[i] / s - offset), qmin), qmax) + offset
+        edge = (level + 0.5) * s if level < qmax + offset else np.inf
         j, end = i + 1, x.size
-        if level == qmax + offset:
-            j = end
         while j < end:
             middle = (j + end) // 2
-            if np.rint(x[middle] / s - offset) + offset > level:
+            if x[middle] > edge:
                 end = middle
             else:
                 j = middle + 1

@@ -111,7 +111,9 @@ def admm(
     max_steps = check_int(max_steps, "max_steps", minimum=1)
     tol = check_real(tol, "tol", minimum=0.0)
 
-    rho = float(np.trace(G)) / rank or 1.0  # all other factors zero: any weight gives the projection
+    rho = (
+        float(np.trace(G)) / rank or 1.0
+    )  # all other factors zero: any weight gives the projection
     inverse = np.linalg.inv(G + rho * np.eye(rank))
     primal, change = [], []
     reason = "max_steps"

@@ -114,6 +114,8 @@ def rounding_bound(
     n = sum(check_int(length, "lengths", minimum=1) for length in stages)
     size = check_array(magnitude, "magnitude")
     if (size < 0).any():
-        raise ValueError("magnitude: expected the operation on absolute values, got a negative number")
+        raise ValueError(
+            "magnitude: expected the operation on absolute values, got a negative number"
+        )
     evaluated = gamma(n)  # relative error of `magnitude`, which was itself computed
     return np.asarray(size * (gamma(n, dtype) * (1 + 8 * 2.0**-53) / (1 - evaluated)))

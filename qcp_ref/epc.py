@@ -219,7 +219,9 @@ def epc(
     for sweep in range(max_sweeps):
         weights, squared_error = _sweep(X, factors, weights, squared_norm, squared_bound)
         total = float((weights**2).sum())
-        rows.append((_safe_error(X, squared_norm, squared_error, factors, weights), total / squared_norm))
+        rows.append(
+            (_safe_error(X, squared_norm, squared_error, factors, weights), total / squared_norm)
+        )
         hits = hits + 1 if abs(previous - total) <= tol * previous else 0
         previous = total
         if hits >= patience:
@@ -245,7 +247,9 @@ def _sweep(
         weights = np.linalg.norm(update.factor, axis=0)
         # A component that has vanished keeps its direction: unit columns keep G well defined.
         alive = weights > 0
-        factors[mode] = np.where(alive, update.factor / np.where(alive, weights, 1.0), factors[mode])
+        factors[mode] = np.where(
+            alive, update.factor / np.where(alive, weights, 1.0), factors[mode]
+        )
         squared_error = update.squared_error
     return weights, squared_error
 

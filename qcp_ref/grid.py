@@ -425,8 +425,7 @@ def _exact_scale(x: Array, grid: Grid) -> float:
 
 def _search_cells(x: Array, qmin: float, qmax: float, offset: float) -> float:
     """Spell out :eq:`grid-exact`, cell by cell; the kernel ``exact_scale`` does the same faster."""
-    steps = np.arange(qmin + 1, qmax + 1) + (offset - 0.5)  # a code changes where x = step * s
-    breaks = np.divide.outer(x, steps[steps != 0])
+    breaks = np.divide.outer(x, _steps(qmin, qmax, offset))
     left = np.unique(np.append(breaks[breaks > 0], 0.0))
     right = np.append(left[1:], np.inf)
     inside = np.append((left[:-1] + left[1:]) / 2, 2 * left[-1] + 1)
@@ -442,14 +441,19 @@ def _moments(
 ) -> tuple[Array, Array]:
     """Return S1 and S2 of :eq:`grid-gain` for each scale, from sorted ``x`` and its prefix sums.
 
-    Each level adds one step for the entries above its threshold, which a binary search counts.
+    The innermost levels first; then each step outwards adds what lies beyond it, by :eq:`grid-steps`.
     """
     sums = np.append(0.0, np.cumsum(x))
-    lowest = qmin + offset
-    S1 = np.full(scales.shape, lowest * sums[-1])
-    S2 = np.full(scales.shape, lowest**2 * x.size)
-    for level in np.arange(qmin + 1, qmax + 1) + offset:
-        first = np.searchsorted(x, scales * (level - 0.5))
-        S1 += sums[-1] - sums[first]
-        S2 += (2 * level - 1) * (x.size - first)
+    S1 = np.full(scales.shape, offset * np.abs(x).sum())
+    S2 = np.full(scales.shape, offset**2 * x.size)
+    for step in _steps(qmin, qmax, offset):
+        below = np.searchsorted(x, scales * step)
+        S1 += sums[-1] - sums[below] if step > 0 else -sums[below]
+        S2 += 2 * step * (x.size - below if step > 0 else -below)
     return S1, S2
+
+
+def _steps(qmin: float, qmax: float, offset: float) -> Array:
+    """Return where codes change at scale 1; not 0, the step between two levels of one size."""
+    steps = np.arange(qmin + 1, qmax + 1) + (offset - 0.5)
+    return np.asarray(steps[steps != 0])

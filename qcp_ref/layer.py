@@ -227,7 +227,9 @@ def compress_conv(
     """
     W = check_array(W, "W", ndim=4)
     X = kernel_to_tensor(W)
-    fit = _fit(X, rate, rank, bits, grid, method=method, rng=rng, axis=axis, slack=slack, callback=callback)
+    fit = _fit(
+        X, rate, rank, bits, grid, method=method, rng=rng, axis=axis, slack=slack, callback=callback
+    )
     layer = CPConv(
         cp=fit.cp,
         error=fit.error,
@@ -291,12 +293,21 @@ def compress_linear(
     3
     """
     X = check_array(W, "W", ndim=2)
-    fit = _fit(X, rate, rank, bits, grid, method=method, rng=rng, axis=axis, slack=slack, callback=callback)
+    fit = _fit(
+        X, rate, rank, bits, grid, method=method, rng=rng, axis=axis, slack=slack, callback=callback
+    )
     return CPLinear(fit.cp, fit.error, fit, method, _checked_bias(bias, X.shape[0]))
 
 
 def _fit(
-    X: Array, rate: Any, rank: int | None, bits: int, grid: Grid | None, *, method: str, **options: Any
+    X: Array,
+    rate: Any,
+    rank: int | None,
+    bits: int,
+    grid: Grid | None,
+    *,
+    method: str,
+    **options: Any,
 ) -> QuantizedFit:
     if (rate is None) == (rank is None):
         raise ValueError("rate, rank: expected exactly one of them; the rate fixes the rank")

@@ -309,13 +309,19 @@ def ridge(F: Matrix, G: Matrix, tau: Any) -> Nested:
 
 def partial_error(F: Matrix, G: Matrix, U: Matrix, squared_norm: Any) -> Any:
     """Spell out :eq:`als-error`: the squared error in terms of one factor."""
-    linear = sum(f * u for f_row, u_row in zip(F, U, strict=True) for f, u in zip(f_row, u_row, strict=True))
+    linear = sum(
+        f * u for f_row, u_row in zip(F, U, strict=True) for f, u in zip(f_row, u_row, strict=True)
+    )
     UG = matmul(U, G)
-    quadratic = sum(a * u for a_row, u_row in zip(UG, U, strict=True) for a, u in zip(a_row, u_row, strict=True))
+    quadratic = sum(
+        a * u for a_row, u_row in zip(UG, U, strict=True) for a, u in zip(a_row, u_row, strict=True)
+    )
     return squared_norm - 2 * linear + quadratic
 
 
-def epc_tau(F: Matrix, G: Matrix, squared_norm: Any, squared_bound: Any, low: Any, high: Any, steps: int) -> Any:
+def epc_tau(
+    F: Matrix, G: Matrix, squared_norm: Any, squared_bound: Any, low: Any, high: Any, steps: int
+) -> Any:
     """Bisect for the ridge parameter whose error meets the bound; the error rises with it."""
     for _ in range(steps):
         middle = (low + high) / 2

@@ -41,7 +41,10 @@ __all__ = [
 METHODS = ("als-round", "authors")
 REFITS = ("step", "sweep", "frozen")
 _LONGEST_CYCLE = 8
-_RISE, _RISE_SWEEPS = 1e-3, 4  # give up when the error rose by this much against so many sweeps earlier
+_RISE, _RISE_SWEEPS = (
+    1e-3,
+    4,
+)  # give up when the error rose by this much against so many sweeps earlier
 
 # Called with the stage ("als", "epc", "admm"), its sweep and its figure; a true result stops the stage.
 StageCallback = Callable[[str, int, float], object]
@@ -95,9 +98,7 @@ class QuantizedCP:
     scales: tuple[Array, ...]
     grid: Grid
 
-    def __init__(
-        self, codes: Iterable[ArrayLike], scales: Iterable[ArrayLike], grid: Grid
-    ) -> None:
+    def __init__(self, codes: Iterable[ArrayLike], scales: Iterable[ArrayLike], grid: Grid) -> None:
         integers = []
         for n, k in enumerate(map(np.asarray, codes)):
             if k.dtype.kind not in "iu":
@@ -422,9 +423,7 @@ class _Projection:
 class _State:
     """What AO-ADMM carries from sweep to sweep."""
 
-    def __init__(
-        self, cp: CP, first: QuantizedCP, refit: str, axis: int | None, rule: str
-    ) -> None:
+    def __init__(self, cp: CP, first: QuantizedCP, refit: str, axis: int | None, rule: str) -> None:
         self.factors = list(cp.factors)
         self.relaxed = list(cp.factors)
         self.duals: list[Array | None] = [None] * len(self.factors)

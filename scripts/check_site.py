@@ -1,7 +1,7 @@
-"""Check the built site: nothing is loaded from elsewhere, every public name is documented, the maths renders.
+"""Check the built site: nothing is loaded from elsewhere, public names are there, maths renders.
 
-``python scripts/check_site.py docs/_build/html`` reads the pages; ``--browser`` also opens those with maths
-in a headless Chromium. Exits with 1 and a list of complaints.
+``python scripts/check_site.py docs/_build/html`` reads the pages; ``--browser`` also opens those
+with maths in a headless Chromium. Exits with 1 after a list of complaints.
 """
 
 import argparse
@@ -17,11 +17,13 @@ from pathlib import Path
 
 # Elements that load what an attribute names; a link (a) only points there.
 LOADING = {
-    "script": ["src"], "img": ["src", "srcset"], "iframe": ["src"], "source": ["src", "srcset"], "embed": ["src"],
-    "video": ["src", "poster"], "audio": ["src"], "object": ["data"], "input": ["src"], "image": ["href"],
-    "use": ["href"],
-}  # fmt: skip
-LINKS = {"stylesheet", "preload", "modulepreload", "icon", "manifest", "prefetch", "preconnect", "dns-prefetch"}
+    **dict.fromkeys(["script", "iframe", "embed", "audio", "input"], ("src",)),
+    **dict.fromkeys(["img", "source"], ("src", "srcset")),
+    **dict.fromkeys(["image", "use"], ("href",)),
+    "video": ("src", "poster"),
+    "object": ("data",),
+}
+LINKS = {"stylesheet", "preload", "modulepreload", "icon", "manifest", "prefetch", "preconnect"}
 REMOTE = re.compile(r"\s*(?:https?:)?//", re.IGNORECASE)
 REMOTE_CSS = re.compile(r"(?:url\(|@import)\s*['\"]?\s*(?:https?:)?//[^)'\"]*", re.IGNORECASE)
 BROWSERS = ["chromium", "chromium-browser", "google-chrome"]
@@ -36,8 +38,9 @@ class Assets(HTMLParser):
         self.maths = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Look at one element."""
         values = {name: value or "" for name, value in attrs}
-        urls = [values.get(name, "") for name in LOADING.get(tag, [])]
+        urls = [values.get(name, "") for name in LOADING.get(tag, ())]
         if tag == "link" and LINKS & set(values.get("rel", "").split()):
             urls.append(values.get("href", ""))
         self.remote += [f"<{tag}> {url}" for url in urls if REMOTE.match(url)]
@@ -94,10 +97,9 @@ def broken_maths(site: Path) -> list[str]:
         if not read_page(path.read_text(encoding="utf-8")).maths:
             continue
         with tempfile.TemporaryDirectory() as profile:
-            command = [
-                browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}",
-                "--virtual-time-budget=60000", "--dump-dom", path.resolve().as_uri(),
-            ]  # fmt: skip
+            command = [browser, "--headless", "--no-sandbox", "--disable-gpu"]
+            command += [f"--user-data-dir={profile}", "--virtual-time-budget=60000"]
+            command += ["--dump-dom", path.resolve().as_uri()]
             done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
         errors = sorted(set(re.findall(r'data-mjx-error="([^"]*)"', done.stdout)))
         if "<mjx-container" not in done.stdout:

@@ -58,7 +58,9 @@ def text(chapter: str) -> str:
     cases = []
     for operation, arguments, options in CASES[chapter]:
         # Modes and shapes are indices, not numbers of the algebra: only nested lists are lifted.
-        exact = [lifted(a) if isinstance(a, list) and isinstance(a[0], list) else a for a in arguments]
+        exact = [
+            lifted(a) if isinstance(a, list) and isinstance(a[0], list) else a for a in arguments
+        ]
         expected = plain(getattr(loops, operation)(*exact, **options))
         cases.append({"op": operation, "args": arguments, "options": options, "expected": expected})
     lines = ",\n".join(json.dumps(case) for case in cases)

@@ -1,8 +1,12 @@
 """Train the bundled Fashion-MNIST network and write qcp_ref/app/data/.
 
-``python scripts/train_network.py`` needs the development extra (PyTorch) and the images, which Debian ships as the package
-dataset-fashion-mnist. A checkpoint is written after every epoch and a second call resumes from it. The schedule is fixed
+To reproduce: install the development extra (PyTorch) and Debian's package dataset-fashion-mnist, then
+run the command recorded in qcp_ref/app/data/manifest.json. On two cores it takes about a quarter of an
+hour. A checkpoint is written after every epoch and a second call resumes from it. The schedule is fixed
 beforehand and the last epoch is what is exported: the test images choose nothing.
+
+Equal arrays give equal files: NumPy's archives carry no time stamps. The weights themselves are
+repeatable on one machine with one version of PyTorch, not across machines.
 """
 
 import argparse
@@ -21,11 +25,23 @@ from torch.nn import functional
 
 MEAN, STD = 0.2860, 0.3530
 CALIBRATION_PER_CLASS, TEST_IMAGES, STORED_LOGITS = 100, 2000, 100
+THREADS = 2  # fixed, because the order of PyTorch's sums depends on it
+FILES = ["train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"]
 OUT = Path(__file__).parent.parent / "qcp_ref" / "app" / "data"
 PROVENANCE = {
-    "images": "Fashion-MNIST (Xiao, Rasul, Vollgraf; Zalando SE; MIT licence), Debian package "
-    "dataset-fashion-mnist. Calibration: training images, test: the first of the test set.",
-    "weights": "trained by scripts/train_network.py of this project, MIT licence",
+    "images": {
+        "source": "Fashion-MNIST by Han Xiao, Kashif Rasul and Roland Vollgraf, Zalando SE, 2017; "
+        "Debian package dataset-fashion-mnist",
+        "licence": "MIT, see LICENSE-fashion-mnist.txt",
+        "calibration": f"{CALIBRATION_PER_CLASS} training images of each class, drawn with the seed",
+        "test": f"the first {TEST_IMAGES} of the 10,000 test images",
+    },
+    "weights": {
+        "source": "trained on all 60,000 training images by scripts/train_network.py of this project",
+        "licence": "MIT, as the project",
+    },
+    "logits": f"what PyTorch computes for the first {STORED_LOGITS} test images in float32; "
+    "logits64: in float64",
 }
 
 
@@ -74,9 +90,9 @@ def read_idx(path: Path) -> np.ndarray:
     return np.frombuffer(raw, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
 
 
-def normalized(images: np.ndarray) -> torch.Tensor:
+def normalized(images: np.ndarray, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Bytes to network input."""
-    return ((torch.from_numpy(images.copy()).float() / 255 - MEAN) / STD)[:, None]
+    return ((torch.from_numpy(images.copy()).to(dtype) / 255 - MEAN) / STD)[:, None]
 
 
 def augmented(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -108,9 +124,12 @@ def train(model: nn.Module, x: torch.Tensor, y: torch.Tensor, args: argparse.Nam
         optimizer, args.rate, total_steps=steps * args.epochs, pct_start=0.2
     )
     checkpoint = args.work / "checkpoint.pt"
+    settings = {name: getattr(args, name) for name in ("epochs", "batch", "rate", "seed")}
     first = 0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
+        if state["settings"] != settings:
+            raise SystemExit(f"{checkpoint} was written with {state['settings']}; remove it")
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
@@ -131,82 +150,114 @@ def train(model: nn.Module, x: torch.Tensor, y: torch.Tensor, args: argparse.Nam
             optimizer.step()
             schedule.step()
             total += float(loss.detach())
-        print(f"epoch {epoch + 1}/{args.epochs}: loss {total / steps:.4f}, "
-              f"{time.perf_counter() - start:.0f} s", flush=True)
-        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(),
-                 "schedule": schedule.state_dict(), "epoch": epoch + 1}
+        print(
+            f"epoch {epoch + 1}/{args.epochs}: loss {total / steps:.4f}, "
+            f"{time.perf_counter() - start:.0f} s",
+            flush=True,
+        )
+        state = {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "schedule": schedule.state_dict(),
+            "epoch": epoch + 1,
+            "settings": settings,
+        }
         torch.save(state, checkpoint.with_suffix(".tmp"))
         os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
 
 
 def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, object]:
-    """Write one archive under a temporary name, rename it, return its hashes."""
+    """Write one archive under a temporary name, rename it, describe it."""
     temporary = path.with_suffix(".tmp.npz")
     np.savez_compressed(temporary, **arrays)
     os.replace(temporary, path)
     return {
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "bytes": path.stat().st_size,
         "arrays": {
-            name: hashlib.sha256(np.ascontiguousarray(a).tobytes()).hexdigest()
+            name: {
+                "shape": list(a.shape),
+                "dtype": str(a.dtype),
+                "sha256": hashlib.sha256(np.ascontiguousarray(a).tobytes()).hexdigest(),
+            }
             for name, a in arrays.items()
         },
     }
 
 
+def export(model: nn.Module, data: list[np.ndarray], args: argparse.Namespace) -> dict[str, object]:
+    """Evaluate on all test images, write both archives, return the manifest."""
+    train_x, train_y, test_x, test_y = data
+    output = logits(model, normalized(test_x)).numpy()
+    hits = output.argmax(axis=1) == test_y
+    weights = {
+        name: value.numpy().copy()
+        for name, value in model.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+    model.double()
+    rng = np.random.default_rng([args.seed, 2000])
+    chosen = [
+        rng.choice(np.flatnonzero(train_y == label), CALIBRATION_PER_CLASS, replace=False)
+        for label in range(10)
+    ]
+    calibration = np.sort(np.concatenate(chosen))
+    images = {
+        "calibration_images": train_x[calibration],
+        "calibration_labels": train_y[calibration],
+        "test_images": test_x[:TEST_IMAGES],
+        "test_labels": test_y[:TEST_IMAGES],
+        "logits": output[:STORED_LOGITS],
+        "logits64": logits(model, normalized(test_x[:STORED_LOGITS], torch.float64)).numpy(),
+    }
+    command = ["python scripts/train_network.py"]
+    command += [f"--{name} {getattr(args, name)}" for name in ("epochs", "batch", "rate", "seed")]
+    return {
+        "files": {
+            "network.npz": write_npz(args.out / "network.npz", weights),
+            "images.npz": write_npz(args.out / "images.npz", images),
+        },
+        "correct": {
+            f"first {TEST_IMAGES} test images": int(hits[:TEST_IMAGES].sum()),
+            f"all {len(hits)} test images": int(hits.sum()),
+        },
+        "normalization": {"mean": MEAN, "std": STD},
+        "training": {
+            "command": " ".join(command),
+            "epochs": args.epochs,
+            "seed": args.seed,
+            "threads": THREADS,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+        "provenance": PROVENANCE,
+    }
+
+
 def main() -> int:
     """Train, evaluate on all test images, export."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description="Train and export the bundled network.")
     parser.add_argument("--data", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--work", type=Path, default=Path("build/training"), help="checkpoints")
     parser.add_argument("--epochs", type=int, default=18)
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--rate", type=float, default=0.2)
+    parser.add_argument("--rate", type=float, default=0.2, help="largest learning rate")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     args.out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(THREADS)
     torch.manual_seed(args.seed)
 
-    files = {part: read_idx(args.data / f"{part}-ubyte.gz") for part in (
-        "train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")}
-    train_x, train_y, test_x, test_y = files.values()
+    data = [read_idx(args.data / f"{name}-ubyte.gz") for name in FILES]
     model = SmallResNet().to(memory_format=torch.channels_last)
-    train(model, normalized(train_x), torch.from_numpy(train_y.astype(np.int64)), args)
-
-    model = model.to(memory_format=torch.contiguous_format)
-    output = logits(model, normalized(test_x)).numpy()
-    hits = output.argmax(axis=1) == test_y
-    weights = {
-        name: value.numpy() for name, value in model.state_dict().items()
-        if not name.endswith("num_batches_tracked")
-    }
-    rng = np.random.default_rng([args.seed, 2000])
-    chosen = np.sort(np.concatenate([
-        rng.choice(np.flatnonzero(train_y == label), CALIBRATION_PER_CLASS, replace=False)
-        for label in range(10)
-    ]))
-    images = {
-        "calibration_images": train_x[chosen], "calibration_labels": train_y[chosen],
-        "test_images": test_x[:TEST_IMAGES], "test_labels": test_y[:TEST_IMAGES],
-        "torch_logits": output[:STORED_LOGITS],
-    }
-    manifest = {
-        "files": {
-            "network.npz": write_npz(args.out / "network.npz", weights),
-            "images.npz": write_npz(args.out / "images.npz", images),
-        },
-        "correct_of_10000": int(hits.sum()),
-        f"correct_of_{TEST_IMAGES}": int(hits[:TEST_IMAGES].sum()),
-        "mean": MEAN, "std": STD, "epochs": args.epochs, "batch": args.batch, "rate": args.rate,
-        "seed": args.seed, "torch": torch.__version__, "provenance": PROVENANCE,
-    }
-    text = json.dumps(manifest, indent=1) + "\n"
+    train(model, normalized(data[0]), torch.from_numpy(data[1].astype(np.int64)), args)
+    manifest = export(model.to(memory_format=torch.contiguous_format), data, args)
     temporary = args.out / "manifest.json.tmp"
-    temporary.write_text(text)
+    temporary.write_text(json.dumps(manifest, indent=1) + "\n")
     os.replace(temporary, args.out / "manifest.json")
-    print(f"{hits.mean():.2%} of {len(hits)} test images, "
-          f"{(args.out / 'network.npz').stat().st_size} bytes of weights")
+    print(manifest["correct"])
     return 0
 
 

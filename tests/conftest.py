@@ -1,7 +1,7 @@
 """Hypothesis profiles and the random generator that tests share.
 
-``dev`` draws new examples every time, ``ci`` the same ones in every run (chosen when CI is set), ``long`` many;
-HYPOTHESIS_PROFILE names another one. Warnings are errors: see pyproject.toml.
+``dev`` draws new examples every time, ``ci`` the same ones in every run (chosen when CI is set),
+``long`` many; HYPOTHESIS_PROFILE names one. Warnings are errors: see pyproject.toml.
 """
 
 import os

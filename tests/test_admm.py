@@ -56,7 +56,9 @@ def test_identity_projection_gives_least_squares(problem):
 @given(problems())
 def test_non_negative_projection_gives_nnls(problem):
     Y, K, F, G = problem
-    found = admm(F, G, lambda V: np.maximum(V, 0), start=np.zeros_like(F), max_steps=5000, tol=1e-28)
+    found = admm(
+        F, G, lambda V: np.maximum(V, 0), start=np.zeros_like(F), max_steps=5000, tol=1e-28
+    )
     best = np.array([nnls(K, y)[0] for y in Y])
     gap = objective(found.factor, F, G) - objective(best, F, G)
     assert gap <= 1e-9 * (1 + abs(objective(best, F, G)))
@@ -101,7 +103,8 @@ def test_on_a_grid_it_is_never_better_than_exhaustive_search(problem):
     _, _, F, G = problem
     grid = range(-2, 3)
     best = min(
-        objective(np.array([codes], float), F, G) for codes in itertools.product(grid, repeat=len(G))
+        objective(np.array([codes], float), F, G)
+        for codes in itertools.product(grid, repeat=len(G))
     )
     found = admm(F, G, lambda V: np.clip(np.rint(V), -2, 2), start=np.zeros_like(F))
     assert objective(found.factor, F, G) >= best - 1e-9
@@ -156,7 +159,9 @@ def test_bad_input_is_refused():
 # --- planted faults -----------------------------------------------------------------------------------------
 
 
-def admm_with(t=lambda F, rho, H, U: F + rho * (H + U), u=lambda U, H, T: U + H - T, rho_factor=1.0, last="H"):
+def admm_with(
+    t=lambda F, rho, H, U: F + rho * (H + U), u=lambda U, H, T: U + H - T, rho_factor=1.0, last="H"
+):
     """A compact wrong ADMM with one ingredient exchanged."""
 
     def wrong(F, G, project, *, start, dual=None, max_steps=30, tol=1e-8):

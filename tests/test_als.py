@@ -84,7 +84,12 @@ def test_error_never_rises_and_is_that_of_the_dense_difference(seed, shape, rank
 def test_sweep_equals_the_plain_loops(modes, rank, data):
     shape = data.draw(st.lists(st.integers(2, 3), min_size=modes, max_size=modes))
     X = data.draw(arrays(tuple(shape)))
-    start = CP([data.draw(arrays((side, rank), st.integers(1, 3))) + np.eye(side, rank) * 5 for side in shape])
+    start = CP(
+        [
+            data.draw(arrays((side, rank), st.integers(1, 3))) + np.eye(side, rank) * 5
+            for side in shape
+        ]
+    )
     fit = cp_als(X, rank, init=start, max_sweeps=1)
     if fit.history.singular[0] or not X.any():
         return
@@ -130,7 +135,10 @@ def test_same_seed_same_bits_other_seed_other_fit():
     assert all(np.array_equal(A, B) for A, B in zip(a.cp.factors, b.cp.factors, strict=True))
     assert not np.array_equal(a.cp.factors[0], c.cp.factors[0])
     generator = np.random.default_rng(3)
-    assert cp_als(X, 3, rng=generator, max_sweeps=5).error != cp_als(X, 3, rng=generator, max_sweeps=5).error
+    assert (
+        cp_als(X, 3, rng=generator, max_sweeps=5).error
+        != cp_als(X, 3, rng=generator, max_sweeps=5).error
+    )
 
 
 def test_stop_rules_do_what_their_names_say():
@@ -140,7 +148,11 @@ def test_stop_rules_do_what_their_names_say():
     assert whole.stop_reason == "max_sweeps" and len(whole.history.error) == 30
     changed = cp_als(X, 3, tol=1e-3)
     assert changed.stop_reason == "converged"
-    assert abs(np.diff(changed.history.error))[-1] < 1e-3 <= abs(np.diff(changed.history.error))[:-1].min()
+    assert (
+        abs(np.diff(changed.history.error))[-1]
+        < 1e-3
+        <= abs(np.diff(changed.history.error))[:-1].min()
+    )
     relative = cp_als(X, 3, tol=1e-3, stop="relative-change")
     ratio = abs(np.diff(relative.history.error)) / relative.history.error[1:]
     assert ratio[-1] < 1e-3 <= ratio[:-1].min()
@@ -158,7 +170,9 @@ def test_callback_sees_every_sweep_and_may_stop():
 
 def test_singular_gram_is_recorded_and_border_rank_reported():
     X = np.random.default_rng(3).standard_normal((2, 2, 2))
-    fit = cp_als(X, 5, max_sweeps=3, rng=0, stop="none")  # rank 5 in a 2x2x2 tensor: singular always
+    fit = cp_als(
+        X, 5, max_sweeps=3, rng=0, stop="none"
+    )  # rank 5 in a 2x2x2 tensor: singular always
     assert (fit.history.singular == 3).all() and fit.error < 1e-6
     a, b = np.eye(2)
     border = sum(np.einsum("i,j,k->ijk", *t) for t in ((a, a, b), (a, b, a), (b, a, a)))
@@ -173,7 +187,9 @@ def test_zero_tensor_gives_zero_factors():
     assert not any(A.any() for A in fit.cp.factors)
 
 
-@pytest.mark.parametrize("X", [np.full((3, 3, 3), 2.0), np.array([[7.0]]), np.full((1, 1, 1), -3.0)])
+@pytest.mark.parametrize(
+    "X", [np.full((3, 3, 3), 2.0), np.array([[7.0]]), np.full((1, 1, 1), -3.0)]
+)
 def test_constant_and_single_element_tensors_are_fitted(X):
     for init in ("random", "svd"):
         fit = cp_als(X, 2, init=init, rng=1)
@@ -186,12 +202,16 @@ def test_svd_start_of_a_large_kernel_needs_little_memory():
     cp_als(X, 20, init="svd", max_sweeps=1)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 8 * X.nbytes  # a full SVD of one unfolding would hold a 2304 x 2304 matrix and more
+    assert (
+        peak < 8 * X.nbytes
+    )  # a full SVD of one unfolding would hold a 2304 x 2304 matrix and more
 
 
 def test_tensors_far_from_unit_scale_are_fitted_alike():
     X = np.random.default_rng(4).standard_normal((5, 4, 3))
-    fits = [cp_als(X * s, 2, init="svd", max_sweeps=20, stop="none") for s in (1.0, 2.0**120, 2.0**-120)]
+    fits = [
+        cp_als(X * s, 2, init="svd", max_sweeps=20, stop="none") for s in (1.0, 2.0**120, 2.0**-120)
+    ]
     assert np.ptp([fit.error for fit in fits]) < 1e-9
 
 
@@ -266,5 +286,3 @@ def seedless_als(X, rank, **options):
 )
 def test_planted_faults_are_caught(test, fault):
     assert caught(THIS, test, **fault)
-
-

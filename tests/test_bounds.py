@@ -33,7 +33,11 @@ def test_gamma_starts_at_zero_and_increases(n, dtype):
     assert gamma(n + 1, dtype) > gamma(n, dtype)
 
 
-@given(st.integers(1, 40).flatmap(lambda n: st.tuples(*[arrays((n,), floats)] * 2)), dtypes, st.randoms(use_true_random=False))
+@given(
+    st.integers(1, 40).flatmap(lambda n: st.tuples(*[arrays((n,), floats)] * 2)),
+    dtypes,
+    st.randoms(use_true_random=False),
+)
 def test_any_order_of_summation_lies_within_the_bound(case, dtype, random):
     x, y = (v.astype(dtype) for v in case)
     truth = sum(a * b for a, b in zip(exact(x.astype(float)), exact(y.astype(float)), strict=True))

@@ -16,7 +16,9 @@ from qcp_ref._checks import (
 )
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int8", "uint16", "int64", ">f8", ">i4"])
+@pytest.mark.parametrize(
+    "dtype", ["float16", "float32", "float64", "int8", "uint16", "int64", ">f8", ">i4"]
+)
 def test_real_numbers_of_any_dtype_become_float64_exactly(dtype):
     x = np.array([[0, 1], [2, 100]], dtype=dtype)
     converted = check_array(x, "x")
@@ -48,7 +50,11 @@ def test_float64_input_is_not_copied_and_never_changed():
         ([], ValueError, r"x: expected a non-empty array, got shape \(0,\)"),
         ([2**53 + 1], ValueError, r"x: integers above 2\*\*53"),
         (np.array([2**64 - 1], dtype=np.uint64), ValueError, r"integers above 2\*\*53"),
-        (np.array([np.longdouble(1) + np.finfo(np.longdouble).eps]), ValueError, "do not fit float64"),
+        (
+            np.array([np.longdouble(1) + np.finfo(np.longdouble).eps]),
+            ValueError,
+            "do not fit float64",
+        ),
     ],
 )
 def test_bad_arrays_are_refused(value, error, message):
@@ -105,7 +111,9 @@ def test_options_modes_and_factors():
 
 @given(st.integers(0, 2**40))
 def test_equal_seeds_in_two_functions_never_share_a_stream(seed):
-    a, again, b = (check_rng(seed, name).integers(2**60) for name in ("random_cp", "random_cp", "cp_als"))
+    a, again, b = (
+        check_rng(seed, name).integers(2**60) for name in ("random_cp", "random_cp", "cp_als")
+    )
     assert a == again != b
 
 

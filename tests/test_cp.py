@@ -44,7 +44,9 @@ def magnitude(cp):
 def assert_same_tensor(changed, cp, roundings=60):
     """Both CP tensors have the same dense tensor, up to a generous count of roundings per term."""
     bound = rounding_bound(roundings + 2 * cp.rank, magnitude(cp))
-    assert_within(reconstruct(changed), loops.reconstruct(exact(cp.factors), exact(cp.weights)), bound)
+    assert_within(
+        reconstruct(changed), loops.reconstruct(exact(cp.factors), exact(cp.weights)), bound
+    )
 
 
 @given(cps())
@@ -113,7 +115,9 @@ def test_canonical_form_forgets_order_signs_and_scale(cp, data):
     weights = np.abs(normalize(cp).weights)
     assume(len(set(weights)) == cp.rank)  # equal weights keep their order, so order would matter
     order = data.draw(st.permutations(range(cp.rank)))
-    signs = np.array(data.draw(st.lists(st.sampled_from([-2.0, 0.5, 1.0]), min_size=cp.rank, max_size=cp.rank)))
+    signs = np.array(
+        data.draw(st.lists(st.sampled_from([-2.0, 0.5, 1.0]), min_size=cp.rank, max_size=cp.rank))
+    )
     first, second, *rest = (A[:, order] for A in cp.factors)
     again = canonical(CP([first * signs, second / signs, *rest], cp.weights[order]))
     assert np.array_equal(again.weights, fixed.weights)
@@ -266,5 +270,3 @@ def greedy_free_align(cp, reference):
 )
 def test_planted_faults_are_caught(test, fault):
     assert caught(THIS, test, **fault)
-
-

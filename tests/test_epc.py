@@ -10,7 +10,19 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from support import caught, exact, seeds
 
-from qcp_ref import CP, cp_als, epc, epc_update, loops, normalize, quantize_cp, Grid, random_cp, reconstruct, relative_error
+from qcp_ref import (
+    CP,
+    cp_als,
+    epc,
+    epc_update,
+    loops,
+    normalize,
+    quantize_cp,
+    Grid,
+    random_cp,
+    reconstruct,
+    relative_error,
+)
 
 THIS = sys.modules[__name__]
 
@@ -86,11 +98,15 @@ def test_update_equals_bisection_on_rational_numbers(problem):
     root = loops.epc_tau(exact(F), exact(G), Fraction(square), Fraction(bound), low, high, 24)
     assert abs(float(root) - tau) <= 1e-6 * tau
     U = np.array(loops.ridge(exact(F), exact(G), Fraction(tau)), dtype=object).astype(float)
-    assert np.abs(epc_update(F, G, square, bound).factor - U).max() <= 1e-10 * (1 + abs(U).max()) * np.linalg.cond(G)
+    assert np.abs(epc_update(F, G, square, bound).factor - U).max() <= 1e-10 * (
+        1 + abs(U).max()
+    ) * np.linalg.cond(G)
 
 
 def test_update_equals_a_general_solver_on_a_5x6x7_tensor():
-    X = reconstruct(random_cp((5, 6, 7), 4, rng=41)) + 0.3 * np.random.default_rng(42).standard_normal((5, 6, 7))
+    X = reconstruct(random_cp((5, 6, 7), 4, rng=41)) + 0.3 * np.random.default_rng(
+        42
+    ).standard_normal((5, 6, 7))
     A, B, C = normalize(random_cp((5, 6, 7), 4, rng=43)).factors
     F = np.einsum("ijk,jr,kr->ir", X, B, C)
     G = (B.T @ B) * (C.T @ C)
@@ -242,7 +258,9 @@ def test_dead_components_stay_dead():
     cp = CP([[[1.0, 0.0], [2.0, 0.0]], [[1.0, 1.0], [0.0, 1.0]]])
     X = reconstruct(cp) + [[0.1, 0.2], [0.0, 0.1]]
     found = epc(X, cp, max_sweeps=20)
-    assert np.isfinite(found.cp.factors[0]).all() and found.error <= relative_error(X, cp) * (1 + 1e-9)
+    assert np.isfinite(found.cp.factors[0]).all() and found.error <= relative_error(X, cp) * (
+        1 + 1e-9
+    )
 
 
 def test_bad_input_is_refused():

@@ -61,10 +61,19 @@ def test_rounding_is_the_projection_of_the_balanced_factors(shape, rank, seed, g
             assert ((A - project(A, grid, scale=scale)) ** 2).sum() >= best - 1e-12
 
 
-@given(shapes(max_dims=3), st.integers(1, 4), seeds, grids, axes, st.sampled_from(["step", "sweep", "frozen"]))
+@given(
+    shapes(max_dims=3),
+    st.integers(1, 4),
+    seeds,
+    grids,
+    axes,
+    st.sampled_from(["step", "sweep", "frozen"]),
+)
 def test_result_is_on_its_grid_and_is_the_best_sweep(shape, rank, seed, grid, axis, refit):
     X = random_tensor(seed, shape)
-    fit = ao_admm(X, rank, grid, start="als", rng=seed, axis=axis, refit=refit, max_sweeps=4, max_steps=5)
+    fit = ao_admm(
+        X, rank, grid, start="als", rng=seed, axis=axis, refit=refit, max_sweeps=4, max_steps=5
+    )
     assert_on_grid(fit.cp)
     assert fit.cp.grid == grid
     assert fit.error == relative_error(X, fit.cp.dequantize())
@@ -82,10 +91,14 @@ def test_first_sweep_with_frozen_scales_equals_plain_loops(modes, rank, seed, st
     grid = Grid(3)
     # a start of dyadic numbers, balanced by hand: all columns of squared norm 5
     column = {2: [1.0, 2.0], 3: [0.0, 2.0, 1.0]}
-    start = CP([np.stack([np.roll(column[side], r) for r in range(rank)], axis=1) for side in X.shape])
+    start = CP(
+        [np.stack([np.roll(column[side], r) for r in range(rank)], axis=1) for side in X.shape]
+    )
     factors = [exact(A) for A in balance(start).factors]
     scales = [Fraction(float(choose_scale(A, grid).scale)) for A in balance(start).factors]
-    fit = ao_admm(X, rank, grid, start=start, refit="frozen", max_sweeps=1, max_steps=steps, inner_tol=0.0)
+    fit = ao_admm(
+        X, rank, grid, start=start, refit="frozen", max_sweeps=1, max_steps=steps, inner_tol=0.0
+    )
     margin = Fraction(1, 2)
     for n, scale in enumerate(scales):
         F, G = loops.mttkrp(exact(X), factors, n), loops.gram(factors, n)
@@ -94,7 +107,9 @@ def test_first_sweep_with_frozen_scales_equals_plain_loops(modes, rank, seed, st
             nonlocal margin
             codes = [[min(max(round(v / scale), grid.qmin), grid.qmax) for v in row] for row in V]
             for v in (v / scale for row in V for v in row):
-                margin = min(margin, abs(v - round(v) - Fraction(1, 2)), abs(v - round(v) + Fraction(1, 2)))
+                margin = min(
+                    margin, abs(v - round(v) - Fraction(1, 2)), abs(v - round(v) + Fraction(1, 2))
+                )
             return [[scale * k for k in row] for row in codes]
 
         dual = [[Fraction(0)] * rank for _ in F]
@@ -121,7 +136,9 @@ def test_the_authors_recipe_beats_rounding_on_cancelling_fits():
     X = random_tensor(5, (8, 8, 9))
     gains = []
     for seed in range(3):
-        errors = [factorize(X, 14, Grid(4), method=m, rng=seed).error for m in ("als-round", "authors")]
+        errors = [
+            factorize(X, 14, Grid(4), method=m, rng=seed).error for m in ("als-round", "authors")
+        ]
         gains.append(errors[0] / errors[1])
     assert np.median(gains) > 1.05
 
@@ -168,7 +185,9 @@ def test_stop_rules():
 def test_callbacks_see_their_stages_and_may_stop():
     X = random_tensor(2, (4, 3, 5))
     seen = []
-    fit = factorize(X, 3, Grid(4), rng=1, callback=lambda *row: seen.append(row) or row[:2] == ("admm", 1))
+    fit = factorize(
+        X, 3, Grid(4), rng=1, callback=lambda *row: seen.append(row) or row[:2] == ("admm", 1)
+    )
     assert [stage for stage in dict.fromkeys(row[0] for row in seen)] == ["als", "epc", "admm"]
     assert fit.stop_reason == "callback" and seen[-1][:2] == ("admm", 1)
     assert seen[-1][2] == fit.history.error[-1] and len(fit.history.error) == 2
@@ -200,7 +219,10 @@ def test_bad_input_is_refused():
     ):
         with pytest.raises(ValueError, match=message):
             ao_admm(X, 3, grid, **{"start": "random", **options})
-    for options, message in (({"method": "best"}, "method: expected one of"), ({"slack": -0.5}, "slack")):
+    for options, message in (
+        ({"method": "best"}, "method: expected one of"),
+        ({"slack": -0.5}, "slack"),
+    ):
         with pytest.raises(ValueError, match=message):
             factorize(X, 3, grid, **options)
     for rank, error in ((0, ValueError), (-1, ValueError), (2.0, TypeError)):
@@ -254,7 +276,10 @@ def squared_report(X, rank, grid, **options):
 @pytest.mark.parametrize(
     ("test", "fault"),
     [
-        (test_rounding_is_the_projection_of_the_balanced_factors, {"quantize_cp": unbalanced_rounding}),
+        (
+            test_rounding_is_the_projection_of_the_balanced_factors,
+            {"quantize_cp": unbalanced_rounding},
+        ),
         (test_result_is_on_its_grid_and_is_the_best_sweep, {"ao_admm": last_iterate}),
         (test_result_is_on_its_grid_and_is_the_best_sweep, {"ao_admm": squared_report}),
         (test_first_sweep_with_frozen_scales_equals_plain_loops, {"ao_admm": forgetful_refit}),

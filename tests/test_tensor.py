@@ -7,9 +7,28 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import arrays, assert_same, assert_within, caught, exact, floats, shapes, tensors_with_factors
+from support import (
+    arrays,
+    assert_same,
+    assert_within,
+    caught,
+    exact,
+    floats,
+    shapes,
+    tensors_with_factors,
+)
 
-from qcp_ref import fold, gram, khatri_rao, loops, mttkrp, mttkrp_sweep, rounding_bound, tensor, unfold
+from qcp_ref import (
+    fold,
+    gram,
+    khatri_rao,
+    loops,
+    mttkrp,
+    mttkrp_sweep,
+    rounding_bound,
+    tensor,
+    unfold,
+)
 
 THIS = sys.modules[__name__]
 
@@ -211,7 +230,10 @@ def stale_sweep(X, factors):
         (test_gram_is_that_of_the_explicit_khatri_rao_product, {"gram": full_gram}),
         (test_mttkrp_is_the_sum_over_all_entries, {"mttkrp": unordered_mttkrp}),
         (test_mttkrp_is_adjoint_to_the_reconstruction, {"mttkrp": unordered_mttkrp}),
-        (test_sweep_yields_the_mttkrp_with_the_factors_updated_so_far, {"mttkrp_sweep": stale_sweep}),
+        (
+            test_sweep_yields_the_mttkrp_with_the_factors_updated_so_far,
+            {"mttkrp_sweep": stale_sweep},
+        ),
     ],
 )
 def test_planted_faults_are_caught(test, fault):

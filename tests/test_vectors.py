@@ -23,7 +23,9 @@ ADAPTERS = {
 CASES = [
     (chapter, number, case)
     for chapter in sorted(make_vectors.CASES)
-    for number, case in enumerate(json.loads((ROOT / "tests" / "vectors" / f"{chapter}.json").read_text()))
+    for number, case in enumerate(
+        json.loads((ROOT / "tests" / "vectors" / f"{chapter}.json").read_text())
+    )
 ]
 
 
@@ -36,7 +38,9 @@ def unplain(value, depth):
 
 @pytest.mark.parametrize("chapter", sorted(make_vectors.CASES))
 def test_files_are_what_the_script_writes(chapter):
-    assert (ROOT / "tests" / "vectors" / f"{chapter}.json").read_text() == make_vectors.text(chapter)
+    assert (ROOT / "tests" / "vectors" / f"{chapter}.json").read_text() == make_vectors.text(
+        chapter
+    )
 
 
 @pytest.mark.parametrize(("chapter", "number", "case"), CASES)

@@ -1,0 +1,3 @@
+"""The app: a demonstration on a real network, around the book."""
+
+__all__: list[str] = []

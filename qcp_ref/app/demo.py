@@ -1,0 +1,279 @@
+"""The demonstration: compress the bundled network, check the result, measure what it costs.
+
+Nothing here prints; :mod:`qcp_ref.app.cli` shows what happens. One job per layer, on two threads with one BLAS thread each, so
+that the numbers do not depend on how the jobs were scheduled.
+"""
+
+import platform
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from qcp_ref._checks import Array
+from qcp_ref.app.files import load_compressed, save_compressed, write_json
+from qcp_ref.app.network import (
+    KERNELS,
+    Network,
+    accuracy_interval,
+    load_images,
+    load_network,
+    predict,
+    recalibrate,
+)
+from qcp_ref.bounds import rounding_bound
+from qcp_ref.conv import conv2d, cp_conv2d, kernel_to_tensor
+from qcp_ref.cost import Costs, conv_costs, equal_cost_bits
+from qcp_ref.cp import CP
+from qcp_ref.grid import Grid, project, quantize
+from qcp_ref.layer import CPConv, compress_conv
+
+__all__ = ["DemoResult", "Settings", "check_forward", "check_grid", "run"]
+
+ACTIVATION_BITS = 8  # as the authors count; the demo itself leaves activations in float32
+OTHER_BITS = 8  # first convolution, classifier, batch norm, as the authors count
+# Called with layer, stage, sweep, figure; a true result stops the stage.
+Progress = Callable[[str, str, int, float], object]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command line asks for."""
+
+    rate: str = "2"
+    bits: int = 4
+    method: str = "authors"
+    seed: int = 0
+    out: Path = Path("qcp-ref-out")
+
+
+@dataclass(frozen=True, eq=False)
+class LayerResult:
+    """One layer: compressed by two methods and rounded densely."""
+
+    name: str
+    layer: CPConv
+    rounded: CPConv
+    dense: dict[str, Array]  # label of a dense quantizer -> its kernel
+    dense_errors: dict[str, float]
+    cost: Costs
+    dense_cost: Costs
+    seconds: float
+    check: float
+
+
+@dataclass(frozen=True, eq=False)
+class DemoResult:
+    """All layers, the accuracies and the files written."""
+
+    settings: Settings
+    layers: list[LayerResult]
+    accuracy: dict[str, dict[str, float]]
+    totals: dict[str, int]
+    checks: dict[str, float]
+    seconds: dict[str, float]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything that can be written down, with versions."""
+        return {
+            "settings": {**vars(self.settings), "out": str(self.settings.out)},
+            "layers": [_layer_json(row) for row in self.layers],
+            "totals": self.totals,
+            "accuracy": self.accuracy,
+            "checks": self.checks,
+            "seconds": self.seconds,
+            "versions": {
+                "python": platform.python_version(),
+                **{name: version(name) for name in ("qcp_ref", "numpy", "scipy", "numba")},
+            },
+        }
+
+
+def run(settings: Settings, progress: Progress, announce: Callable[[str], object]) -> DemoResult:
+    """Compress, check, measure; write results.json and compressed.npz into the output folder."""
+    start = time.perf_counter()
+    network, images = load_network(), load_images()
+    settings.out.mkdir(parents=True, exist_ok=True)
+    layers = _compress_all(settings, network, progress)
+    compressed = time.perf_counter()
+    announce("measuring accuracy")
+    accuracy = _accuracies(network, images, layers)
+    totals = _totals(network, layers, settings.bits)
+    path = settings.out / "compressed.npz"
+    save_compressed(path, {row.name: row.layer.cp for row in layers})
+    checks = {
+        "worst_share_of_rounding_bound": max(row.check for row in layers),
+        "weights_on_grid": float(check_grid(path, {row.name: row.layer for row in layers})),
+    }
+    end = time.perf_counter()
+    seconds = {"compress": compressed - start, "accuracy": end - compressed, "all": end - start}
+    result = DemoResult(settings, layers, accuracy, totals, checks, seconds)
+    write_json(settings.out / "results.json", result.as_json())
+    return result
+
+
+def check_forward(layer: CPConv, x: Array) -> float:
+    """Compare the stages with the dense convolution; return the worst error as a share of its bound.
+
+    Both sides compute the same exact number, so their difference is bounded by the sum of two rounding
+    bounds, :eq:`bounds-chain`, whose magnitude is the operation on absolute values.
+    """
+    cp = layer.cp.dequantize()
+    options: dict[str, Any] = {
+        "stride": layer.stride,
+        "padding": layer.padding,
+        "dilation": layer.dilation,
+    }
+    inputs, area, rank = cp.shape[1], layer.kernel_size[0] * layer.kernel_size[1], cp.rank
+    stages = cp_conv2d(x, cp, kernel_size=layer.kernel_size, **options)
+    dense = conv2d(x, layer.kernel(), **options)
+    magnitude = cp_conv2d(
+        np.abs(x), CP([np.abs(A) for A in cp.factors]), kernel_size=layer.kernel_size, **options
+    )
+    # one more rounding per stage for the weights folded into the depthwise stage
+    bound = rounding_bound([inputs, area + 1, rank], magnitude) + rounding_bound(
+        [len(cp.shape), rank, inputs * area], magnitude
+    )
+    error = np.abs(stages - dense)
+    return (
+        float((error / np.where(bound > 0, bound, 1.0)).max()) if (error <= bound).all() else np.inf
+    )
+
+
+def check_grid(path: Path, layers: dict[str, CPConv]) -> int:
+    """Read the compressed file back; count the weights, all of which must lie on their grids."""
+    stored = load_compressed(path)
+    weights = 0
+    for name, layer in layers.items():
+        q = stored[name]
+        for mine, k, s, A in zip(
+            layer.cp.codes, q.codes, q.scales, q.dequantize().factors, strict=True
+        ):
+            if not (np.array_equal(mine, k) and np.array_equal(quantize(A, q.grid, s), k)):
+                raise ArithmeticError(f"{name}: a stored weight does not lie on its grid")
+            weights += k.size
+    return weights
+
+
+def dense_labels(settings: Settings) -> dict[str, tuple[int, int | None]]:
+    """Return the dense quantizers of equal cost: label -> bits, scale axis."""
+    return {
+        f"dense {bits} bit{', per channel' if axis == 0 else ''}": (bits, axis)
+        for bits in sorted(set(equal_cost_bits(settings.bits, settings.rate)))
+        if bits >= 1
+        for axis in (None, 0)
+    }
+
+
+def _compress_all(settings: Settings, network: Network, progress: Progress) -> list[LayerResult]:
+    cancelled = threading.Event()
+
+    def job(name: str) -> LayerResult:
+        def callback(stage: str, sweep: int, figure: float) -> object:
+            return progress(name, stage, sweep, figure) or cancelled.is_set()
+
+        result = _compress(settings, network, name, callback)
+        progress(name, "done", 0, result.layer.error)
+        return result
+
+    # Large layers first: the two threads then end at about the same time.
+    order = sorted(KERNELS, key=lambda name: -network[f"{name}.weight"].size)
+    with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(2) as pool:
+        jobs = {name: pool.submit(job, name) for name in order}
+        try:
+            return [jobs[name].result() for name in KERNELS]
+        except BaseException:
+            cancelled.set()  # running jobs end at their next sweep
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _compress(
+    settings: Settings, network: Network, name: str, callback: Callable[[str, int, float], object]
+) -> LayerResult:
+    start = time.perf_counter()
+    W = network[f"{name}.weight"].astype(np.float64)
+    geometry = KERNELS[name]
+    options: dict[str, Any] = {
+        "rate": settings.rate,
+        "bits": settings.bits,
+        "rng": settings.seed,
+        "stride": geometry.stride,
+        "padding": geometry.padding,
+    }
+    layer = compress_conv(W, method=settings.method, callback=callback, **options)
+    rounded = compress_conv(W, method="als-round", **options)
+    dense, errors = {}, {}
+    for label, (bits, axis) in dense_labels(settings).items():
+        dense[label] = _dense(W, bits, axis)
+        errors[label] = float(np.linalg.norm(W - dense[label]) / np.linalg.norm(W))
+    side = geometry.input_size
+    shared: dict[str, Any] = {
+        "stride": geometry.stride,
+        "padding": geometry.padding,
+        "activation_bits": ACTIVATION_BITS,
+    }
+    cost = conv_costs(W.shape, side, rank=layer.rank, weight_bits=settings.bits, **shared)
+    dense_cost = conv_costs(W.shape, side, weight_bits=32, **{**shared, "activation_bits": 32})
+    x = np.random.default_rng([settings.seed, 1]).standard_normal((1, W.shape[1], *side))
+    return LayerResult(
+        name,
+        layer,
+        rounded,
+        dense,
+        errors,
+        cost,
+        dense_cost,
+        time.perf_counter() - start,
+        check_forward(layer, x),
+    )
+
+
+def _dense(W: Array, bits: int, axis: int | None) -> Array:
+    """Round the kernel to the better of the full and the mid-rise grid, at the exact scale."""
+    flat = W.reshape(W.shape[0], -1)
+    tries = [project(flat, Grid(bits, mid_rise=mid), axis=axis) for mid in (False, True)]
+    return min(tries, key=lambda Q: float(((flat - Q) ** 2).sum())).reshape(W.shape)
+
+
+def _accuracies(
+    network: Network, images: Any, layers: list[LayerResult]
+) -> dict[str, dict[str, float]]:
+    """Measure every variant on the test images, batch norm recalibrated after each change."""
+    variants: dict[str, dict[str, Callable[[Any], Any]]] = {
+        "als-round": {row.name: row.rounded.forward for row in layers},
+        layers[0].layer.method: {row.name: row.layer.forward for row in layers},
+    }
+    for label in layers[0].dense:
+        variants[label] = {row.name: _dense_layer(row, label) for row in layers}
+    base = predict(network, images.test_images).argmax(axis=1) == images.test_labels
+    table = {"float": {"accuracy": float(base.mean())}}
+    for label, replaced in variants.items():
+        adapted = recalibrate(network, images.calibration_images, layers=replaced)
+        logits = predict(adapted, images.test_images, layers=replaced)
+        correct = logits.argmax(axis=1) == images.test_labels
+        difference, low, high = accuracy_interval(base, correct)
+        table[label] = {
+            "accuracy": float(correct.mean()),
+            "difference": difference,
+            "low": low,
+            "high": high,
+        }
+    return table
+
+
+def _dense_layer(row: LayerResult, label: str) -> Callable[[Any], Any]:
+    W = row.dense[label].astype(np.float32)
+    return lambda x: conv2d(x, W, stride=row.layer.stride, padding=row.layer.padding)
+
+
+def _totals(network: Network, layers: list[LayerResult], bits: int) -> dict[str, int]:
+    """Add up the layers; the rest of the network is counted at 8 bits, or 32 in the float model."""
+    raise NotImplementedError

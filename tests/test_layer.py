@@ -1,0 +1,219 @@
+"""Laws and bad input of qcp_ref.layer; its planted faults stand at the end."""
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import caught, seeds
+
+from qcp_ref import (
+    CP,
+    Grid,
+    compress_conv,
+    compress_linear,
+    conv2d,
+    cp_conv2d,
+    rank_for_rate,
+    rounding_bound,
+)
+
+THIS = sys.modules[__name__]
+methods = st.sampled_from(["als-round", "authors"])
+
+
+def kernel(seed, shape=(4, 3, 3, 2)):
+    return np.random.default_rng([seed, 41]).standard_normal(shape)
+
+
+def absolute(cp):
+    return CP([np.abs(A) for A in cp.factors])
+
+
+@settings(max_examples=25)
+@given(
+    seeds,
+    st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(1, 3), st.integers(1, 3)),
+    st.integers(1, 3),
+    st.integers(1, 2),
+    methods,
+)
+def test_forward_equals_the_dense_convolution_with_its_kernel(seed, shape, rank, stride, method):
+    W = kernel(seed, shape)
+    bias = np.arange(float(shape[0]))
+    layer = compress_conv(W, rank=rank, method=method, rng=seed, stride=stride, padding=1, bias=bias)
+    x = np.random.default_rng([seed, 43]).standard_normal((2, shape[1], 5, 4))
+    dense = conv2d(x, layer.kernel(), stride=stride, padding=1, bias=bias)
+    cp = layer.cp.dequantize()
+    magnitude = cp_conv2d(
+        abs(x), absolute(cp), kernel_size=shape[2:], stride=stride, padding=1, bias=bias
+    )
+    area = shape[2] * shape[3]
+    bound = rounding_bound([shape[1], area + 1, rank + 1], magnitude) + rounding_bound(
+        [3, rank, shape[1] * area + 1], magnitude
+    )
+    assert (abs(layer.forward(x) - dense) <= bound).all()
+
+
+@settings(max_examples=25)
+@given(seeds, st.integers(1, 4), methods)
+def test_error_is_that_of_the_dense_kernel(seed, rank, method):
+    W = kernel(seed)
+    layer = compress_conv(W, rank=rank, method=method, rng=seed)
+    assert np.isclose(layer.error, np.linalg.norm(W - layer.kernel()) / np.linalg.norm(W), rtol=1e-12)
+    assert layer.error == layer.fit.error
+    M = W[:, :, 0, 0]
+    linear = compress_linear(M, rank=rank, method=method, rng=seed)
+    expected = np.linalg.norm(M - linear.matrix()) / np.linalg.norm(M)
+    assert np.isclose(linear.error, expected, rtol=1e-12)
+
+
+@settings(max_examples=25)
+@given(seeds, st.integers(1, 4), st.integers(1, 6))
+def test_linear_forward_is_the_product_with_its_matrix(seed, rank, outputs):
+    M = kernel(seed, (outputs, 5))
+    bias = np.arange(float(outputs))
+    layer = compress_linear(M, rank=rank, rng=seed, bias=bias)
+    x = np.random.default_rng([seed, 47]).standard_normal((2, 3, 5))
+    magnitude = abs(x) @ np.abs(layer.cp.dequantize().factors[1]) @ np.abs(
+        layer.cp.dequantize().factors[0]
+    ).T + abs(bias)
+    bound = 2 * rounding_bound([5, rank + 3], magnitude)
+    assert (abs(layer.forward(x) - (x @ layer.matrix().T + bias)) <= bound).all()
+
+
+def test_same_codes_whatever_the_threads_outside():
+    kernels = [kernel(seed, (12, 10, 3, 3)) for seed in range(3)]
+    serial = [compress_conv(W, rate=2, rng=1) for W in kernels]
+    with ThreadPoolExecutor(3) as pool:
+        threaded = list(pool.map(lambda W: compress_conv(W, rate=2, rng=1), kernels))
+    for a, b in zip(serial, threaded, strict=True):
+        assert all(np.array_equal(p, q) for p, q in zip(a.cp.codes, b.cp.codes, strict=True))
+        assert a.error == b.error
+
+
+def test_rate_fixes_the_rank_and_one_by_one_kernels_have_two_factors():
+    W = kernel(1, (16, 8, 3, 3))
+    assert compress_conv(W, rate=2, method="als-round").rank == rank_for_rate((16, 8, 9), 2)
+    pointwise = compress_conv(W[:, :, :1, :1], rate="1.5", method="als-round", stride=2)
+    assert pointwise.cp.shape == (16, 8)
+    assert pointwise.rank == rank_for_rate((16, 8), "1.5")
+    x = np.random.default_rng(2).standard_normal((1, 8, 5, 7))
+    assert np.allclose(pointwise.forward(x), conv2d(x, pointwise.kernel(), stride=2), rtol=1e-12)
+
+
+def test_float32_input_gives_float32_output_and_float64_stays():
+    layer = compress_conv(kernel(3), rank=2, method="als-round", bias=np.ones(4))
+    x = np.random.default_rng(3).standard_normal((1, 3, 5, 5))
+    single = layer.forward(x.astype(np.float32))
+    assert single.dtype == np.float32
+    assert layer.forward(x).dtype == np.float64
+    assert np.allclose(single, layer.forward(x), atol=1e-4)
+    linear = compress_linear(kernel(3)[:, :, 0, 0], rank=2, method="als-round")
+    assert linear.forward(x[0, :, :, 0].T.astype(np.float32)).dtype == np.float32
+
+
+def test_grid_axis_and_callback_reach_the_solver():
+    W = kernel(5, (6, 5, 3, 3))
+    stages = set()
+    layer = compress_conv(
+        W,
+        rank=4,
+        grid=Grid(3, mid_rise=True),
+        axis=1,
+        callback=lambda stage, sweep, figure: stages.add(stage),
+    )
+    assert stages == {"als", "epc", "admm"}
+    assert layer.cp.grid == Grid(3, mid_rise=True)
+    assert layer.cp.scales[0].shape == (1, 4)
+
+
+def test_zero_and_constant_kernels_are_defined():
+    zero = compress_conv(np.zeros((2, 3, 3, 3)), rank=2)
+    assert zero.error == 0
+    assert not zero.forward(np.ones((1, 3, 4, 4))).any()
+    assert compress_conv(np.ones((2, 3, 3, 3)), rank=1, bits=8).error < 0.05
+
+
+def test_any_layout_and_dtype_gives_the_same_layer():
+    W = np.round(kernel(7) * 8)
+    expected = compress_conv(W, rank=3, rng=2)
+    for same in (np.asfortranarray(W), W.astype(np.float16), W.astype(np.int32), W[::-1][::-1]):
+        same.setflags(write=False)
+        layer = compress_conv(same, rank=3, rng=2)
+        assert all(
+            np.array_equal(p, q) for p, q in zip(layer.cp.codes, expected.cp.codes, strict=True)
+        )
+
+
+def test_bad_input_is_refused():
+    W = kernel(1)
+    for options, message in (
+        ({}, "rate, rank: expected exactly one"),
+        ({"rate": 2, "rank": 3}, "rate, rank: expected exactly one"),
+        ({"rank": 2, "method": "best"}, "method: expected one of"),
+        ({"rank": 0}, "rank: expected at least 1"),
+        ({"rank": 2, "bits": 17}, "bits: expected 1 to 16"),
+        ({"rank": 2, "slack": -1}, "slack: expected at least 0"),
+        ({"rank": 2, "bias": np.ones(3)}, r"bias: expected shape \(4,\)"),
+        ({"rate": 1000}, "rank"),
+        ({"rate": 0}, "rate"),
+        ({"rate": -2}, "rate"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            compress_conv(W, **options)
+        with pytest.raises(ValueError, match=message):
+            compress_linear(W[:, :, 0, 0], **options)
+    with pytest.raises(ValueError, match="W: expected 4 axes"):
+        compress_conv(W[0], rank=2)
+    with pytest.raises(ValueError, match="W: expected 2 axes"):
+        compress_linear(W, rank=2)
+    with pytest.raises(ValueError, match="W: expected finite"):
+        compress_conv(W * np.nan, rank=2)
+    with pytest.raises(TypeError, match="unexpected keyword"):
+        compress_conv(W, rank=2, groups=2)
+
+
+# --- planted faults -----------------------------------------------------------------------------------------
+
+
+def flipped(W, **options):
+    """Convolution instead of correlation in forward."""
+    layer = compress_conv(W, **options)
+    wrong = compress_conv(W[:, :, ::-1, ::-1].copy(), **options)
+    object.__setattr__(layer, "cp", wrong.cp)
+    return layer
+
+
+def biasless(W, **options):
+    return compress_conv(W, **{**options, "bias": None})
+
+
+def float_error(W, **options):
+    """Reports the error of the float fit."""
+    layer = compress_conv(W, **options)
+    object.__setattr__(layer, "error", layer.fit.start_error)
+    return layer
+
+
+def transposed(M, **options):
+    """Takes inputs for outputs when reporting the matrix."""
+    layer = compress_linear(M, **options)
+    codes = tuple(k[::-1] for k in layer.cp.codes)
+    object.__setattr__(layer.cp, "codes", codes)
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("test", "fault"),
+    [
+        (test_forward_equals_the_dense_convolution_with_its_kernel, {"compress_conv": biasless}),
+        (test_error_is_that_of_the_dense_kernel, {"compress_conv": flipped}),
+        (test_error_is_that_of_the_dense_kernel, {"compress_conv": float_error}),
+        (test_error_is_that_of_the_dense_kernel, {"compress_linear": transposed}),
+    ],
+)
+def test_planted_faults_are_caught(test, fault):
+    assert caught(THIS, test, **fault)
