@@ -25,6 +25,18 @@ from qcp_ref.grid import Grid, Scale, choose_scale, dequantize, project, quantiz
 from qcp_ref.admm import ADMMResult, admm
 from qcp_ref.epc import EPCFit, EPCHistory, EPCUpdate, epc, epc_update
 from qcp_ref.qcp import QuantizedCP, QuantizedFit, QuantizedHistory, ao_admm, factorize, quantize_cp
+from qcp_ref.conv import (
+    conv2d,
+    cp_conv2d,
+    cp_conv_bound,
+    cp_linear,
+    depthwise,
+    kernel_to_tensor,
+    pointwise,
+    tensor_to_kernel,
+)
+from qcp_ref.cost import Costs, conv_costs, equal_cost_bits, rank_for_rate
+from qcp_ref.layer import CPConv, CPLinear, compress_conv, compress_linear
 
 __version__ = "0.1.0"
 
@@ -33,7 +45,10 @@ __all__ = [
     "ALSUpdate",
     "Alignment",
     "CP",
+    "CPConv",
     "CPFit",
+    "CPLinear",
+    "Costs",
     "Degeneracy",
     "EPCFit",
     "EPCHistory",
@@ -51,27 +66,40 @@ __all__ = [
     "balance",
     "canonical",
     "choose_scale",
+    "compress_conv",
+    "compress_linear",
+    "conv2d",
+    "conv_costs",
     "cp_als",
+    "cp_conv2d",
+    "cp_conv_bound",
+    "cp_linear",
     "degeneracy",
+    "depthwise",
     "dequantize",
     "epc",
     "epc_update",
+    "equal_cost_bits",
     "factorize",
     "fold",
     "gamma",
     "gram",
     "inner",
+    "kernel_to_tensor",
     "khatri_rao",
     "mttkrp",
     "mttkrp_sweep",
     "norm",
     "normalize",
+    "pointwise",
     "project",
     "quantize",
     "quantize_cp",
     "random_cp",
+    "rank_for_rate",
     "reconstruct",
     "relative_error",
     "rounding_bound",
+    "tensor_to_kernel",
     "unfold",
 ]

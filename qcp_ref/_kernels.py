@@ -119,6 +119,18 @@ def cell_at(
 
 
 @Kernel
+def moments(
+    x: Array, scales: Array, qmin: float, qmax: float, offset: float
+) -> tuple[Array, Array]:
+    """Return S1 and S2 of :eq:`grid-gain` for each scale, for sorted ``x``."""
+    sums = prefix_sums(x)
+    S1, S2 = np.empty(scales.size), np.empty(scales.size)
+    for t in range(scales.size):
+        S1[t], S2[t], _, _ = cell_at(x, sums, scales[t], qmin, qmax, offset)
+    return S1, S2
+
+
+@Kernel
 def gain_bound(a: float, a1: float, a2: float, b: float, b1: float, b2: float) -> float:
     """Bound the gain between two scales with known S1 and S2 from above, :eq:`grid-bound`."""
     width, jumps = b - a, 2.0 * (a1 - b1)

@@ -300,4 +300,4 @@ def _left_singular_vectors(M: Array, count: int) -> Array:
     V = np.linalg.eigh(M.T @ M)[1][:, ::-1][:, :count]
     U = M @ V
     lengths = np.linalg.norm(U, axis=0)
-    return U / np.where(lengths > 0, lengths, 1.0)
+    return np.asarray(U / np.where(lengths > 0, lengths, 1.0))

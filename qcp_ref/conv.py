@@ -1,14 +1,14 @@
 """What does the factorized layer compute? Three small convolutions in place of a large one.
 
-Images have shape (N, C, H, W), kernels (Cout, Cin, kh, kw); a convolution is a cross-correlation
-(:eq:`conv-dense`), as in every deep-learning framework. Read as a tensor (:eq:`conv-tensor`), a kernel that
-is a CP tensor with factors ``a_out``, ``a_in``, ``a_kernel`` splits into a pointwise, a depthwise and another
-pointwise convolution (:eq:`conv-cp`). In exact arithmetic the two layers are equal; how far rounding
-can drive them apart is bounded by :eq:`conv-bound`.
+Images have shape (N, C, H, W), kernels (Cout, Cin, kh, kw). A convolution is a cross-correlation
+(:eq:`conv-dense`), as in every deep-learning framework. Read as a tensor (:eq:`conv-tensor`), a
+kernel that is a CP tensor with factors ``a_out``, ``a_in``, ``a_kernel`` splits into a pointwise, a
+depthwise and another pointwise convolution (:eq:`conv-cp`). In exact arithmetic the two layers are
+equal; how far rounding can drive them apart is bounded by :eq:`conv-bound`.
 
-The dense convolution gathers the patches under the kernel and multiplies them with the kernel as a matrix.
-The factorized one keeps the R channels between its stages innermost in memory, where each depthwise step is one
-long product, and works on as many images at a time as stay in the cache.
+The dense convolution gathers the patches under the kernel and multiplies them with the kernel as a
+matrix. The factorized one keeps the channels between its stages innermost in memory, where each
+step of the depthwise stage is one long product. Both take as many images at a time as fit a cache.
 
 Simplified: two spatial axes, zero padding, no groups.
 
@@ -46,7 +46,8 @@ Pair: TypeAlias = int | Sequence[int]
 # One number, (height, width), (top, left, bottom, right), or "valid" or "same".
 Padding: TypeAlias = int | Sequence[int] | str
 
-_BLOCK_BYTES = 2**20  # of patches, or of channels between the stages: about what a core's cache holds
+# Patches, or channels between the stages, made at a time: about what the cache of a core holds.
+_BLOCK_BYTES = 2**20
 
 
 def conv2d(
@@ -69,8 +70,9 @@ def conv2d(
     stride : int or (int, int)
         Step between positions, (height, width) or one number for both.
     padding : int, (int, int), (int, int, int, int), 'valid' or 'same'
-        Zeros around the images: on all sides, (height, width), or (top, left, bottom, right). 'valid'
-        pads nothing; 'same' makes the output ``ceil(side / stride)`` long, an odd zero at the end.
+        Zeros around the images: on all sides, (height, width), or (top, left, bottom, right).
+        'valid' pads nothing; 'same' makes the output ``ceil(side / stride)`` long and puts the odd
+        zero at the end.
     dilation : int or (int, int)
         Step between the kernel's entries.
     bias : array_like, shape (Cout,), optional
@@ -84,16 +86,17 @@ def conv2d(
     Raises
     ------
     TypeError, ValueError
-        If an array is not finite and real, or the shapes, the kernel's size or the options do not fit.
+        If an array is not finite and real, or shapes, kernel size or options do not fit.
 
     Notes
     -----
-    Equation :eq:`conv-dense`; sizes :eq:`conv-size`, 'same' :eq:`conv-same` [source: ONNX, SAME_UPPER].
-    Temporaries: the padded images and patches of one block, which is at least a row of one image.
+    Equation :eq:`conv-dense`; sizes :eq:`conv-size`, 'same' is :eq:`conv-same` [source: ONNX,
+    SAME_UPPER]. Temporaries: the padded images and the patches of one block, at least those of one
+    image and of one output row.
 
     **Laws**
 
-    - it equals the sum over the kernel's entries, exactly on integers, else within its rounding bound
+    - it equals the sum over the kernel's entries, on integers exactly, else within its bound
     - it is linear in ``x`` and in ``W``, and each image is on its own
     - shifting an image shifts the output, away from the border
     - a stride picks from the output of stride 1, a dilation is a kernel with zeros in between
@@ -109,22 +112,21 @@ def conv2d(
     array([[[[1., 2.],
              [4., 5.]]]])
     """
-    images = _images(x)
-    kernel = check_array(W, "W", ndim=4, keep_float32=True)
-    _check_channels(images, kernel.shape[1], "W")
-    b = _check_bias(bias, len(kernel))
-    axes = _axes(images.shape[2:], kernel.shape[2:], stride, padding, dilation)
-    dtype = _common_dtype(images, kernel, b)
-    matrix = kernel.reshape(len(kernel), -1).astype(dtype, copy=False)
-    height, width = axes[0].out, axes[1].out
-    y = np.empty((len(images), len(kernel), height, width), dtype)
-    row_bytes = matrix.shape[1] * width * dtype.itemsize
-    for part in _blocks(len(images), row_bytes * height):
-        # (n, Cin, Hout, Wout, kh, kw) -> (n, Cin, kh, kw, Hout, Wout): the copy of a slice is the matrix of patches
-        windows = _windows(images[part].astype(dtype, copy=False), axes).transpose(0, 1, 4, 5, 2, 3)
-        for rows in _blocks(height, row_bytes * len(windows)):
-            patches = windows[..., rows, :].reshape(len(windows), matrix.shape[1], -1)
-            y[part, :, rows] = (matrix @ patches).reshape(len(windows), len(kernel), -1, width)
+    x = check_array(x, "x", ndim=4, keep_float32=True)
+    W = check_array(W, "W", ndim=4, keep_float32=True)
+    _check_channels(x, W.shape[1], "W")
+    axes = _axes(x.shape[2:], W.shape[2:], stride, padding, dilation)
+    x, W, b = _same_dtype(x, W, _check_bias(bias, len(W)))
+    matrix = W.reshape(len(W), -1)
+    y = np.empty((len(x), len(W), axes[0].out, axes[1].out), x.dtype)
+    row_bytes = matrix.shape[1] * axes[1].out * x.itemsize
+    for images in _blocks(len(x), row_bytes * axes[0].out):
+        # Patches as columns; the copy that makes them is that of the reshape.
+        windows = _windows(x[images], axes).transpose(0, 1, 4, 5, 2, 3)
+        n = len(windows)
+        for rows in _blocks(axes[0].out, row_bytes * n):
+            columns = windows[..., rows, :].reshape(n, matrix.shape[1], -1)
+            y[images, :, rows] = (matrix @ columns).reshape(n, len(W), -1, axes[1].out)
     return _add_bias(y, b)
 
 
@@ -168,14 +170,12 @@ def pointwise(
     >>> pointwise([[[[1, 2]], [[3, 4]]]], [[1, 10]])
     array([[[[31., 42.]]]])
     """
-    images = _images(x)
-    matrix = check_array(A, "A", ndim=2, keep_float32=True)
-    _check_channels(images, matrix.shape[1], "A")
-    b = _check_bias(bias, len(matrix))
-    dtype = _common_dtype(images, matrix, b)
-    down, right = _numbers(stride, "stride", (1, 2), 1) * 2 if _is_one(stride) else stride
-    picked = images[:, :, ::down, ::right].astype(dtype, copy=False)
-    return _add_bias(_pointwise(picked, matrix.astype(dtype, copy=False)), b)
+    x = check_array(x, "x", ndim=4, keep_float32=True)
+    A = check_array(A, "A", ndim=2, keep_float32=True)
+    _check_channels(x, A.shape[1], "A")
+    x, A, b = _same_dtype(x, A, _check_bias(bias, len(A)))
+    axes = _axes(x.shape[2:], 1, stride, 0, 1)
+    return _add_bias(_pointwise(_windows(x, axes)[..., 0, 0], A), b)
 
 
 def depthwise(
@@ -188,3 +188,425 @@ def depthwise(
     dilation: Pair = 1,
 ) -> Floats:
     """Convolve every channel with a filter of its own.
+
+    Parameters
+    ----------
+    x : array_like, shape (N, R, H, W)
+        Images.
+    C : array_like, shape (kh kw, R)
+        One filter per column, the width index running fastest: a factor ``a_kernel``.
+    kernel_size : int or (int, int)
+        Height and width (kh, kw) of the filters.
+    stride, padding, dilation
+        As in :func:`conv2d`.
+
+    Returns
+    -------
+    ndarray, shape (N, R, Hout, Wout)
+        In float32 if both arrays are float32, else in float64.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an array is not finite and real, or shapes, filter size or options do not fit.
+
+    Notes
+    -----
+    Equation :eq:`conv-depthwise`.
+
+    **Laws**
+
+    - it is the dense convolution with a kernel that is zero between different channels
+
+    Examples
+    --------
+    >>> from qcp_ref import depthwise
+    >>> depthwise([[[[1, 2, 3]], [[4, 5, 6]]]], [[1, 0], [1, 1]], kernel_size=(1, 2))
+    array([[[[3., 5.]],
+    <BLANKLINE>
+            [[5., 6.]]]])
+    """
+    x = check_array(x, "x", ndim=4, keep_float32=True)
+    C = check_array(C, "C", ndim=2, keep_float32=True)
+    axes = _axes(x.shape[2:], kernel_size, stride, padding, dilation)
+    expected = (axes[0].kernel * axes[1].kernel, x.shape[1])
+    if C.shape != expected:
+        raise ValueError(f"C: expected shape {expected} (kh kw, channels of x), got {C.shape}")
+    x, C = _same_dtype(x, C)
+    y = np.empty((*x.shape[:2], axes[0].out, axes[1].out), x.dtype)
+    for images in _blocks(len(x), _padded_bytes(x, C, axes)):
+        y[images] = _depthwise(x[images], C, axes)
+    return y
+
+
+def cp_conv2d(
+    x: ArrayLike,
+    cp: CP,
+    *,
+    kernel_size: Pair,
+    stride: Pair = 1,
+    padding: Padding = 0,
+    dilation: Pair = 1,
+    bias: ArrayLike | None = None,
+) -> Floats:
+    """Convolve images with a kernel that is a CP tensor, in three stages.
+
+    Parameters
+    ----------
+    x : array_like, shape (N, Cin, H, W)
+        Images.
+    cp : CP
+        Factors ``a_out`` (Cout, R), ``a_in`` (Cin, R), ``a_kernel`` (kh kw, R); the last one may be
+        given as two, (kh, R) and (kw, R), and left out for a 1x1 kernel.
+    kernel_size : int or (int, int)
+        Height and width (kh, kw) of the kernel.
+    stride, padding, dilation, bias
+        As in :func:`conv2d`.
+
+    Returns
+    -------
+    ndarray, shape (N, Cout, Hout, Wout)
+        In float32 if every array is float32, else in float64.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an array is not finite and real, or shapes, kernel size or options do not fit.
+
+    Notes
+    -----
+    Equation :eq:`conv-cp`; the weights enter with the depthwise stage. Stride, padding and dilation
+    belong to that stage, too; with two factors there is none, and the first takes its place.
+    Temporaries: a few times the R channels of one block, at least those of one image.
+
+    **Laws**
+
+    - it is the dense convolution with the reconstructed kernel, exactly on integers, else within
+      :func:`cp_conv_bound`
+    - it equals the three stages as index loops, within its rounding bound
+    - the blocks do not show
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from qcp_ref import conv2d, cp_conv2d, random_cp, reconstruct, tensor_to_kernel
+    >>> cp = random_cp((5, 4, 9), 3, rng=0)
+    >>> W = tensor_to_kernel(reconstruct(cp), (3, 3))
+    >>> x = np.ones((1, 4, 6, 7))
+    >>> np.allclose(cp_conv2d(x, cp, kernel_size=3, stride=2), conv2d(x, W, stride=2))
+    True
+    """
+    x = check_array(x, "x", ndim=4, keep_float32=True)
+    _check_cp(cp, "cp")
+    axes = _axes(x.shape[2:], kernel_size, stride, padding, dilation)
+    _check_spatial(cp.shape, (axes[0].kernel, axes[1].kernel), "cp")
+    _check_channels(x, cp.shape[1], "cp")
+    b = _check_bias(bias, cp.shape[0])
+    x, a_out, a_in, w, b = _same_dtype(x, *cp.factors[:2], cp.weights, b)
+    a_kernel = (_khatri_rao(cp.factors[2:], cp.rank) * w).astype(x.dtype)
+    y = np.empty((len(x), len(a_out), axes[0].out, axes[1].out), x.dtype)
+    for images in _blocks(len(x), _padded_bytes(x, a_kernel, axes)):
+        if len(cp.factors) > 2:
+            z = _pointwise(x[images], a_in.T, innermost=True)
+            z = _depthwise(z, a_kernel, axes)
+        else:
+            z = _windows(x[images], axes)[..., 0, 0]
+            z = _pointwise(z, (a_in * a_kernel).T, innermost=True)
+        y[images] = _pointwise(z, a_out)
+    return _add_bias(y, b)
+
+
+def cp_conv_bound(x: ArrayLike, cp: CP, *, bias: ArrayLike | None = None, **options: Any) -> Array:
+    """Bound how far rounding separates the factorized layer from the dense one.
+
+    Parameters
+    ----------
+    x, cp, bias
+        As in :func:`cp_conv2d`.
+    **options
+        The other options of :func:`cp_conv2d`.
+
+    Returns
+    -------
+    ndarray of float64, shape (N, Cout, Hout, Wout)
+        Bound on the difference between :func:`cp_conv2d` and :func:`conv2d` with the reconstructed
+        kernel, if both run in the precision of these arrays.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in :func:`cp_conv2d`, and for sums too long for any bound to exist.
+
+    Notes
+    -----
+    Equation :eq:`conv-bound` [derived].
+
+    **Laws**
+
+    - the two layers differ by no more, in float32 and in float64
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from qcp_ref import CP, cp_conv_bound
+    >>> cp = CP([[[1.0]], [[1.0]], [[1.0]]])
+    >>> bool(cp_conv_bound(np.ones((1, 1, 2, 2)), cp, kernel_size=1).max() < 1e-14)
+    True
+    """
+    x = check_array(x, "x", ndim=4, keep_float32=True)
+    _check_cp(cp, "cp")
+    b = _check_bias(bias, cp.shape[0])
+    dtype = _same_dtype(x, cp.weights, b)[0].dtype
+    absolute = CP([np.abs(A, dtype=np.float64) for A in cp.factors], np.abs(cp.weights))
+    magnitude = cp_conv2d(np.abs(x), absolute, bias=np.abs(b), **options)
+    d, entries = len(cp.shape), prod(cp.shape[2:])
+    stages = [cp.shape[1], entries, cp.rank, d, 1]
+    dense = [cp.rank, d, cp.shape[1] * entries, 1]
+    return rounding_bound([*stages, *dense], magnitude, dtype=dtype)
+
+
+def cp_linear(x: ArrayLike, cp: CP, *, bias: ArrayLike | None = None) -> Floats:
+    """Apply a linear layer whose matrix is a CP tensor with two factors.
+
+    Parameters
+    ----------
+    x : array_like, shape (..., Cin)
+        Inputs, one per row.
+    cp : CP
+        Factors ``a_out`` (Cout, R) and ``a_in`` (Cin, R); the weights enter with ``a_in``.
+    bias : array_like, shape (Cout,), optional
+        Added to each output.
+
+    Returns
+    -------
+    ndarray, shape (..., Cout)
+        In float32 if every array is float32, else in float64.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an array is not finite and real, or the shapes do not fit.
+
+    Notes
+    -----
+    Equation :eq:`conv-cp` for images of one pixel.
+
+    **Laws**
+
+    - it is :func:`cp_conv2d` with a 1x1 kernel
+
+    Examples
+    --------
+    >>> from qcp_ref import CP, cp_linear
+    >>> cp_linear([1, 2], CP([[[1], [10]], [[3], [4]]]), bias=[0.5, 0])
+    array([ 11.5, 110. ])
+    """
+    x = check_array(x, "x", min_ndim=1, keep_float32=True)
+    _check_cp(cp, "cp")
+    if len(cp.shape) != 2 or x.shape[-1] != cp.shape[1]:
+        shapes = f"{x.shape} and {cp.shape}"
+        raise ValueError(f"x, cp: expected shapes (..., Cin) and (Cout, Cin), got {shapes}")
+    b = _check_bias(bias, cp.shape[0])
+    x, a_out, a_in, w, b = _same_dtype(x, *cp.factors, cp.weights, b)
+    return np.asarray(x @ (a_in * w) @ a_out.T + b)
+
+
+def kernel_to_tensor(W: ArrayLike) -> Floats:
+    """View a kernel as the tensor that is factorized.
+
+    Parameters
+    ----------
+    W : array_like, shape (Cout, Cin, kh, kw)
+        Kernel.
+
+    Returns
+    -------
+    ndarray, shape (Cout, Cin, kh kw) or, for a 1x1 kernel, (Cout, Cin)
+        The tensor; the width index runs fastest. float32 is kept.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``W`` is not a finite real array with four axes.
+
+    Notes
+    -----
+    Equation :eq:`conv-tensor` [authors' code].
+
+    **Laws**
+
+    - each entry sits where the index formula puts it
+    - :func:`tensor_to_kernel` inverts it
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from qcp_ref import kernel_to_tensor
+    >>> kernel_to_tensor(np.arange(12).reshape(2, 1, 3, 2))[1]
+    array([[ 6.,  7.,  8.,  9., 10., 11.]])
+    """
+    W = check_array(W, "W", ndim=4, keep_float32=True)
+    return W.reshape(W.shape[:2] if W.shape[2:] == (1, 1) else (*W.shape[:2], -1))
+
+
+def tensor_to_kernel(X: ArrayLike, kernel_size: Pair) -> Floats:
+    """View a tensor as the kernel that it stands for.
+
+    Parameters
+    ----------
+    X : array_like, shape (Cout, Cin, kh kw), (Cout, Cin, kh, kw) or, for a 1x1 kernel, (Cout, Cin)
+        Tensor.
+    kernel_size : int or (int, int)
+        Height and width (kh, kw) of the kernel.
+
+    Returns
+    -------
+    ndarray, shape (Cout, Cin, kh, kw)
+        The kernel. float32 is kept.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``X`` is not a finite real array or the size does not fit it.
+
+    Notes
+    -----
+    The inverse of :eq:`conv-tensor`.
+
+    **Laws**
+
+    - :func:`kernel_to_tensor` inverts it
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from qcp_ref import tensor_to_kernel
+    >>> tensor_to_kernel(np.arange(12).reshape(2, 1, 6), (3, 2)).shape
+    (2, 1, 3, 2)
+    """
+    X = check_array(X, "X", min_ndim=2, keep_float32=True)
+    size = _numbers(kernel_size, "kernel_size", (1, 2), 1)
+    _check_spatial(X.shape, size, "X")
+    return X.reshape(*X.shape[:2], *size)
+
+
+class _Axis(NamedTuple):
+    """One spatial axis of a convolution."""
+
+    kernel: int
+    stride: int
+    dilation: int
+    size: int
+    before: int  # zeros in front of the image
+    padded: int
+    span: int  # of the kernel, dilation included
+    out: int
+
+
+def _axes(
+    size: Sequence[int], kernel_size: Pair, stride: Pair, padding: Padding, dilation: Pair
+) -> tuple[_Axis, _Axis]:
+    """Resolve the options by :eq:`conv-size` and :eq:`conv-same`."""
+    kernel = _numbers(kernel_size, "kernel_size", (1, 2), 1)
+    step = _numbers(stride, "stride", (1, 2), 1)
+    spread = _numbers(dilation, "dilation", (1, 2), 1)
+    if isinstance(padding, str):
+        check_option(padding, "padding", ("valid", "same"))
+    pads = _numbers(0 if isinstance(padding, str) else padding, "padding", (1, 2, 4), 0)
+    axes = []
+    for i, name in enumerate(("height", "width")):
+        n, k, s, d = size[i], kernel[i], step[i], spread[i]
+        span = d * (k - 1) + 1
+        total = max(0, (-(-n // s) - 1) * s + span - n)
+        before, after = (total // 2, total - total // 2) if padding == "same" else pads[i::2]
+        padded = before + n + after
+        if padded < span:
+            need = f"a padded {name} of at least {span} (the kernel's span)"
+            raise ValueError(f"x: expected {need}, got {padded}; pad more or dilate less")
+        axes.append(_Axis(k, s, d, n, before, padded, span, (padded - span) // s + 1))
+    return axes[0], axes[1]
+
+
+def _windows(x: Floats, axes: tuple[_Axis, _Axis]) -> Floats:
+    """View the padded images under the kernel: (N, C, Hout, Wout, kh, kw)."""
+    v, h = axes
+    if (v.padded, h.padded) != x.shape[2:]:
+        padded = np.zeros_like(x, shape=(*x.shape[:2], v.padded, h.padded))
+        padded[:, :, v.before : v.before + v.size, h.before : h.before + h.size] = x
+        x = padded
+    windows = sliding_window_view(x, (v.span, h.span), axis=(2, 3))
+    return windows[:, :, :: v.stride, :: h.stride, :: v.dilation, :: h.dilation]
+
+
+def _pointwise(x: Floats, A: Floats, *, innermost: bool = False) -> Floats:
+    """Multiply the channels by a matrix; they come out ``innermost`` in memory, or as in ``x``."""
+    pixels = x.reshape(*x.shape[:2], -1)
+    y = np.matmul(pixels.transpose(0, 2, 1), A.T).transpose(0, 2, 1) if innermost else A @ pixels
+    return y.reshape(len(x), len(A), *x.shape[2:])
+
+
+def _depthwise(x: Floats, C: Floats, axes: tuple[_Axis, _Axis]) -> Floats:
+    """Add up one entry of all filters after the other, in the memory order of ``x``."""
+    windows = _windows(x, axes)
+    filters = C.reshape(axes[0].kernel, axes[1].kernel, -1, 1, 1)
+    y = np.zeros_like(x, shape=windows.shape[:4])
+    term = np.empty_like(y)
+    for i, j in np.ndindex(filters.shape[:2]):
+        y += np.multiply(windows[..., i, j], filters[i, j], out=term)
+    return y
+
+
+def _blocks(count: int, bytes_each: int) -> Iterator[slice]:
+    step = max(1, _BLOCK_BYTES // bytes_each)
+    return (slice(start, start + step) for start in range(0, count, step))
+
+
+def _padded_bytes(x: Floats, C: Floats, axes: tuple[_Axis, _Axis]) -> int:
+    return int(x.itemsize * C.shape[1]) * axes[0].padded * axes[1].padded
+
+
+def _add_bias(y: Floats, bias: Floats) -> Floats:
+    if bias.any():
+        y += bias[:, None, None]
+    return y
+
+
+def _same_dtype(*arrays: Floats) -> list[Floats]:
+    dtype = np.result_type(*arrays)
+    return [array.astype(dtype, copy=False) for array in arrays]
+
+
+def _numbers(value: Any, name: str, counts: Sequence[int], minimum: int) -> tuple[int, ...]:
+    """Return as many integers as the longest of the allowed forms has."""
+    try:
+        given = tuple(value)
+    except TypeError:
+        given = (value,)
+    if len(given) not in counts:
+        allowed = " or ".join(map(str, counts))
+        raise ValueError(f"{name}: expected {allowed} integers, got {value!r}")
+    return tuple(check_int(v, name, minimum=minimum) for v in given) * (counts[-1] // len(given))
+
+
+def _check_channels(x: Floats, channels: int, name: str) -> None:
+    if x.shape[1] != channels:
+        raise ValueError(
+            f"x: expected {channels} channels on axis 1 (as {name} has), got {x.shape[1]}; "
+            "grouped kernels are not supported, write them as a dense kernel with zeros"
+        )
+
+
+def _check_bias(bias: ArrayLike | None, outputs: int) -> Floats:
+    if bias is None:
+        return np.zeros(outputs, np.float32)
+    b = check_array(bias, "bias", ndim=1, keep_float32=True)
+    if b.shape != (outputs,):
+        raise ValueError(f"bias: expected shape {(outputs,)} (one per output), got {b.shape}")
+    return b
+
+
+def _check_spatial(shape: tuple[int, ...], size: tuple[int, ...], name: str) -> None:
+    """Refuse a tensor that is no kernel of this size: one spatial mode, two, or for 1x1 none."""
+    if shape[2:] not in ((prod(size),), size) and (shape[2:] or prod(size) != 1):
+        need = f"(Cout, Cin, {prod(size)}) for kernel_size {size}"
+        raise ValueError(f"{name}: expected shape {need}, got {shape}")

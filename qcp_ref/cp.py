@@ -100,7 +100,7 @@ class CP:
     @property
     def rank(self) -> int:
         """Number of components ``R``."""
-        return self.weights.shape[0]
+        return len(self.weights)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -281,7 +281,7 @@ def _secular_root(b: Array, sigma: Array, slack: float) -> float:
     low, high = (float(np.log(s * kappa / (1 - kappa))) for s in (sigma[0], sigma[-1]))
 
     def gap(t: float) -> float:
-        return np.sqrt(_secular(b, sigma, float(np.exp(t))) / slack) - 1.0
+        return float(np.sqrt(_secular(b, sigma, float(np.exp(t))) / slack)) - 1.0
 
     if gap(low) >= 0 or gap(high) <= 0:  # equal eigenvalues: the bracket is a point up to rounding
         return float(np.exp(low if gap(low) >= 0 else high))

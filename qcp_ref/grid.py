@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qcp_ref._checks import Array, check_array, check_int, check_option
-from qcp_ref._kernels import TIE, exact_scale
+from qcp_ref._kernels import TIE, exact_scale, moments
 
 __all__ = ["Grid", "Scale", "choose_scale", "dequantize", "project", "quantize"]
 
@@ -387,9 +387,8 @@ def _check_scale(scale: ArrayLike, shape: tuple[int, ...]) -> Array:
 def _one_scale(x: Array, grid: Grid, rule: str) -> float:
     """Choose one scale for all of ``x``, in units that keep squares from overflow and underflow."""
     lowest, highest = float(x.min()), float(x.max())
-    exponent = frexp(max(-lowest, highest))[1]
-    unit = 2.0 ** min(max(exponent, -1000), 1000)  # dividing by it is exact
-    if rule == "mse-exact":
+    unit = 2.0 ** min(max(frexp(max(-lowest, highest))[1], -1000), 1000)
+    if rule == "mse-exact":  # dividing by a power of two is exact
         scale = _exact_scale(x / unit, grid)
     elif rule == "mse-200":
         scale = _trial_scale(x / unit, grid)
@@ -412,8 +411,10 @@ def _max_abs_scale(lowest: float, highest: float, grid: Grid, rule: str) -> floa
 
 def _trial_scale(x: Array, grid: Grid) -> float:
     """Return the first of the trial scales :eq:`grid-trials` with the least squared error."""
+    if not x.any():
+        return 0.0
     scales = np.linspace(0.2, 1.2, 200) * np.abs(x).max() / (2.0 ** (grid.bits - 1) - 0.5)
-    S1, S2 = _moments(np.sort(x, axis=None), scales, grid.qmin, grid.qmax, grid.offset)
+    S1, S2 = moments(np.sort(x, axis=None), scales, float(grid.qmin), float(grid.qmax), grid.offset)
     return float(scales[np.argmax(scales * (2 * S1 - scales * S2))])
 
 
@@ -439,9 +440,9 @@ def _search_cells(x: Array, qmin: float, qmax: float, offset: float) -> float:
 def _moments(
     x: Array, scales: Array, qmin: float, qmax: float, offset: float
 ) -> tuple[Array, Array]:
-    """Return S1 and S2 of :eq:`grid-gain` for each scale, from sorted ``x`` and its prefix sums.
+    """Spell out :eq:`grid-steps`; the kernel ``moments`` does the same faster.
 
-    The innermost levels first; then each step outwards adds what lies beyond it, by :eq:`grid-steps`.
+    The innermost levels first; then each step outwards adds what lies beyond it in sorted ``x``.
     """
     sums = np.append(0.0, np.cumsum(x))
     S1 = np.full(scales.shape, offset * np.abs(x).sum())

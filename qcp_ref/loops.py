@@ -25,17 +25,23 @@ __all__ = [
     "build",
     "choose_scale",
     "code_range",
+    "conv2d",
+    "cp_conv2d",
+    "depthwise",
     "dequantize",
     "epc_tau",
     "fold",
     "gram",
     "grid_moments",
     "indices",
+    "kernel_to_tensor",
     "khatri_rao",
     "matmul",
     "mttkrp",
     "partial_error",
+    "pointwise",
     "quantize",
+    "rank_for_rate",
     "reconstruct",
     "ridge",
     "shape_of",
@@ -43,6 +49,7 @@ __all__ = [
     "spread",
     "squared_error",
     "unfold",
+    "window_starts",
 ]
 
 
@@ -330,3 +337,98 @@ def epc_tau(
         else:
             low = middle
     return low
+
+
+# --- conv -----------------------------------------------------------------------------------------
+
+
+def window_starts(
+    sides: Sequence[int], spans: Sequence[int], stride: Any, padding: Any
+) -> list[range]:
+    """List where windows start, per axis, counted from the image's first pixel; zeros lie outside."""
+    steps = [stride, stride] if isinstance(stride, int) else stride
+    starts = []
+    for axis, (side, span, step) in enumerate(zip(sides, spans, steps, strict=True)):
+        before = after = 0
+        if padding == "same":
+            # One window per step of the image; the last one decides how many zeros are missing.
+            missing = max(0, range(0, side, step)[-1] + span - side)
+            before, after = missing // 2, missing - missing // 2
+        elif isinstance(padding, int):
+            before = after = padding
+        elif len(padding) == 2:
+            before = after = padding[axis]
+        elif padding != "valid":
+            top, left, bottom, right = padding
+            before, after = [(top, bottom), (left, right)][axis]
+        starts.append(range(-before, side + after - span + 1, step))
+    return starts
+
+
+def conv2d(
+    x: Nested, W: Nested, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1, bias: Any = None
+) -> Nested:
+    """Spell out :eq:`conv-dense`; padding is a zero that is read outside the image."""
+    images, channels, height, width = shape_of(x)
+    outputs, _, kh, kw = shape_of(W)
+    down, right = [dilation, dilation] if isinstance(dilation, int) else dilation
+    spans = (down * (kh - 1) + 1, right * (kw - 1) + 1)
+    rows, columns = window_starts((height, width), spans, stride, padding)
+
+    def entry(n: int, o: int, u: int, v: int) -> Any:
+        value = 0 if bias is None else bias[o]
+        for c, i, j in indices((channels, kh, kw)):
+            p, q = rows[u] + down * i, columns[v] + right * j
+            inside = 0 <= p < height and 0 <= q < width
+            value = value + W[o][c][i][j] * (x[n][c][p][q] if inside else 0)
+        return value
+
+    return build((images, outputs, len(rows), len(columns)), entry)
+
+
+def pointwise(x: Nested, A: Matrix, **options: Any) -> Nested:
+    """Spell out :eq:`conv-pointwise`: the matrix is a 1x1 kernel."""
+    return conv2d(x, [[[[a]] for a in row] for row in A], **options)
+
+
+def depthwise(x: Nested, C: Matrix, *, kernel_size: Any, **options: Any) -> Nested:
+    """Spell out :eq:`conv-depthwise`: each channel by itself, with its column as the kernel."""
+    kh, kw = [kernel_size, kernel_size] if isinstance(kernel_size, int) else kernel_size
+    planes = []
+    for r in range(len(C[0])):
+        W = build((1, 1, kh, kw), lambda _o, _c, i, j: C[i * kw + j][r])  # noqa: B023
+        planes.append(conv2d([[image[r]] for image in x], W, **options))
+    return [[plane[n][0] for plane in planes] for n in range(len(x))]
+
+
+def cp_conv2d(
+    x: Nested, factors: Sequence[Matrix], *, kernel_size: Any, bias: Any = None, **options: Any
+) -> Nested:
+    """Spell out :eq:`conv-cp` for two or three factors with unit weights."""
+    a_out, a_in, *a_kernel = factors
+    transposed = [list(column) for column in zip(*a_in, strict=True)]
+    if a_kernel:
+        z = depthwise(pointwise(x, transposed), a_kernel[0], kernel_size=kernel_size, **options)
+    else:
+        z = pointwise(x, transposed, **options)
+    return pointwise(z, a_out, bias=bias)
+
+
+def kernel_to_tensor(W: Nested) -> Nested:
+    """Spell out :eq:`conv-tensor` for kernels larger than 1x1."""
+    outputs, channels, kh, kw = shape_of(W)
+    return build((outputs, channels, kh * kw), lambda o, c, k: W[o][c][k // kw][k % kw])
+
+
+# --- cost -----------------------------------------------------------------------------------------
+
+
+def rank_for_rate(shape: Sequence[int], rate: Any) -> int:
+    """Count up to the largest rank that :eq:`cost-rank` allows; the rate has to be exact."""
+    entries = 1
+    for side in shape:
+        entries = entries * side
+    rank = 0
+    while (rank + 1) * sum(shape) * rate <= entries:
+        rank += 1
+    return rank

@@ -1,9 +1,9 @@
 """Train the bundled Fashion-MNIST network and write qcp_ref/app/data/.
 
-To reproduce: install the development extra (PyTorch) and Debian's package dataset-fashion-mnist, then
-run the command recorded in qcp_ref/app/data/manifest.json. On two cores it takes about a quarter of an
-hour. A checkpoint is written after every epoch and a second call resumes from it. The schedule is fixed
-beforehand and the last epoch is what is exported: the test images choose nothing.
+To reproduce: install the development extra (PyTorch) and Debian's package dataset-fashion-mnist,
+then run the command recorded in qcp_ref/app/data/manifest.json. On two cores it takes about a
+quarter of an hour. A checkpoint is written after every epoch and a second call resumes from it. The
+schedule is fixed beforehand and the last epoch is what is exported: the test images choose nothing.
 
 Equal arrays give equal files: NumPy's archives carry no time stamps. The weights themselves are
 repeatable on one machine with one version of PyTorch, not across machines.
@@ -13,7 +13,6 @@ import argparse
 import gzip
 import hashlib
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -33,11 +32,11 @@ PROVENANCE = {
         "source": "Fashion-MNIST by Han Xiao, Kashif Rasul and Roland Vollgraf, Zalando SE, 2017; "
         "Debian package dataset-fashion-mnist",
         "licence": "MIT, see LICENSE-fashion-mnist.txt",
-        "calibration": f"{CALIBRATION_PER_CLASS} training images of each class, drawn with the seed",
+        "calibration": f"{CALIBRATION_PER_CLASS} training images per class, drawn with the seed",
         "test": f"the first {TEST_IMAGES} of the 10,000 test images",
     },
     "weights": {
-        "source": "trained on all 60,000 training images by scripts/train_network.py of this project",
+        "source": "this project's scripts/train_network.py, on all 60,000 training images",
         "licence": "MIT, as the project",
     },
     "logits": f"what PyTorch computes for the first {STORED_LOGITS} test images in float32; "
@@ -57,6 +56,7 @@ class Block(nn.Module):
         self.stride, self.extra = stride, (outputs - inputs) // 2
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Add the block's change to its input."""
         y = functional.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
         shortcut = x[:, :, :: self.stride, :: self.stride]
@@ -77,6 +77,7 @@ class SmallResNet(nn.Module):
         self.linear = nn.Linear(64, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the logits of normalized images."""
         x = functional.relu(self.stem["bn"](self.stem["conv"](x)))
         x = self.block3(self.block2(self.block1(x)))
         return self.linear(x.mean(dim=(2, 3)))
@@ -163,14 +164,14 @@ def train(model: nn.Module, x: torch.Tensor, y: torch.Tensor, args: argparse.Nam
             "settings": settings,
         }
         torch.save(state, checkpoint.with_suffix(".tmp"))
-        os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
+        checkpoint.with_suffix(".tmp").replace(checkpoint)
 
 
 def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, object]:
     """Write one archive under a temporary name, rename it, describe it."""
     temporary = path.with_suffix(".tmp.npz")
     np.savez_compressed(temporary, **arrays)
-    os.replace(temporary, path)
+    temporary.replace(path)
     return {
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "bytes": path.stat().st_size,
@@ -256,7 +257,7 @@ def main() -> int:
     manifest = export(model.to(memory_format=torch.contiguous_format), data, args)
     temporary = args.out / "manifest.json.tmp"
     temporary.write_text(json.dumps(manifest, indent=1) + "\n")
-    os.replace(temporary, args.out / "manifest.json")
+    temporary.replace(args.out / "manifest.json")
     print(manifest["correct"])
     return 0
 

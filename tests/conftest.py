@@ -5,6 +5,7 @@
 """
 
 import os
+from dataclasses import replace
 from zlib import crc32
 
 import numpy as np
@@ -25,3 +26,38 @@ settings.load_profile(
 def rng(request):
     """Return a generator of its own for each test, the same in every run."""
     return np.random.default_rng(crc32(request.node.nodeid.encode()))
+
+
+@pytest.fixture(scope="session")
+def demo_result(tmp_path_factory):
+    """Run the demo once, small; return its result and what its progress display was told."""
+    from qcp_ref.app import demo
+
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        _shrink(patch)
+        settings = demo.Settings(out=tmp_path_factory.mktemp("demo"))
+        result = demo.run(settings, lambda *row: seen.append(row), lambda text: None)
+    return result, seen
+
+
+@pytest.fixture
+def small_demo(monkeypatch):
+    """Let the demo work on one layer and few images."""
+    _shrink(monkeypatch)
+
+
+def _shrink(patch):
+    from qcp_ref.app import demo, network, tables
+
+    images = network.load_images()
+    few = replace(
+        images,
+        calibration_images=images.calibration_images[::10],
+        test_images=images.test_images[:200],
+        test_labels=images.test_labels[:200],
+    )
+    first = {"block1.conv1": network.KERNELS["block1.conv1"]}
+    patch.setattr(demo, "load_images", lambda: few)
+    patch.setattr(demo, "KERNELS", first)
+    patch.setattr(tables, "KERNELS", first)

@@ -122,6 +122,20 @@ def test_recovers_tensors_of_known_rank_from_most_starts(shape, init):
     assert first > 1e-3 or len(shape) == 2, "the start must not know the answer"
 
 
+@given(seeds)
+def test_tensorly_makes_the_same_sweeps(seed):
+    pytest.importorskip("tensorly", reason="third opinion, in the dev extra")
+    from tensorly.cp_tensor import cp_to_tensor
+    from tensorly.decomposition import parafac
+
+    X = np.random.default_rng([seed, 3]).standard_normal((5, 4, 3))
+    start = random_cp((5, 4, 3), 2, rng=seed)
+    mine = cp_als(X, 2, init=start, max_sweeps=3, stop="none")
+    given_factors = (np.ones(2), [A.copy() for A in start.factors])
+    theirs = cp_to_tensor(parafac(X, 2, init=given_factors, n_iter_max=3, tol=0))
+    assert np.abs(reconstruct(mine.cp) - theirs).max() <= 1e-9 * np.abs(X).max()
+
+
 def test_two_modes_reach_the_truncated_svd():
     X = np.random.default_rng(5).standard_normal((9, 7))
     best = np.sqrt((np.linalg.svd(X)[1][3:] ** 2).sum()) / np.linalg.norm(X)

@@ -1,4 +1,4 @@
-"""The checker of the built site catches what it is there for; building the site is .ci/run's task."""
+"""The checker of the built site finds what it is there for; .ci/run builds the site."""
 
 import importlib.util
 import zlib

@@ -3,7 +3,6 @@
 import sys
 from fractions import Fraction
 from itertools import product
-from math import frexp
 
 import numpy as np
 import pytest
@@ -12,12 +11,18 @@ from hypothesis import strategies as st
 from support import arrays, assert_same, assert_within, caught, exact, floats, shapes
 
 from qcp_ref import Grid, choose_scale, dequantize, loops, project, quantize, rounding_bound
+from qcp_ref import grid as right
 from qcp_ref._kernels import TIE
 
 THIS = sys.modules[__name__]
 RULES = ["mse-exact", "mse-200", "max-abs", "max-abs-narrow", "max-abs-full", "max-abs-two-sided"]
 KINDS = [{}, {"narrow": True}, {"mid_rise": True}]
-ALL_GRIDS = [Grid(bits, **kind) for bits in (1, 2, 3, 4, 8, 16) for kind in KINDS[bits == 1 :: 1]]
+ALL_GRIDS = [
+    Grid(bits, **kind)
+    for bits in (1, 2, 3, 4, 8, 16)
+    for kind in KINDS
+    if bits > 1 or "narrow" not in kind
+]
 
 
 @st.composite
@@ -38,6 +43,11 @@ def some(shape):
 
 def lists(max_size=6):
     return st.integers(1, max_size).flatmap(some)
+
+
+def rules(grid):
+    """The rules that this grid has."""
+    return [rule for rule in RULES if rule != "max-abs-narrow" or grid.bits > 1]
 
 
 def spec(grid):
@@ -63,7 +73,7 @@ def energy(x):
     return sum(v * v for v in exact(np.ravel(x)))
 
 
-# --- grids ------------------------------------------------------------------------------------------
+# --- grids ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bits", range(1, 17))
@@ -78,7 +88,7 @@ def test_code_ranges(bits, kind):
     assert np.iinfo(grid.dtype).min <= low and high <= np.iinfo(grid.dtype).max
     assert grid.dtype == (np.int8 if bits <= 8 else np.int16)
     if kind:
-        assert [-v for v in reversed(levels(grid))] == levels(grid)
+        assert -(low + offset) == high + offset
 
 
 def test_grids_are_values():
@@ -88,7 +98,7 @@ def test_grids_are_values():
         Grid(4).bits = 5
 
 
-# --- the rounding rule ------------------------------------------------------------------------------
+# --- the rounding rule ----------------------------------------------------------------------------
 
 
 @st.composite
@@ -139,7 +149,9 @@ def test_quantize_does_not_see_a_common_power_of_two(x, grid, scale, power):
 def test_quantize_is_odd_on_symmetric_grids(x, grid, scale):
     assume(grid.narrow or grid.mid_rise)
     if grid.mid_rise:
-        x = x[np.abs(x / scale - np.rint(x / scale)) > 1e-9]  # ties: level k + 1/2 has no even mirror
+        x = x[
+            np.abs(x / scale - np.rint(x / scale)) > 1e-9
+        ]  # ties: level k + 1/2 has no even mirror
         assume(x.size)
     codes = quantize(x, grid, scale).astype(int)
     assert np.array_equal(quantize(-x, grid, scale), -codes - grid.mid_rise)
@@ -161,7 +173,9 @@ def test_dequantize_is_one_rounding_of_scale_times_code_minus_zero_point(case):
     truth = loops.dequantize(exact(codes), exact(scale), exact(zero))
     assert_within(values, truth, rounding_bound(1, abs(values)))
     power = 2.0 ** np.frexp(scale)[1]
-    assert_same(dequantize(codes, power, zero), loops.dequantize(exact(codes), exact(power), exact(zero)))
+    assert_same(
+        dequantize(codes, power, zero), loops.dequantize(exact(codes), exact(power), exact(zero))
+    )
 
 
 def test_the_zero_point_is_added_after_rounding_and_before_clipping():
@@ -169,6 +183,23 @@ def test_the_zero_point_is_added_after_rounding_and_before_clipping():
     assert quantize(x, Grid(4), 1, 1).tolist() == [-1, -1, 1, 1, 3, 3, 5]
     assert quantize([-20, 20, -9, 9], Grid(4), 1, 3).tolist() == [-8, 7, -6, 7]
     assert quantize([[5.0, 5.0]], Grid(4), 1, [[-8, 7]]).tolist() == [[-3, 7]]
+
+
+def test_ties_go_to_the_even_code():
+    x = np.arange(-4.5, 5)
+    assert quantize(x, Grid(4), 1).tolist() == [-4, -4, -2, -2, 0, 0, 2, 2, 4, 4]
+    assert quantize(x + 0.5, Grid(4, mid_rise=True), 1).tolist() == [
+        -4,
+        -4,
+        -2,
+        -2,
+        0,
+        0,
+        2,
+        2,
+        4,
+        4,
+    ]
 
 
 def test_division_is_not_a_product_with_the_reciprocal():
@@ -184,7 +215,7 @@ def test_huge_quotients_saturate_and_tiny_ones_vanish():
     assert quantize(2.0**40, Grid(16), 1).tolist() == 2**15 - 1
 
 
-# --- choosing the scale -----------------------------------------------------------------------------
+# --- choosing the scale ---------------------------------------------------------------------------
 
 
 @given(lists(5), grids(3) | st.just(Grid(4)))
@@ -205,9 +236,8 @@ def test_exact_scale_of_integers_is_that_of_brute_force(x, grid):
     assert_within(choose_scale(x, grid).scale, truth, float(truth) * 2.0**-50)
 
 
-@pytest.mark.parametrize("grid", [Grid(1), Grid(2), Grid(2, narrow=True), Grid(2, mid_rise=True)], ids=str)
-@given(x=some(4))
-def test_projection_is_the_nearest_of_all_code_assignments(grid, x):
+@given(some(4), grids(2))
+def test_projection_is_the_nearest_of_all_code_assignments(x, grid):
     values = exact(x)
     best = Fraction(0)
     for v in product(levels(grid), repeat=len(values)):
@@ -218,16 +248,12 @@ def test_projection_is_the_nearest_of_all_code_assignments(grid, x):
     assert error <= energy(x) * (1 + Fraction(8 * TIE)) - best + Fraction(1, 2**200)
 
 
-@given(lists(8), grids())
+@given(lists(4), grids(3))
 def test_no_rule_and_no_scan_beats_the_exact_scale(x, grid):
     best = gain(x, grid, choose_scale(x, grid).scale)
     allowed = Fraction(8 * TIE) * energy(x) + Fraction(1, 2**200)
-    others = [
-        choose_scale(x, grid, rule=rule).scale
-        for rule in RULES[1:]
-        if (rule, grid.bits) != ("max-abs-narrow", 1)
-    ]
-    scan = np.linspace(0.01, 2.1, 40) * max(abs(x).max(), 1e-3)
+    others = [choose_scale(x, grid, rule=rule).scale for rule in rules(grid)]
+    scan = np.linspace(0.01, 2.1, 25) * max(abs(x).max(), 1e-3)
     for scale in [*others, *scan]:
         assert gain(x, grid, scale) <= best + allowed
 
@@ -252,8 +278,18 @@ def test_the_exact_scale_is_the_global_minimum_where_local_ones_abound():
     for _ in range(50):
         codes = quantize(x, Grid(4), local)
         local = x @ codes / (codes @ codes.astype(float))
-    assert gain(x, Grid(4), choose_scale(x, Grid(4)).scale) - gain(x, Grid(4), local) > Fraction(1, 2)
+    assert gain(x, Grid(4), choose_scale(x, Grid(4)).scale) - gain(x, Grid(4), local) > Fraction(
+        1, 2
+    )
     assert_within(choose_scale(x, Grid(4)).scale, Fraction(7, 5), 1e-15)
+
+
+def test_negative_numbers_have_one_level_more_on_the_full_range():
+    x = np.array([-8.0, -8.0, 5.0, 3.0, -1.0])
+    assert choose_scale(x, Grid(4)).scale == 1
+    assert choose_scale(x, Grid(4, narrow=True)).scale > 1
+    assert choose_scale(-x, Grid(4)).scale > 1
+    assert choose_scale([-2.0, -3.0, 9.0], Grid(1)).scale == 2.5
 
 
 @given(lists(40), grids())
@@ -264,9 +300,8 @@ def test_the_exact_scale_is_the_refit_of_its_own_codes(x, grid):
     assert_within(scale, first / second, rounding_bound(2 * x.size + 20, scale))
 
 
-@pytest.mark.parametrize("rule", RULES)
-@given(x=lists(30), grid=grids().filter(lambda g: g.bits > 1), power=POWERS, data=st.data())
-def test_order_does_not_matter_and_powers_of_two_pass_through(rule, x, grid, power, data):
+@given(lists(30), grids().filter(lambda g: g.bits > 1), st.sampled_from(RULES), POWERS, st.data())
+def test_order_does_not_matter_and_powers_of_two_pass_through(x, grid, rule, power, data):
     scale = choose_scale(x, grid, rule=rule).scale
     order = data.draw(st.permutations(range(x.size)))
     assert choose_scale(x[order], grid, rule=rule).scale == scale
@@ -274,17 +309,15 @@ def test_order_does_not_matter_and_powers_of_two_pass_through(rule, x, grid, pow
         assert choose_scale(x * power, grid, rule=rule).scale == scale * power
 
 
-@pytest.mark.parametrize("rule", RULES)
-@given(x=shapes(2, 2).flatmap(some), grid=grids().filter(lambda g: g.bits > 1))
-def test_each_row_and_column_gets_the_scale_that_it_has_alone(rule, x, grid):
+@given(shapes(2, 2).flatmap(some), grids().filter(lambda g: g.bits > 1), st.sampled_from(RULES))
+def test_each_row_and_column_gets_the_scale_that_it_has_alone(x, grid, rule):
     rows, columns = (choose_scale(x, grid, rule=rule, axis=axis) for axis in (0, 1))
     assert rows.scale.shape == (x.shape[0], 1) and columns.scale.shape == (1, x.shape[1])
     assert rows.scale[:, 0].tolist() == [choose_scale(row, grid, rule=rule).scale for row in x]
     assert columns.scale[0].tolist() == [choose_scale(col, grid, rule=rule).scale for col in x.T]
     assert rows.rule == rule and rows.zero_point == -grid.offset
     assert np.array_equal(project(x, grid, axis=0, rule=rule)[0], project(x[0], grid, rule=rule))
-    if (grid.qmax, x.shape) == (1, (1, 1)):
-        assert choose_scale(x, grid, rule=rule).scale.shape == ()
+    assert choose_scale(x, grid, rule=rule).scale.shape == ()
 
 
 def test_the_four_formulas_in_the_largest_value():
@@ -306,14 +339,17 @@ def test_the_two_sided_scale_is_the_least_without_clipping(x, grid):
     assert reached.max() == pytest.approx(1, rel=1e-15)
 
 
-@given(lists(), grids())
+@given(lists(3), grids(2) | st.just(Grid(4)))
 def test_the_authors_scale_is_the_best_of_their_200_trials(x, grid):
     assume(x.any())
     chosen = float(choose_scale(x, grid, rule="mse-200").scale)
     largest = max(abs(v) for v in exact(x))
     unit = largest / Fraction(199) / (2**grid.bits - 1) * 2
     trials = [unit * (Fraction(199, 5) + j) for j in range(200)]  # 0.2 m, ..., 1.2 m in equal steps
-    gains = [gain(x, grid, t) for t in trials]
+    moments = [loops.grid_moments(exact(x), spec(grid), t) for t in trials]
+    gains = [
+        t * (2 * first - t * second) for t, (first, second) in zip(trials, moments, strict=True)
+    ]
     number = round(Fraction(chosen) / unit - Fraction(199, 5))
     assert 0 <= number < 200
     assert_within(chosen, trials[number], chosen * 2.0**-50)
@@ -325,31 +361,26 @@ def test_of_equal_trials_the_first_wins():
     assert choose_scale([5.0, 3.0], Grid(1), rule="mse-200").scale == pytest.approx(2, rel=1e-15)
 
 
-@pytest.mark.parametrize("rule", RULES)
+DEGENERATE = [
+    [3.7], [-3.7], [0.1] * 7, [-0.3] * 9, [0.0, 1.0], [0.0, -0.0, -1.0], [1e300, 1e-300, -1e-300],
+    [5e-324], [-1e-310, 3e-315], [1.7e308], [-1.7e308, 1.0],
+]  # fmt: skip
+
+
 @pytest.mark.parametrize("grid", ALL_GRIDS, ids=str)
-@pytest.mark.parametrize(
-    "x",
-    [
-        [3.7], [-3.7], [0.1] * 7, [-0.3] * 9, [5e-324], [-1e-310, 3e-315], [1.7e308], [-1.7e308, 1.0],
-        [1e300, 1e-300, -1e-300], [0.0, 1.0], [0.0, -0.0, -1.0],
-    ],
-)  # fmt: skip
-def test_degenerate_data_have_a_finite_positive_scale(rule, grid, x):
-    if (rule, grid.bits) == ("max-abs-narrow", 1):
-        return
-    scale = float(choose_scale(x, grid, rule=rule).scale)
-    assert 0 < scale < np.inf
-    if max(np.abs(x)) < 1e300:  # else the outermost level may leave the range of floats
-        assert np.isfinite(project(x, grid, rule=rule)).all()
+def test_degenerate_data_have_a_finite_positive_scale(grid):
+    for x, rule in product(DEGENERATE, rules(grid)):
+        scale = float(choose_scale(x, grid, rule=rule).scale)
+        assert 0 < scale < np.inf
+        if max(np.abs(x)) < 1e300:  # else the outermost level may leave the range of floats
+            assert np.isfinite(project(x, grid, rule=rule)).all()
 
 
-@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("grid", [Grid(4), Grid(4, narrow=True), Grid(1)], ids=str)
-def test_zeros_have_scale_one_and_codes_zero(rule, grid):
-    if (rule, grid.bits) == ("max-abs-narrow", 1):
-        return
-    assert choose_scale(np.zeros((2, 3)), grid, rule=rule).scale == 1
-    assert (project(np.zeros((2, 3)), grid, rule=rule, axis=1) == 0).all()
+def test_zeros_have_scale_one_and_codes_zero(grid):
+    for rule in rules(grid):
+        assert choose_scale(np.zeros((2, 3)), grid, rule=rule).scale == 1
+        assert (project(np.zeros((2, 3)), grid, rule=rule, axis=1) == 0).all()
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -370,10 +401,12 @@ def test_a_constant_is_represented_by_its_innermost_level(count, value, sign, gr
         assert project(x, grid) == pytest.approx(x, rel=1e-14)
 
 
-# --- projecting -------------------------------------------------------------------------------------
+# --- projecting -----------------------------------------------------------------------------------
 
 
-@given(shapes(2, 2).flatmap(some), grids(), st.sampled_from([None, 0, 1]), st.sampled_from(RULES[:3]))
+@given(
+    shapes(2, 2).flatmap(some), grids(), st.sampled_from([None, 0, 1]), st.sampled_from(RULES[:3])
+)
 def test_projections_lie_on_the_grid_and_stay(x, grid, axis, rule):
     scale = choose_scale(x, grid, axis=axis, rule=rule).scale
     projected = project(x, grid, axis=axis, rule=rule)
@@ -396,7 +429,7 @@ def test_any_memory_layout_and_dtype_gives_the_same():
     assert project(2.5, Grid(4)).shape == ()
 
 
-# --- bad input --------------------------------------------------------------------------------------
+# --- bad input ------------------------------------------------------------------------------------
 
 BAD_NUMBERS = [
     ([1.0, np.nan], ValueError, "x: expected finite"),
@@ -410,12 +443,26 @@ BAD_NUMBERS = [
 
 @pytest.mark.parametrize(("x", "error", "message"), BAD_NUMBERS)
 def test_bad_numbers_are_refused(x, error, message):
-    for use in (lambda: quantize(x, Grid(4), 1), lambda: choose_scale(x, Grid(4)), lambda: project(x, Grid(4))):
+    for use in (
+        lambda: quantize(x, Grid(4), 1),
+        lambda: choose_scale(x, Grid(4)),
+        lambda: project(x, Grid(4)),
+    ):
         with pytest.raises(error, match=message):
             use()
 
 
-@pytest.mark.parametrize(("bits", "error"), [(0, ValueError), (17, ValueError), (-1, ValueError), (4.0, TypeError), (True, TypeError), ("4", TypeError)])
+@pytest.mark.parametrize(
+    ("bits", "error"),
+    [
+        (0, ValueError),
+        (17, ValueError),
+        (-1, ValueError),
+        (4.0, TypeError),
+        (True, TypeError),
+        ("4", TypeError),
+    ],
+)
 def test_bad_bits_are_refused(bits, error):
     with pytest.raises(error, match="bits: expected"):
         Grid(bits)
@@ -502,13 +549,15 @@ def test_bad_rules_and_axes_are_refused():
             project(x, Grid(4), scale=1.0, **options)
 
 
-# --- a third opinion --------------------------------------------------------------------------------
+# --- a third opinion ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("zero_point", [0, 3, -7])
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_pytorch_fake_quantization_agrees(zero_point, bits, rng):
-    torch = pytest.importorskip("torch", reason="third opinion: PyTorch's fake quantization (extra: dev)")
+    torch = pytest.importorskip(
+        "torch", reason="third opinion: PyTorch's fake quantization (extra: dev)"
+    )
     grid = Grid(bits)
     zero_point = max(zero_point, grid.qmin) if bits > 2 else 0
     x = np.append(rng.normal(size=2000), np.arange(-40, 40) / 8).astype(np.float32)
@@ -522,7 +571,10 @@ def test_pytorch_fake_quantization_agrees(zero_point, bits, rng):
         assert np.allclose(theirs, ours, rtol=1e-6, atol=0)
 
 
-# --- planted faults ---------------------------------------------------------------------------------
+# --- planted faults -------------------------------------------------------------------------------
+
+
+# A fault calls the right function by its module, because it stands in for the name in this one.
 
 
 def by_rounding(rounding, after=lambda k, z: k + z, before=lambda t, z: t, divide=np.divide):
@@ -543,7 +595,9 @@ def half_away(t):
 
 
 def clip_before_zero_point(x, grid, scale, zero_point=0):
-    return (quantize(x, grid, scale) + np.asarray(0 if grid.mid_rise else zero_point)).astype(grid.dtype)
+    return (right.quantize(x, grid, scale) + np.asarray(0 if grid.mid_rise else zero_point)).astype(
+        grid.dtype
+    )
 
 
 def wrapping(x, grid, scale, zero_point=0):
@@ -555,19 +609,19 @@ def wrapping(x, grid, scale, zero_point=0):
 
 def without_offset(x, grid, scale, zero_point=0):
     """Takes a mid-rise grid for a plain one."""
-    return quantize(x, Grid(grid.bits, narrow=grid.narrow), scale, zero_point)
+    return right.quantize(x, Grid(grid.bits, narrow=grid.narrow), scale, zero_point)
 
 
 def added_zero_point(codes, scale, zero_point=0):
-    return dequantize(codes, scale, -np.asarray(zero_point))
+    return right.dequantize(codes, scale, -np.asarray(zero_point))
 
 
 def local_scale(x, grid, *, rule="mse-exact", axis=None):
     """Alternates rounding and refitting from the max-abs scale, which stops at a local minimum."""
-    chosen = choose_scale(x, grid, rule="max-abs", axis=axis)
+    chosen = right.choose_scale(x, grid, rule="max-abs", axis=axis)
     scale = float(chosen.scale)
     for _ in range(100):
-        v = quantize(x, grid, scale) + grid.offset
+        v = right.quantize(x, grid, scale) + grid.offset
         if (v * x).sum() > 0:
             scale = (v * x).sum() / (v * v).sum()
     return chosen._replace(scale=np.array(scale))
@@ -576,32 +630,33 @@ def local_scale(x, grid, *, rule="mse-exact", axis=None):
 def one_ended_scale(x, grid, *, rule="mse-exact", axis=None):
     """Takes every grid for a narrow one: forgets that negative numbers have one level more."""
     symmetric = Grid(grid.bits, narrow=grid.bits > 1 and not grid.mid_rise, mid_rise=grid.mid_rise)
-    return choose_scale(x, symmetric, rule=rule, axis=axis)
+    return right.choose_scale(x, symmetric, rule=rule, axis=axis)
 
 
 def not_refitted_scale(x, grid, *, rule="mse-exact", axis=None):
     """Takes the authors' trials for the exact minimum."""
-    return choose_scale(x, grid, rule="mse-200" if rule == "mse-exact" else rule, axis=axis)
+    return right.choose_scale(x, grid, rule="mse-200" if rule == "mse-exact" else rule, axis=axis)
 
 
 def smallest_scale(x, grid, *, rule="mse-exact", axis=None):
     """Of equal gains takes another one than the largest scale."""
-    chosen = choose_scale(x, grid, rule=rule, axis=axis)
+    chosen = right.choose_scale(x, grid, rule=rule, axis=axis)
     half = gain(x, grid, chosen.scale / 2) == gain(x, grid, chosen.scale)
     return chosen._replace(scale=chosen.scale / 2) if half else chosen
 
 
 def swapped_axes(x, grid, *, rule="mse-exact", axis=None):
-    chosen = choose_scale(x, grid, rule=rule, axis=axis if axis is None else 1 - axis)
+    chosen = right.choose_scale(x, grid, rule=rule, axis=axis if axis is None else 1 - axis)
     return chosen._replace(scale=chosen.scale.T)
 
 
 def local_project(x, grid, *, axis=None, scale=None, rule="mse-exact"):
-    return project(x, grid, scale=local_scale(x, grid).scale)
+    return right.project(x, grid, scale=local_scale(x, grid).scale)
 
 
 STEPS = test_quantize_follows_the_rule_step_by_step
 NEAREST = test_quantize_takes_the_nearest_level_and_the_even_code_of_two
+TIES = test_ties_go_to_the_even_code
 EXACT = test_exact_scale_has_the_gain_of_brute_force_on_fractions
 DEQUANTIZED = test_dequantize_is_one_rounding_of_scale_times_code_minus_zero_point
 ZERO_POINT = test_the_zero_point_is_added_after_rounding_and_before_clipping
@@ -612,13 +667,12 @@ ZERO_POINT = test_the_zero_point_is_added_after_rounding_and_before_clipping
     [
         (STEPS, {"quantize": by_rounding(np.floor)}),
         (NEAREST, {"quantize": by_rounding(np.floor)}),
-        (STEPS, {"quantize": by_rounding(half_away)}),
         (NEAREST, {"quantize": by_rounding(half_away)}),
+        (TIES, {"quantize": by_rounding(half_away)}),
         (NEAREST, {"quantize": by_rounding(lambda t: np.floor(t + 0.5))}),
-        (test_quantize_is_odd_on_symmetric_grids, {"quantize": by_rounding(lambda t: np.floor(t + 0.5))}),
+        (TIES, {"quantize": by_rounding(lambda t: np.floor(t + 0.5))}),
         (STEPS, {"quantize": wrapping}),
         (NEAREST, {"quantize": wrapping}),
-        (test_quantize_is_monotone, {"quantize": wrapping}),
         (
             test_division_is_not_a_product_with_the_reciprocal,
             {"quantize": by_rounding(np.rint, divide=lambda x, s: x * (1 / np.asarray(s, float)))},
@@ -632,7 +686,10 @@ ZERO_POINT = test_the_zero_point_is_added_after_rounding_and_before_clipping
         (STEPS, {"quantize": without_offset}),
         (DEQUANTIZED, {"dequantize": added_zero_point}),
         (EXACT, {"choose_scale": local_scale}),
-        (EXACT, {"choose_scale": one_ended_scale}),
+        (
+            test_negative_numbers_have_one_level_more_on_the_full_range,
+            {"choose_scale": one_ended_scale},
+        ),
         (EXACT, {"choose_scale": not_refitted_scale}),
         (test_exact_scale_of_integers_is_that_of_brute_force, {"choose_scale": smallest_scale}),
         (test_no_rule_and_no_scan_beats_the_exact_scale, {"choose_scale": local_scale}),
@@ -641,9 +698,5 @@ ZERO_POINT = test_the_zero_point_is_added_after_rounding_and_before_clipping
         (test_projection_is_the_nearest_of_all_code_assignments, {"project": local_project}),
     ],
 )
-def test_planted_faults_are_caught(test, fault, monkeypatch):
-    # The wrong versions call the right ones by the names that they replace.
-    for wrong in fault.values():
-        if getattr(wrong, "__globals__", None) is THIS.__dict__:
-            assert wrong.__name__ not in fault
+def test_planted_faults_are_caught(test, fault):
     assert caught(THIS, test, **fault)

@@ -120,6 +120,17 @@ def test_sweep_yields_the_mttkrp_with_the_factors_updated_so_far(case):
     assert modes == list(range(X.ndim))
 
 
+@given(tensors_with_factors(), st.data())
+def test_tensorly_agrees(case, data):
+    tl = pytest.importorskip("tensorly", reason="third opinion, in the dev extra")
+    X, factors = case
+    mode = data.draw(st.integers(0, X.ndim - 1))
+    assert np.array_equal(unfold(X, mode), tl.unfold(X, mode))
+    assert np.array_equal(khatri_rao(factors), tl.tenalg.khatri_rao(factors))
+    theirs = tl.tenalg.unfolding_dot_khatri_rao(X, (None, factors), mode)
+    assert np.array_equal(mttkrp(X, factors, mode), theirs)
+
+
 @pytest.mark.parametrize("mode", [0, 1, 2])
 def test_temporaries_of_mttkrp_stay_below_the_promised_bound(mode):
     X = np.ones((96, 96, 96))

@@ -31,9 +31,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     demo.add_argument("--rate", default="2", help="parameter reduction of each kernel")
     demo.add_argument("--bits", type=int, default=4, help="bits of each weight, 1 to 16")
-    demo.add_argument("--method", choices=METHODS, default="authors", help="how factors get on the grid")
+    demo.add_argument(
+        "--method", choices=METHODS, default="authors", help="how factors get on the grid"
+    )
     demo.add_argument("--seed", type=int, default=0, help="seed of the solver's start")
-    demo.add_argument("--out", type=Path, default=Path("qcp-ref-out"), help="folder for the results")
+    demo.add_argument(
+        "--out", type=Path, default=Path("qcp-ref-out"), help="folder for the results"
+    )
     parsed = parser.parse_args(arguments)
     missing = [name for name in _EXTRA if find_spec(name) is None]
     if missing:

@@ -37,7 +37,14 @@ def _history(axes: Any, row: Any) -> None:
     axes.set_title(f"{row.name}: error while on the grid")
     axes.axhline(row.rounded.error, color=_ORANGE, ls="--", label="least squares, then rounded")
     if len(error):
-        axes.plot(np.arange(1, len(error) + 1), error, "o-", ms=3, color=_BLUE, label="ADMM, after each sweep")
+        axes.plot(
+            np.arange(1, len(error) + 1),
+            error,
+            "o-",
+            ms=3,
+            color=_BLUE,
+            label="ADMM, after each sweep",
+        )
         best = int(error.argmin())
         axes.plot(best + 1, error[best], "*", ms=12, color=_BLUE, label="best iterate, returned")
     axes.axhline(row.layer.fit.start_error, color=_GREY, ls=":", label="float factors, same rank")
@@ -50,18 +57,27 @@ def _gathering(axes: Any, row: Any) -> None:
     q, relaxed = row.layer.cp, row.layer.fit.relaxed
     rounded = row.rounded.fit
     axes.set_title(f"{row.name}: input factor before the last rounding")
-    bins = np.arange(q.grid.qmin - 1, q.grid.qmax + 1.01, 0.125)
+    # an odd number of bins per step, so that each level is the middle of one
+    bins = np.arange(q.grid.qmin - 1, q.grid.qmax + 1.01, 1 / 9) + q.grid.offset - 1 / 18
     for cp, codes, color, label, filled in (
         (rounded.relaxed, rounded.cp, _ORANGE, "least squares", False),
         (relaxed, q, _BLUE, "ADMM", True),
     ):
         values = (cp.factors[1] / codes.scales[1]).ravel()
         axes.hist(
-            values, bins=bins, density=True, color=color, label=label,
-            histtype="stepfilled" if filled else "step", alpha=0.85 if filled else 1.0,
+            values,
+            bins=bins,
+            density=True,
+            color=color,
+            label=label,
+            histtype="stepfilled" if filled else "step",
+            alpha=0.85 if filled else 1.0,
         )
-    axes.set(xlabel="value / step (integers are the levels)", ylabel="density")
-    axes.set_xticks(np.arange(q.grid.qmin, q.grid.qmax + 1, max(1, (q.grid.qmax - q.grid.qmin) // 8)))
+    levels = "half-integers" if q.grid.mid_rise else "integers"
+    axes.set(xlabel=f"value / step (the levels are {levels})", ylabel="density")
+    axes.set_xticks(
+        np.arange(q.grid.qmin, q.grid.qmax + 1, max(1, (q.grid.qmax - q.grid.qmin) // 7))
+    )
     axes.legend(frameon=False)
 
 
@@ -80,8 +96,14 @@ def _tradeoff(axes: Any, result: DemoResult) -> None:
         x, y = 100 * result.network_bops[label] / total, 100 * row["accuracy"]
         low, high = (100 * (base + row[side]) for side in ("low", "high"))
         axes.errorbar(
-            x, y, yerr=[[max(0.0, y - low)], [max(0.0, high - y)]], fmt=marker, color=color,
-            ms=9 if marker == "*" else 6, capsize=3, label=label,
+            x,
+            y,
+            yerr=[[max(0.0, y - low)], [max(0.0, high - y)]],
+            fmt=marker,
+            color=color,
+            ms=9 if marker == "*" else 6,
+            capsize=3,
+            label=label,
         )
-    axes.set(xlabel="BOPs, % of the float network", ylabel="accuracy, %")
+    axes.set(xlabel="BOPs, % of the float network", ylabel="accuracy, %", xlim=(0, None))
     axes.legend(frameon=False, loc="best")

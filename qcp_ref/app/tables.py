@@ -2,12 +2,14 @@
 
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from qcp_ref.app.demo import DemoResult, LayerResult, Settings
+from qcp_ref.app.demo import DemoResult, Settings
 from qcp_ref.app.network import KERNELS
+from qcp_ref.cost import Costs
 
 __all__ = ["Display", "tables"]
 
@@ -32,7 +34,8 @@ class Display:
             console=console,
         )
         self.tasks: dict[str, TaskID] = {
-            name: self.bars.add_task(name, total=100, state="waiting", start=False) for name in KERNELS
+            name: self.bars.add_task(name, total=100, state="waiting", start=False)
+            for name in KERNELS
         }
 
     def __enter__(self) -> "Display":
@@ -63,57 +66,73 @@ class Display:
 
 
 def tables(result: DemoResult) -> list[Table]:
-    """Return the tables of layers and of accuracies."""
-    return [_layer_table(result), _accuracy_table(result)]
+    """Return the tables of errors, of costs and of accuracies, each narrow enough for 80 columns."""
+    return [_error_table(result), _cost_table(result), _accuracy_table(result)]
 
 
-def _layer_table(result: DemoResult) -> Table:
-    method, bits = result.settings.method, result.settings.bits
-    table = Table(
-        title=f"relative Frobenius error of each kernel, {bits}-bit factors",
-        caption="dense: the kernel itself rounded at equal cost, on the better of the full and the mid-rise grid",
-    )
-    table.add_column("layer")
-    labels = list(result.layers[0].dense_errors)
-    for heading in (
-        "kernel", "rank", "float CP", "als-round", method, *labels,
-        "parameters", "MACs", "BOPs", "s",
-    ):
+def _table(title: str, caption: str, first: str, *headings: str) -> Table:
+    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column(first, no_wrap=True)
+    for heading in headings:
         table.add_column(heading, justify="right")
-    for row in result.layers:
-        table.add_row(*_layer_cells(row))
-    dense, cp = result.totals["kernel_parameters_float"], result.totals["kernel_parameters"]
-    table.add_section()
-    table.add_row(
-        "all six", *[""] * (5 + len(labels)), f"{cp:,} of {dense:,}",
-        _short(result.totals["kernel_macs"]), _short(result.totals["kernel_bops"]),
-        f"{sum(row.seconds for row in result.layers):.1f}",
-    )
     return table
 
 
-def _layer_cells(row: LayerResult) -> list[str]:
-    out, into, height, width = row.layer.kernel().shape
-    return [
-        row.name, f"{out}x{into}x{height}x{width}", str(row.layer.rank),
-        f"{row.layer.fit.start_error:.3f}", f"{row.rounded.error:.3f}", f"{row.layer.error:.3f}",
-        *(f"{error:.3f}" for error in row.dense_errors.values()),
-        f"{row.cost.parameters:,}", _short(row.cost.macs), _short(row.cost.bops), f"{row.seconds:.1f}",
-    ]
+def _error_table(result: DemoResult) -> Table:
+    settings, labels = result.settings, list(result.layers[0].dense_errors)
+    table = _table(
+        f"relative error of each kernel, factors of {settings.bits} bits",
+        "dense: the kernel itself rounded at equal cost, on the better of full and mid-rise grid",
+        "layer",
+        *("kernel", "rank", "float CP", "als-round", settings.method, *labels),
+    )
+    for row in result.layers:
+        table.add_row(
+            row.name,
+            "x".join(map(str, row.layer.kernel().shape)),
+            str(row.layer.rank),
+            f"{row.layer.fit.start_error:.3f}",
+            f"{row.rounded.error:.3f}",
+            f"{row.layer.error:.3f}",
+            *(f"{error:.3f}" for error in row.dense_errors.values()),
+        )
+    return table
+
+
+def _cost_table(result: DemoResult) -> Table:
+    table = _table(
+        "cost of each kernel, against the float one",
+        "seconds: both methods and the dense quantizers, two layers at a time",
+        "layer",
+        *("parameters", "float", "MACs", "float", "BOPs", "float", "bytes", "float", "s"),
+    )
+    for row in result.layers:
+        table.add_row(row.name, *_costs(row.cost, row.dense_cost), f"{row.seconds:.1f}")
+    table.add_section()
+    seconds = sum(row.seconds for row in result.layers)
+    table.add_row("all", *_costs(result.cost, result.dense_cost), f"{seconds:.1f}")
+    return table
+
+
+def _costs(cost: Costs, dense: Costs) -> list[str]:
+    figures = ("parameters", "macs", "bops", "bytes")
+    return [_short(getattr(side, name)) for name in figures for side in (cost, dense)]
 
 
 def _accuracy_table(result: DemoResult) -> Table:
-    table = Table(
-        title="accuracy on 2,000 test images, batch norm recalibrated on 1,000",
-        caption="BOPs as the authors count them, at 8-bit activations; accuracy with float32 activations",
+    table = _table(
+        "accuracy on 2,000 test images, batch norm recalibrated on 1,000",
+        "BOPs as the authors count them, at 8-bit activations; accuracy with float32 activations",
+        "network",
+        *("accuracy", "change", "95 % interval", "BOPs", "of float"),
     )
-    table.add_column("network")
-    for heading in ("accuracy", "against float", "95 % interval", "BOPs", "of float"):
-        table.add_column(heading, justify="right")
     for label, row in result.accuracy.items():
         bops = result.network_bops[label]
         table.add_row(
-            label, f"{row['accuracy']:.2%}", *_interval(row), _short(bops),
+            label,
+            f"{row['accuracy']:.2%}",
+            *_interval(row),
+            _short(bops),
             f"{bops / result.network_bops['float']:.2%}",
         )
     return table

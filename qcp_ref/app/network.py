@@ -1,0 +1,502 @@
+"""Does the compressed network still classify? Inference in NumPy, on the book's convolutions.
+
+The bundled network: images (N, 28, 28) of bytes, a stem of 16 channels, three residual blocks of
+two 3x3 convolutions (32, 64, 64 channels; shortcuts take every second pixel and pad with zero
+channels), the mean over all positions, 10 logits. Batch norm follows every convolution. The way
+through the network is written down once, in ``_walk``, and read three times: on arrays
+(:func:`predict`), on lists of batches (:func:`recalibrate`) and on arrays with error bounds
+(:func:`logit_bound`, which rests on :eq:`bounds-sum`).
+
+Simplified: inference only, for this one architecture. scripts/train_network.py trains it.
+
+Checked by tests/test_network.py, against PyTorch too.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from statistics import NormalDist
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+from threadpoolctl import threadpool_limits
+
+from qcp_ref._checks import Array, check_int
+from qcp_ref.bounds import gamma
+from qcp_ref.conv import conv2d
+
+__all__ = [
+    "KERNELS",
+    "AccuracyChange",
+    "Images",
+    "Kernel",
+    "Layers",
+    "Network",
+    "accuracy_interval",
+    "load_images",
+    "load_manifest",
+    "load_network",
+    "logit_bound",
+    "predict",
+    "recalibrate",
+]
+
+# Weights and batch-norm numbers by name, as in PyTorch's state_dict. Inference runs in their dtype.
+Network: TypeAlias = Mapping[str, NDArray[Any]]
+# What runs instead of a dense convolution, by the convolution's name.
+Layers: TypeAlias = Mapping[str, Callable[[NDArray[Any]], NDArray[Any]]]
+Bytes: TypeAlias = NDArray[np.uint8]
+T = TypeVar("T")
+# A float64 array, and how far the exact numbers may be from it.
+Bounded: TypeAlias = tuple[Array, Array]
+
+MEAN, STD = 0.2860, 0.3530  # of the training pixels, as fractions of 255
+EPS = 1e-5  # added to batch-norm variances
+
+
+class Kernel(NamedTuple):
+    """Where a convolution stands: what its cost depends on besides its weights."""
+
+    stride: int
+    padding: int
+    input_size: tuple[int, int]
+
+
+#: The convolutions that are compressed. The stem stays dense.
+KERNELS: Mapping[str, Kernel] = MappingProxyType(
+    {
+        "block1.conv1": Kernel(2, 1, (28, 28)),
+        "block1.conv2": Kernel(1, 1, (14, 14)),
+        "block2.conv1": Kernel(2, 1, (14, 14)),
+        "block2.conv2": Kernel(1, 1, (7, 7)),
+        "block3.conv1": Kernel(1, 1, (7, 7)),
+        "block3.conv2": Kernel(1, 1, (7, 7)),
+    }
+)
+_CONVOLUTIONS = {"stem.conv": Kernel(1, 1, (28, 28)), **KERNELS}
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """The bundled Fashion-MNIST images, and PyTorch's logits of the first test images."""
+
+    calibration_images: Bytes
+    calibration_labels: Bytes
+    test_images: Bytes
+    test_labels: Bytes
+    logits: NDArray[np.float32]
+    logits64: Array
+
+
+class AccuracyChange(NamedTuple):
+    """A difference of two accuracies with its confidence interval."""
+
+    difference: float
+    low: float
+    high: float
+
+
+def load_manifest(path: str | Path | None = None) -> dict[str, Any]:
+    """Return hashes, accuracies, provenance and licences from the manifest in a folder.
+
+    Parameters
+    ----------
+    path : path, optional
+        A folder written by scripts/train_network.py; by default the one in the package.
+
+    Returns
+    -------
+    dict
+        The contents of manifest.json.
+    """
+    manifest: dict[str, Any] = json.loads(
+        _folder(path).joinpath("manifest.json").read_text("utf-8")
+    )
+    return manifest
+
+
+def load_network(path: str | Path | None = None) -> dict[str, NDArray[Any]]:
+    """Return the weights in float32.
+
+    Parameters
+    ----------
+    path : path, optional
+        A folder written by scripts/train_network.py; by default the one in the package.
+
+    Returns
+    -------
+    dict of str to ndarray
+        ``<layer>.weight``, ``<layer>.bias``, ``<layer>.running_mean``, ``<layer>.running_var``.
+
+    Raises
+    ------
+    ValueError
+        If the file is not the one that the manifest describes.
+    """
+    return _read("network.npz", path)
+
+
+def load_images(path: str | Path | None = None) -> Images:
+    """Return calibration and test images with their labels.
+
+    Parameters
+    ----------
+    path : path, optional
+        A folder written by scripts/train_network.py; by default the one in the package.
+
+    Returns
+    -------
+    Images
+        1,000 calibration images (training set), 2,000 test images.
+
+    Raises
+    ------
+    ValueError
+        If the file is not the one that the manifest describes.
+    """
+    return Images(**_read("images.npz", path))
+
+
+def predict(
+    network: Network, images: Bytes, *, layers: Layers | None = None, batch: int = 250
+) -> NDArray[Any]:
+    """Return the logits.
+
+    Parameters
+    ----------
+    network : mapping of str to ndarray
+        As :func:`load_network` returns it; cast it to float64 to run in float64.
+    images : ndarray of uint8, shape (N, 28, 28)
+        Images.
+    layers : mapping of str to callable, optional
+        Replacements of dense convolutions: a name of ``KERNELS`` to a function of the layer's
+        input, such as the ``forward`` of a compressed layer.
+    batch : int
+        Images per pass; bounds the memory.
+
+    Returns
+    -------
+    ndarray, shape (N, 10)
+        Logits in the network's dtype.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For other images, unknown layer names, or a replacement whose output has another shape.
+    """
+    check_int(batch, "batch", minimum=1)
+    _check(images, layers)
+
+    def step(x: NDArray[Any], conv: str, norm: str) -> NDArray[Any]:
+        return _normalized(network, norm, _convolved(network, layers, conv, x))
+
+    def logits(part: Bytes) -> NDArray[Any]:
+        x = _walk(_inputs(network, part), step, _relu, _join).mean(axis=(2, 3))
+        return np.asarray(x @ network["linear.weight"].T + network["linear.bias"])
+
+    with _one_thread():
+        return np.concatenate([logits(part) for part in _batches(images, batch)])
+
+
+def recalibrate(
+    network: Network, images: Bytes, *, layers: Layers | None = None, batch: int = 250
+) -> dict[str, NDArray[Any]]:
+    """Return the network with batch-norm statistics measured anew.
+
+    Replacing a layer shifts what the following layers see. Each batch norm, in the order of the
+    network, gets the mean and the population variance of its input over all images and positions;
+    the next ones already see its new output.
+
+    Parameters
+    ----------
+    network : mapping of str to ndarray
+        As :func:`load_network` returns it; not changed.
+    images : ndarray of uint8, shape (N, 28, 28)
+        Calibration images. One layer's output is kept for all of them: below 0.2 MB per image.
+    layers : mapping of str to callable, optional
+        As in :func:`predict`.
+    batch : int
+        Images per pass.
+
+    Returns
+    -------
+    dict of str to ndarray
+        A copy with other ``running_mean`` and ``running_var``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in :func:`predict`.
+
+    Notes
+    -----
+    Sums run in float64 and in two passes, first the mean, then squared deviations from it, so that
+    nothing cancels.
+    """
+    check_int(batch, "batch", minimum=1)
+    _check(images, layers)
+    new = dict(network)
+
+    def step(parts: list[NDArray[Any]], conv: str, norm: str) -> list[NDArray[Any]]:
+        parts = [_convolved(new, layers, conv, x) for x in parts]
+        count = sum(x.size // x.shape[1] for x in parts)
+        mean = sum(x.sum(axis=(0, 2, 3), dtype=np.float64) for x in parts) / count
+        center = mean[:, None, None]
+        var = sum(np.square(x - center).sum(axis=(0, 2, 3)) for x in parts) / count
+        for name, value in ((f"{norm}.running_mean", mean), (f"{norm}.running_var", var)):
+            new[name] = value.astype(network[name].dtype)
+        return [_normalized(new, norm, x) for x in parts]
+
+    parts = [_inputs(network, part) for part in _batches(images, batch)]
+    with _one_thread():
+        _walk(
+            parts,
+            step,
+            lambda parts: [_relu(x) for x in parts],
+            lambda ys, xs: [_join(y, x) for y, x in zip(ys, xs, strict=True)],
+        )
+    return new
+
+
+def logit_bound(network: Network, images: Bytes, dtype: DTypeLike) -> Array:
+    """Bound the rounding error of each logit, whoever computed it.
+
+    Parameters
+    ----------
+    network : mapping of str to ndarray
+        As :func:`load_network` returns it. Its numbers are taken as exact.
+    images : ndarray of uint8, shape (N, 28, 28)
+        Images.
+    dtype : dtype
+        float32 or float64: the precision of the computation in question.
+
+    Returns
+    -------
+    ndarray of float64, shape (N, 10)
+        Bound on ``|computed - exact|``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For other images or dtypes.
+
+    Notes
+    -----
+    [derived] from :eq:`bounds-gamma` and :eq:`bounds-sum`. A pair ``(x, e)`` goes through the
+    network: ``x`` computed in float64, and ``e`` such that the exact value (of the network with
+    the float64 constants of this module) is within ``e`` of ``x``, and the value computed in
+    ``dtype`` within ``e`` of the exact one. Hence the computed one is at most ``|x| + 2 e``, and
+    a convolution with ``n`` products per output turns ``e`` into ``gamma(n) |W| * (|x| + 2 e) +
+    |W| * e``. The bound holds for any order of the sums, with fused multiply-add, and for both
+    usual ways of writing batch norm, ``(x - mean) / sqrt(var + eps) * weight + bias`` and one
+    multiplication and addition with constants computed before; not for Winograd or FFT
+    convolutions. ReLU does not enlarge an error.
+
+    This worst case grows several times with each layer. In float64 it stays far below any logit. In
+    float32 it is proved as well, but as large as the logits: compare single layers instead.
+    """
+    _check(images, None)
+    double = {name: value.astype(np.float64) for name, value in network.items()}
+    W = np.abs(double["linear.weight"]).T
+
+    def step(state: Bounded, conv: str, norm: str) -> Bounded:
+        return _step_bound(double, dtype, state, conv, norm)
+
+    def join(block: Bounded, state: Bounded) -> Bounded:
+        y, x = block[0], _shortcut(state[0], block[0])
+        spread = _spread(1, dtype, x, _shortcut(state[1], y)) + _spread(1, dtype, *block)
+        return y + x, spread
+
+    def bound(part: Bytes) -> Array:
+        # Three constants and three operations, with division by way of the reciprocal: 6 roundings.
+        start = _spread(6, dtype, (part[:, None] / 255 + MEAN) / STD, np.zeros(1))
+        x, e = _walk((_inputs(double, part), start), step, _relu_bound, join)
+        e = _spread(x[0, 0].size + 1, dtype, x, e).mean(axis=(2, 3))
+        e = _spread(len(W) + 1, dtype, x.mean(axis=(2, 3)), e) @ W
+        return np.asarray(e + gamma(2, dtype) * np.abs(double["linear.bias"]))
+
+    with _one_thread():
+        return np.concatenate([bound(part) for part in _batches(images, 100)])
+
+
+def accuracy_interval(
+    correct_a: NDArray[np.bool_], correct_b: NDArray[np.bool_], *, level: float = 0.95
+) -> AccuracyChange:
+    """Return accuracy of b minus accuracy of a, with the paired score interval.
+
+    Parameters
+    ----------
+    correct_a, correct_b : ndarray of bool, shape (N,)
+        Which images each of the two got right; the same images in the same order.
+    level : float
+        Confidence level, between 0 and 1.
+
+    Returns
+    -------
+    AccuracyChange
+        The difference and the ends of its interval.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For arrays that are empty, not boolean, or of different shapes.
+
+    Notes
+    -----
+    [source: T. Tango, Statistics in Medicine 17 (1998) 891-908]. The interval holds all
+    differences that the score test for paired proportions does not reject. Only images on which
+    the two disagree move it; without any, it is not empty but shrinks like ``1 / N``.
+    """
+    a, b = np.asarray(correct_a), np.asarray(correct_b)
+    if a.dtype != np.bool_ or b.dtype != np.bool_:
+        raise TypeError(f"correct_a, correct_b: expected bool arrays, got {a.dtype} and {b.dtype}")
+    if a.ndim != 1 or a.shape != b.shape or a.size == 0:
+        raise ValueError(
+            f"correct_a, correct_b: expected two lists of one length, got {a.shape} and {b.shape}"
+        )
+    if not 0 < level < 1:
+        raise ValueError(f"level: expected a number between 0 and 1, got {level}")
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    gained, lost, n = int((b & ~a).sum()), int((a & ~b).sum()), a.size
+    low, high = -_score_limit(lost, gained, n, z), _score_limit(gained, lost, n, z)
+    return AccuracyChange((gained - lost) / n, low, high)
+
+
+def _score_limit(b: int, c: int, n: int, z: float) -> float:
+    """Return Tango's upper limit for the difference whose estimate is ``(b - c) / n``."""
+    from scipy.optimize import brentq
+
+    def excess(d: float) -> float:
+        """Test statistic plus z, times the standard error: falls through 0 at the limit."""
+        B = (2 * n - b + c) * d - b - c
+        q = (np.sqrt(B * B + 8 * n * c * d * (1 - d)) - B) / (4 * n)  # most likely c / n, given d
+        return float(b - c - n * d + z * np.sqrt(n * max(2 * q + d * (1 - d), 0.0)))
+
+    # At the estimate itself a variance of 0 would be a root that is none, hence the step.
+    return 1.0 if b == n else float(brentq(excess, (b - c) / n + 1e-12, 1.0))
+
+
+def _folder(path: str | Path | None) -> Any:
+    return resources.files("qcp_ref").joinpath("app", "data") if path is None else Path(path)
+
+
+def _read(name: str, path: str | Path | None) -> dict[str, NDArray[Any]]:
+    """Read an archive whose hash is the manifest's."""
+    raw = _folder(path).joinpath(name).read_bytes()
+    expected = load_manifest(path)["files"][name]["sha256"]
+    found = hashlib.sha256(raw).hexdigest()
+    if found != expected:
+        raise ValueError(
+            f"{name}: expected the SHA-256 {expected} of manifest.json, got {found}; the file is "
+            "damaged or belongs to another manifest, install the package again"
+        )
+    with np.load(io.BytesIO(raw), allow_pickle=False) as archive:
+        return {entry: archive[entry] for entry in archive.files}
+
+
+def _check(images: Any, layers: Layers | None) -> None:
+    if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
+        found = getattr(images, "dtype", type(images).__name__)
+        raise TypeError(f"images: expected a uint8 array of bytes 0 to 255, got {found}")
+    if images.ndim != 3 or images.shape[1:] != (28, 28) or len(images) == 0:
+        raise ValueError(f"images: expected shape (N, 28, 28), got {images.shape}")
+    unknown = sorted(set(layers or {}) - set(KERNELS))
+    if unknown:
+        raise ValueError(f"layers: expected names among {list(KERNELS)}, got {unknown}")
+
+
+def _one_thread() -> Any:
+    """Keep BLAS to one thread: products this small gain nothing, and results repeat bit for bit."""
+    return threadpool_limits(limits=1, user_api="blas")
+
+
+def _batches(images: Bytes, batch: int) -> list[Bytes]:
+    return [images[i : i + batch] for i in range(0, len(images), batch)]
+
+
+def _inputs(network: Network, images: Bytes) -> NDArray[Any]:
+    x = images[:, None].astype(network["linear.weight"].dtype)
+    return np.asarray((x / 255 - MEAN) / STD)
+
+
+def _walk(
+    x: T, step: Callable[[T, str, str], T], relu: Callable[[T], T], join: Callable[[T, T], T]
+) -> T:
+    """Go through the network up to its last block; a step is a convolution with its batch norm."""
+    x = relu(step(x, "stem.conv", "stem.bn"))
+    for block in ("block1", "block2", "block3"):
+        y = relu(step(x, f"{block}.conv1", f"{block}.bn1"))
+        x = relu(join(step(y, f"{block}.conv2", f"{block}.bn2"), x))
+    return x
+
+
+def _convolved(network: Network, layers: Layers | None, name: str, x: NDArray[Any]) -> NDArray[Any]:
+    W, place = network[f"{name}.weight"], _CONVOLUTIONS[name]
+    if layers is None or name not in layers:
+        return conv2d(x, W, stride=place.stride, padding=place.padding)
+    y = np.asarray(layers[name](x), dtype=x.dtype)
+    sides = (-(-side // place.stride) for side in x.shape[2:])
+    if y.shape != (expected := (len(x), len(W), *sides)):
+        raise ValueError(f"layers[{name!r}]: expected an output of shape {expected}, got {y.shape}")
+    return y
+
+
+def _affine(network: Network, norm: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return what batch norm multiplies by and adds."""
+    scale = network[f"{norm}.weight"] / np.sqrt(network[f"{norm}.running_var"] + EPS)
+    shift = network[f"{norm}.bias"] - network[f"{norm}.running_mean"] * scale
+    return scale[:, None, None], shift[:, None, None]
+
+
+def _normalized(network: Network, norm: str, x: NDArray[Any]) -> NDArray[Any]:
+    scale, shift = _affine(network, norm)
+    y: NDArray[Any] = x * scale
+    y += shift
+    return y
+
+
+def _relu(x: NDArray[Any]) -> NDArray[Any]:
+    return np.asarray(np.maximum(x, 0))
+
+
+def _shortcut(x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
+    """Bring a block's input to its output's shape: every second pixel, zero channels around."""
+    stride, extra = x.shape[2] // y.shape[2], (y.shape[1] - x.shape[1]) // 2
+    return np.pad(x[:, :, ::stride, ::stride], ((0, 0), (extra, extra), (0, 0), (0, 0)))
+
+
+def _join(y: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
+    return np.asarray(y + _shortcut(x, y))
+
+
+def _spread(n: int, dtype: DTypeLike, x: Array, e: Array) -> Array:
+    """Return what each term of a sum adds to its error, after ``n`` roundings.
+
+    The last factor covers the roundings of this evaluation, and of a sum over its result.
+    """
+    return np.asarray((gamma(n, dtype) * (np.abs(x) + 2 * e) + e) * (1 + gamma(2 * n + 64)))
+
+
+def _step_bound(
+    network: Network, dtype: DTypeLike, state: Bounded, conv: str, norm: str
+) -> Bounded:
+    W = network[f"{conv}.weight"]
+    absolute = {f"{conv}.weight": np.abs(W)}
+    y = _convolved(network, None, conv, state[0])
+    e = _convolved(absolute, None, conv, _spread(W[0].size, dtype, *state))
+    # The constants of batch norm take 5 roundings, what they meet at most 3 more; one to spare.
+    scale, shift = _affine(network, norm)
+    constants = np.abs(network[f"{norm}.running_mean"][:, None, None] * scale)
+    constants += np.abs(network[f"{norm}.bias"][:, None, None])
+    return y * scale + shift, _spread(8, dtype, y, e) * np.abs(scale) + gamma(9, dtype) * constants
+
+
+def _relu_bound(state: Bounded) -> Bounded:
+    x, e = state
+    return _relu(x), np.where(x + 2 * e < 0, 0.0, e)  # surely negative: both sides are 0

@@ -1,0 +1,246 @@
+"""What is gained? Parameters, operations and bytes, and the rank that a reduction rate buys.
+
+A rate ``q`` asks for ``q`` times fewer parameters and fixes the rank (:eq:`cost-rank`). A layer is
+counted in parameters (:eq:`cost-parameters`), multiply-accumulates for one image (:eq:`cost-macs`),
+bit operations (:eq:`cost-bops`) and bytes (:eq:`cost-bytes`), all of them exact whole numbers.
+Honest comparisons rest on :eq:`cost-equal`: factors of ``b`` bits at rate ``q`` cost what the dense
+kernel costs at ``b / q`` bits.
+
+Simplified: biases, which both forms share, and additions outside the accumulators are not counted.
+
+Checked by tests/test_cost.py.
+"""
+
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from decimal import Decimal
+from fractions import Fraction
+from math import ceil, floor, prod
+from typing import TypeAlias
+
+import numpy as np
+
+from qcp_ref._checks import check_int
+from qcp_ref.conv import Padding, Pair, _axes, _numbers
+
+__all__ = ["Costs", "conv_costs", "equal_cost_bits", "rank_for_rate"]
+
+# A reduction rate: read as the decimal number that is printed, so that 1.2 is 6/5.
+Rate: TypeAlias = int | float | str | Decimal | Fraction
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a layer, or a network, costs for one image.
+
+    Parameters
+    ----------
+    parameters : int
+        Weights that are stored.
+    macs : int
+        Multiply-accumulates.
+    bops : int
+        Multiply-accumulates times the bits of both operands.
+    bytes : int
+        Size of the packed weights and their scales.
+
+    Notes
+    -----
+    Equations :eq:`cost-parameters` to :eq:`cost-bytes`. Costs add up with ``+``; those of a list with
+    ``sum(costs, Costs())``.
+
+    **Laws**
+
+    - a sum of costs is the sum of each figure
+
+    Examples
+    --------
+    >>> from qcp_ref import Costs
+    >>> sum([Costs(1, 2, 3, 4), Costs(10, 20, 30, 40)], Costs())
+    Costs(parameters=11, macs=22, bops=33, bytes=44)
+    """
+
+    parameters: int = 0
+    macs: int = 0
+    bops: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: "Costs") -> "Costs":
+        return Costs(*map(sum, zip(astuple(self), astuple(other), strict=True)))
+
+
+def rank_for_rate(shape: Sequence[int], rate: Rate) -> int:
+    """Return the largest rank whose factors have at most ``1 / rate`` of the tensor's entries.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Shape of the tensor that is factorized, such as (Cout, Cin, kh kw).
+    rate : int, float, str, Decimal or Fraction
+        Reduction rate, above 0; a float counts as the decimal number that it prints as.
+
+    Returns
+    -------
+    int
+        The rank, at least 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the shape is not one, the rate is not a positive number, or no component is left.
+
+    Notes
+    -----
+    Equation :eq:`cost-rank` [authors' code].
+
+    **Laws**
+
+    - it is the largest rank within the budget, in exact arithmetic
+
+    Examples
+    --------
+    >>> from qcp_ref import rank_for_rate
+    >>> rank_for_rate((64, 64, 9), 2)
+    134
+    """
+    sides = [check_int(side, "shape", minimum=1) for side in shape]
+    if len(sides) < 2:
+        raise ValueError(f"shape: expected at least 2 sides, got {tuple(sides)}")
+    most = Fraction(prod(sides), sum(sides))
+    rank = floor(most / _check_rate(rate))
+    if rank < 1:
+        limit = f"at most {float(most):.4g} for shape {tuple(sides)}"
+        raise ValueError(f"rate: expected {limit}, got {rate}; no component would be left")
+    return rank
+
+
+def conv_costs(
+    shape: Sequence[int],
+    input_size: Pair,
+    *,
+    rank: int | None = None,
+    stride: Pair = 1,
+    padding: Padding = 0,
+    dilation: Pair = 1,
+    weight_bits: int = 32,
+    activation_bits: int = 32,
+    scales: int = 0,
+    scale_bytes: int = 8,
+) -> Costs:
+    """Count what a dense or a factorized convolution costs.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Kernel shape (Cout, Cin, kh, kw). A linear layer is a 1x1 kernel on an image of one pixel.
+    input_size : int or (int, int)
+        Height and width of the input.
+    rank : int, optional
+        Number of components; None stands for the dense layer.
+    stride, padding, dilation
+        As in :func:`qcp_ref.conv.conv2d`.
+    weight_bits, activation_bits : int
+        Bits of a weight, and of an activation in every stage.
+    scales : int
+        Number of scales that are stored with the weights.
+    scale_bytes : int
+        Bytes of a scale: 4 in float32, 8 in float64.
+
+    Returns
+    -------
+    Costs
+        The counts for one image.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a number is not an integer in its range or the kernel does not fit the input.
+
+    Notes
+    -----
+    Equations :eq:`cost-parameters` to :eq:`cost-bytes`. A factorized 1x1 kernel has two stages, and
+    the stride belongs to the first.
+
+    **Laws**
+
+    - the multiply-accumulates are the multiplications that the index loops carry out
+    - at the rank of a rate, parameters lie below ``1 / rate`` of the dense ones by less than one
+      component; so do multiply-accumulates per pixel at stride 1
+    - bit operations are linear in both numbers of bits, bytes in those of the weights
+
+    Examples
+    --------
+    >>> from qcp_ref import conv_costs
+    >>> conv_costs((64, 64, 3, 3), 56, rank=134, padding=1, weight_bits=4, activation_bits=8)
+    Costs(parameters=18358, macs=57570688, bops=1842262016, bytes=9179)
+    """
+    O, I, kh, kw = _numbers(shape, "shape", (4,), 1)
+    size = _numbers(input_size, "input_size", (1, 2), 1)
+    v, h = _axes(size, (kh, kw), stride, padding, dilation)
+    before, after = v.size * h.size, v.out * h.out
+    if rank is None:
+        parameters = O * I * kh * kw
+        macs = parameters * after
+    else:
+        R = check_int(rank, "rank", minimum=1)
+        spatial = kh * kw if kh * kw > 1 else 0  # a 1x1 kernel has no depthwise stage
+        parameters = R * (O + I + spatial)
+        macs = R * (I * (before if spatial else after) + (spatial + O) * after)
+    bits = check_int(weight_bits, "weight_bits", minimum=1)
+    bops = macs * bits * check_int(activation_bits, "activation_bits", minimum=1)
+    packed = -(-bits * parameters // 8)
+    packed += check_int(scales, "scales", minimum=0) * check_int(
+        scale_bytes, "scale_bytes", minimum=1
+    )
+    return Costs(parameters, macs, bops, packed)
+
+
+def equal_cost_bits(bits: int, rate: Rate) -> tuple[int, int]:
+    """Return the bit widths of the dense kernels that cost about as much as the factors do.
+
+    Parameters
+    ----------
+    bits : int
+        Bits of a factor's entry.
+    rate : int, float, str, Decimal or Fraction
+        Reduction rate, as in :func:`rank_for_rate`.
+
+    Returns
+    -------
+    tuple of int
+        ``bits / rate`` rounded down and up. Rounded down it may be 0, which no kernel has.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the bits are not a positive integer or the rate is not a positive number.
+
+    Notes
+    -----
+    Equation :eq:`cost-equal` [derived].
+
+    **Laws**
+
+    - a dense kernel of these widths has at most, and at least, ``1 / rate`` of the bits that it has
+      at ``bits``
+
+    Examples
+    --------
+    >>> from qcp_ref import equal_cost_bits
+    >>> equal_cost_bits(4, 2), equal_cost_bits(4, 1.5)
+    ((2, 2), (2, 3))
+    """
+    exact = check_int(bits, "bits", minimum=1) / _check_rate(rate)
+    return floor(exact), ceil(exact)
+
+
+def _check_rate(rate: Rate) -> Fraction:
+    if isinstance(rate, (bool, np.bool_)) or rate is None:
+        raise TypeError(f"rate: expected a number, got {rate!r}")
+    try:
+        exact = Fraction(str(rate))
+    except ValueError:
+        raise ValueError(f"rate: expected a finite number, got {rate!r}") from None
+    if exact <= 0:
+        raise ValueError(f"rate: expected a number above 0, got {rate}")
+    return exact

@@ -1,0 +1,84 @@
+"""The command line: output, exit codes, one line on trouble."""
+
+import pytest
+
+from qcp_ref.app import cli, demo
+
+
+@pytest.mark.usefixtures("small_demo")
+def test_demo_prints_tables_writes_files_and_succeeds(tmp_path, capsys):
+    assert cli.main(["demo", "--out", str(tmp_path), "--method", "als-round"]) == 0
+    text = capsys.readouterr().out
+    assert "block1.conv1" in text
+    assert "of its proven bound" in " ".join(text.split())
+    assert {file.name for file in tmp_path.iterdir()} == {
+        "results.json",
+        "compressed.npz",
+        "demo.png",
+    }
+
+
+def test_without_its_extra_the_demo_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "find_spec", lambda name: None if name == "rich" else object())
+    assert cli.main(["demo"]) == 1
+    assert "needs rich: pip install 'qcp-ref[demo]'" in capsys.readouterr().err
+
+
+def test_ctrl_c_leaves_one_line(monkeypatch, tmp_path, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "run", interrupted)
+    assert cli.main(["demo", "--out", str(tmp_path)]) == 130
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "interrupted" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--bits", "0"], "bits: expected 1 to 16"),
+        (["--rate", "0"], "rate"),
+        (["--rate", "5000"], "no component would be left"),
+        (["--seed", "-1"], "rng: expected a seed"),
+    ],
+)
+@pytest.mark.usefixtures("small_demo")
+def test_bad_values_are_reported_in_one_line(arguments, message, tmp_path, capsys):
+    assert cli.main(["demo", "--out", str(tmp_path), *arguments]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("qcp-ref demo: ")
+    assert message in error
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["demo", "--method", "best"], ["demo", "--bits", "four"]]
+)
+def test_unknown_options_end_with_usage(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == 2
+    assert "usage: qcp-ref" in capsys.readouterr().err
+
+
+def test_help_names_the_defaults(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["demo", "--help"])
+    text = capsys.readouterr().out
+    for default in ("default: 2", "default: 4", "default: authors", "default: 0"):
+        assert default in text
+
+
+def test_a_failed_check_is_an_exit_code(monkeypatch, tmp_path, demo_result):
+    from dataclasses import replace
+
+    from qcp_ref.app import plots
+
+    result, _ = demo_result
+    broken = replace(
+        result, checks={**result.checks, "worst_share_of_rounding_bound": float("inf")}
+    )
+    monkeypatch.setattr(demo, "run", lambda *a: broken)
+    monkeypatch.setattr(plots, "draw_demo", lambda result, path: path)
+    assert cli.main(["demo", "--out", str(tmp_path)]) == 1

@@ -1,0 +1,114 @@
+"""The demo's parts, on one layer and few images: its numbers are those of the book's functions."""
+
+import json
+import threading
+
+import numpy as np
+import pytest
+
+from qcp_ref import compress_conv, conv2d, conv_costs, rank_for_rate
+from qcp_ref.app import demo
+from qcp_ref.app.files import load_compressed
+from qcp_ref.app.network import load_network
+
+
+def test_results_are_written_and_repeat_what_was_computed(demo_result):
+    result, seen = demo_result
+    stored = json.loads((result.settings.out / "results.json").read_text())
+    assert stored == json.loads(json.dumps(result.as_json()))
+    assert {row["name"] for row in stored["layers"]} == {"block1.conv1"}
+    assert stored["accuracy"]["float"]["accuracy"] > 0.85
+    assert {stage for _, stage, _, _ in seen} == {"als", "epc", "admm", "done"}
+
+
+def test_layer_results_are_those_of_the_book(demo_result):
+    result, _ = demo_result
+    (row,) = result.layers
+    W = load_network()["block1.conv1.weight"].astype(float)
+    again = compress_conv(W, rate=2, bits=4, rng=0, stride=2, padding=1)
+    assert row.layer.error == again.error
+    assert row.layer.rank == rank_for_rate((32, 16, 9), 2)
+    assert row.rounded.error > row.layer.error > row.layer.fit.start_error
+    for label, kernel in row.dense.items():
+        levels = [len(np.unique(part)) for part in (kernel, *kernel)]
+        assert max(levels[1:]) <= 4
+        assert np.isclose(row.dense_errors[label], np.linalg.norm(W - kernel) / np.linalg.norm(W))
+    one, per_channel = (row.dense_errors[label] for label in ("dense 2 bit", "dense 2 bit/channel"))
+    assert per_channel <= one * (1 + 1e-12)
+    expected = conv_costs(
+        W.shape, (28, 28), rank=row.layer.rank, stride=2, padding=1, weight_bits=4
+    )
+    assert row.cost.macs == expected.macs
+
+
+def test_self_checks_pass_and_can_fail(demo_result, tmp_path):
+    result, _ = demo_result
+    (row,) = result.layers
+    assert result.passed
+    assert 0 < result.checks["worst_share_of_rounding_bound"] < 1
+    assert result.checks["weights_on_grid"] == row.cost.parameters
+    x = np.random.default_rng(1).standard_normal((1, 16, 6, 6))
+    other = compress_conv(load_network()["block1.conv1.weight"], rank=3, method="als-round")
+    wrong = compress_conv(load_network()["block1.conv1.weight"], rank=3, method="als-round", bits=5)
+    assert demo.check_forward(other, x) < 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(other), "kernel", lambda self, W=wrong.kernel(): W)
+        assert demo.check_forward(other, x) == np.inf
+    path = result.settings.out / "compressed.npz"
+    assert load_compressed(path).keys() == {"block1.conv1"}
+    with pytest.raises(ArithmeticError, match=r"block1\.conv1: a stored weight"):
+        demo.check_grid(path, {"block1.conv1": other})
+
+
+def test_bops_follow_the_equal_cost_identity(demo_result):
+    result, _ = demo_result
+    bops = result.network_bops
+    assert bops["authors"] == bops["als-round"]
+    kernel = result.layers[0]
+    other = bops["authors"] - kernel.cost.bops
+    # 2-bit dense against 4-bit factors at rate 2: equal up to the stride and the floor in the rank
+    assert 0.5 < (bops["dense 2 bit"] - other) / kernel.cost.bops < 2
+    assert bops["float"] > 10 * bops["authors"]
+
+
+def test_dense_bits_are_the_floor_and_ceiling_of_the_equal_cost():
+    labels = demo.dense_labels(demo.Settings(rate="1.5", bits=4))
+    assert {bits for bits, _ in labels.values()} == {2, 3}
+    assert {axis for _, axis in labels.values()} == {None, 0}
+    assert {bits for bits, _ in demo.dense_labels(demo.Settings(rate="8", bits=4)).values()} == {1}
+
+
+def test_an_interrupt_stops_the_workers_and_leaves_no_half_file(tmp_path, small_demo):
+    ready = threading.Event()
+
+    def interrupting(layer, stage, sweep, figure):
+        ready.set()
+
+    def announce(text):
+        raise KeyboardInterrupt
+
+    settings = demo.Settings(out=tmp_path / "out", method="als-round")
+    with pytest.raises(KeyboardInterrupt):
+        demo.run(settings, interrupting, announce)
+    assert ready.is_set()
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_bad_settings_are_refused(tmp_path, small_demo):
+    for options, message in (
+        ({"bits": 0}, "bits: expected 1 to 16"),
+        ({"rate": "0"}, "rate"),
+        ({"rate": "x"}, "rate"),
+        ({"rate": "1000"}, "no component would be left"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            demo.run(demo.Settings(out=tmp_path, **options), lambda *a: None, lambda text: None)
+
+
+def test_replaced_dense_layers_compute_the_dense_convolution(demo_result):
+    result, _ = demo_result
+    (row,) = result.layers
+    x = np.random.default_rng(2).standard_normal((1, 16, 6, 6)).astype(np.float32)
+    label = next(iter(row.dense))
+    W = row.dense[label].astype(np.float32)
+    assert np.array_equal(demo._dense_layer(row, label)(x), conv2d(x, W, stride=2, padding=1))
