@@ -42,22 +42,16 @@ def check_array(
         )
     if array.size == 0:
         raise ValueError(f"{name}: expected a non-empty array, got shape {array.shape}")
-    if ndim is not None and array.ndim != ndim:
+    if array.ndim < min_ndim or (ndim is not None and array.ndim != ndim):
+        wanted = f"at least {min_ndim}" if ndim is None else ndim
         raise ValueError(
-            f"{name}: expected {ndim} axes, got {array.ndim} (shape {array.shape}); reshape it"
+            f"{name}: expected {wanted} axes, got {array.ndim} (shape {array.shape}); reshape it"
         )
-    if array.ndim < min_ndim:
-        raise ValueError(
-            f"{name}: expected at least {min_ndim} axes, got {array.ndim} "
-            f"(shape {array.shape}); reshape it"
-        )
+    if keep_float32 and array.dtype == np.float32:
+        _check_finite(array, name)
+        return array
     if kind == "f":
-        if not np.isfinite(array).all():
-            raise ValueError(
-                f"{name}: expected finite numbers, got NaN or infinity; clean the data"
-            )
-        if keep_float32 and array.dtype == np.float32:
-            return array
+        _check_finite(array, name)
         if array.dtype.itemsize > 8 and (array.astype(np.float64) != array).any():
             raise ValueError(
                 f"{name}: {array.dtype} values do not fit float64 exactly; round them yourself"
@@ -162,6 +156,11 @@ def check_rng(rng: Any, function: str) -> np.random.Generator:
     if rng < 0:
         raise ValueError(f"rng: expected a seed of at least 0, got {rng}")
     return np.random.default_rng(np.random.SeedSequence([int(rng), crc32(function.encode())]))
+
+
+def _check_finite(array: NDArray[Any], name: str) -> None:
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name}: expected finite numbers, got NaN or infinity; clean the data")
 
 
 def _range(minimum: int | None, maximum: int | None) -> str:

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from qcp_ref._checks import Array, check_array, check_int, check_real
-from qcp_ref.als import Callback
-from qcp_ref.cp import CP, balance, normalize, reconstruct, relative_error
+from qcp_ref.als import Callback, _fit_error
+from qcp_ref.cp import CP, balance, normalize, relative_error
 from qcp_ref.tensor import gram, mttkrp_sweep
 
 __all__ = ["EPCFit", "EPCHistory", "EPCUpdate", "epc", "epc_update"]
@@ -217,11 +217,9 @@ def epc(
     rows: list[tuple[float, float]] = []
     reason, hits, previous = "max_sweeps", 0, float((weights**2).sum())
     for sweep in range(max_sweeps):
-        weights, squared_error = _sweep(X, factors, weights, squared_norm, squared_bound)
+        weights, error = _sweep(X, factors, weights, squared_norm, squared_bound)
         total = float((weights**2).sum())
-        rows.append(
-            (_safe_error(X, squared_norm, squared_error, factors, weights), total / squared_norm)
-        )
+        rows.append((error, total / squared_norm))
         hits = hits + 1 if abs(previous - total) <= tol * previous else 0
         previous = total
         if hits >= patience:
@@ -238,29 +236,16 @@ def epc(
 def _sweep(
     X: Array, factors: list[Array], weights: Array, squared_norm: float, squared_bound: float
 ) -> tuple[Array, float]:
-    """Update each mode once, in place, columns of unit length; return the weights and the error."""
-    squared_error = squared_bound
+    """Update each mode once, in place, columns of unit length; return weights and relative error."""
     for mode, F in mttkrp_sweep(X, factors):
-        update = epc_update(
-            F, gram(factors, mode), squared_norm, squared_bound, current=factors[mode] * weights
-        )
-        weights = np.linalg.norm(update.factor, axis=0)
+        G = gram(factors, mode)
+        current = factors[mode] * weights
+        U = epc_update(F, G, squared_norm, squared_bound, current=current).factor
+        weights = np.linalg.norm(U, axis=0)
         # A component that has vanished keeps its direction: unit columns keep G well defined.
         alive = weights > 0
-        factors[mode] = np.where(
-            alive, update.factor / np.where(alive, weights, 1.0), factors[mode]
-        )
-        squared_error = update.squared_error
-    return weights, squared_error
-
-
-def _safe_error(
-    X: Array, squared_norm: float, squared_error: float, factors: list[Array], weights: Array
-) -> float:
-    """Relative error; formed from the difference where the short form has cancelled."""
-    if squared_error > 1e-8 * squared_norm:
-        return float(np.sqrt(squared_error / squared_norm))
-    return float(np.linalg.norm(X - reconstruct(CP(factors, weights))) / np.sqrt(squared_norm))
+        factors[mode] = np.where(alive, U / np.where(alive, weights, 1.0), factors[mode])
+    return weights, _fit_error(X, float(np.sqrt(squared_norm)), [*factors[:-1], U], F, G)[0]
 
 
 def _secular(b: Array, sigma: Array, tau: float) -> float:

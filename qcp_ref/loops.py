@@ -327,9 +327,15 @@ def partial_error(F: Matrix, G: Matrix, U: Matrix, squared_norm: Any) -> Any:
 
 
 def epc_tau(
-    F: Matrix, G: Matrix, squared_norm: Any, squared_bound: Any, low: Any, high: Any, steps: int
+    F: Matrix,
+    G: Matrix,
+    squared_norm: Any,
+    squared_bound: Any,
+    bracket: tuple[Any, Any],
+    steps: int,
 ) -> Any:
     """Bisect for the ridge parameter whose error meets the bound; the error rises with it."""
+    low, high = bracket
     for _ in range(steps):
         middle = (low + high) / 2
         if partial_error(F, G, ridge(F, G, middle), squared_norm) > squared_bound:

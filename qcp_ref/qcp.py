@@ -305,28 +305,18 @@ def ao_admm(
     check_option(refit, "refit", REFITS)
     max_sweeps = check_int(max_sweeps, "max_sweeps", minimum=1)
     tol = check_real(tol, "tol", minimum=0.0)
-    cp = _start(X, rank, start, rng, None)
-    cp = balance(cp)
-    first = quantize_cp(cp, grid, axis=axis, rule=rule)
-    size, start_error = float(np.linalg.norm(X)), relative_error(X, cp)
-    if size == 0:
-        error = relative_error(X, first.dequantize())
-        return QuantizedFit(first, error, cp, start_error, _history([]), "zero tensor")
-    state = _State(cp, first, refit, axis, rule)
-    best, best_error, relaxed, reason = first, np.inf, cp, "max_sweeps"
-    rows: list[tuple[float, list[float], list[int]]] = []
+    state = _State(X, _start(X, rank, start, rng, None), grid, axis, rule, refit)
+    if not X.any():
+        return state.fit("zero tensor")
+    reason = "max_sweeps"
     for sweep in range(max_sweeps):
-        rows.append(state.sweep(X, size, max_steps, inner_tol))
-        error = rows[-1][0]
-        if error < best_error:
-            best, best_error, relaxed = state.quantized(), error, CP(state.relaxed)
-        reason = _stop([row[0] for row in rows], state.signatures, tol) or reason
+        error = state.sweep(max_steps, inner_tol)
+        reason = _stop([row[0] for row in state.rows], state.signatures, tol) or reason
         if reason == "max_sweeps" and callback is not None and callback(sweep, error):
             reason = "callback"
         if reason != "max_sweeps":
             break
-    exact = relative_error(X, best.dequantize())
-    return QuantizedFit(best, exact, relaxed, start_error, _history(rows), reason)
+    return state.fit(reason)
 
 
 def factorize(
@@ -423,23 +413,24 @@ class _Projection:
 class _State:
     """What AO-ADMM carries from sweep to sweep."""
 
-    def __init__(self, cp: CP, first: QuantizedCP, refit: str, axis: int | None, rule: str) -> None:
-        self.factors = list(cp.factors)
-        self.relaxed = list(cp.factors)
+    def __init__(
+        self, X: Array, start: CP, grid: Grid, axis: int | None, rule: str, refit: str
+    ) -> None:
+        self.X, self.start, self.grid, self.axis, self.rule = X, balance(start), grid, axis, rule
+        first = quantize_cp(self.start, grid, axis=axis, rule=rule)
+        self.factors, self.relaxed = list(self.start.factors), list(self.start.factors)
         self.duals: list[Array | None] = [None] * len(self.factors)
         self.projections = [
-            _Projection(k, s, first.grid, refit)
-            for k, s in zip(first.codes, first.scales, strict=True)
+            _Projection(k, s, grid, refit) for k, s in zip(first.codes, first.scales, strict=True)
         ]
-        self.axis, self.rule = axis, rule
+        self.best, self.best_error, self.best_relaxed = first, np.inf, self.start
+        self.rows: list[tuple[float, list[float], list[int]]] = []
         self.signatures: list[bytes] = []
 
-    def sweep(
-        self, X: Array, size: float, max_steps: int, tol: float
-    ) -> tuple[float, list[float], list[int]]:
-        """Run ADMM on every mode once; return the history row."""
+    def sweep(self, max_steps: int, tol: float) -> float:
+        """Run ADMM on every mode once; return the relative error."""
         gaps, steps = [], []
-        for mode, F in mttkrp_sweep(X, self.factors):
+        for mode, F in mttkrp_sweep(self.X, self.factors):
             G = gram(self.factors, mode)
             projection = self.projections[mode]
             projection.stale = projection.refit == "sweep"
@@ -456,17 +447,21 @@ class _State:
             self.relaxed[mode] = found.least_squares
             gaps.append(float(found.primal[-1]))
             steps.append(len(found.primal))
-        self.signatures.append(
-            sha256(b"".join(p.codes.tobytes() for p in self.projections)).digest()
-        )
-        return _fit_error(X, size, self.factors, F, G)[0], gaps, steps
+        error = _fit_error(self.X, float(np.linalg.norm(self.X)), self.factors, F, G)[0]
+        self.rows.append((error, gaps, steps))
+        codes = [p.codes for p in self.projections]
+        self.signatures.append(sha256(b"".join(k.tobytes() for k in codes)).digest())
+        if error < self.best_error:
+            self.best = QuantizedCP(codes, [p.scale for p in self.projections], self.grid)
+            self.best_error, self.best_relaxed = error, CP(self.relaxed)
+        return error
 
-    def quantized(self) -> QuantizedCP:
-        """Return the present codes and scales."""
-        grid = self.projections[0].grid
-        return QuantizedCP(
-            [p.codes for p in self.projections], [p.scale for p in self.projections], grid
-        )
+    def fit(self, reason: str) -> QuantizedFit:
+        """Return the best iterate with its error measured on the dense difference."""
+        error = relative_error(self.X, self.best.dequantize())
+        start_error = relative_error(self.X, self.start)
+        history = _history(self.rows)
+        return QuantizedFit(self.best, error, self.best_relaxed, start_error, history, reason)
 
 
 def _stop(errors: list[float], signatures: list[bytes], tol: float) -> str | None:

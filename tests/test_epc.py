@@ -94,8 +94,8 @@ def test_update_equals_bisection_on_rational_numbers(problem):
     assume(share > 1e-3)
     tau = epc_update(F, G, square, bound).tau
     # 24 halvings of a bracket around the root find it to seven digits; exact arithmetic never errs
-    low, high = Fraction(tau) * Fraction(1, 3), Fraction(tau) * 3
-    root = loops.epc_tau(exact(F), exact(G), Fraction(square), Fraction(bound), low, high, 24)
+    bracket = Fraction(tau) * Fraction(1, 3), Fraction(tau) * 3
+    root = loops.epc_tau(exact(F), exact(G), Fraction(square), Fraction(bound), bracket, 24)
     assert abs(float(root) - tau) <= 1e-6 * tau
     U = np.array(loops.ridge(exact(F), exact(G), Fraction(tau)), dtype=object).astype(float)
     assert np.abs(epc_update(F, G, square, bound).factor - U).max() <= 1e-10 * (

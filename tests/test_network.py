@@ -436,9 +436,9 @@ def test_bad_answers_are_refused():
     with pytest.raises(TypeError, match="expected bool arrays, got bool and int64"):
         accuracy_interval(right, right.astype(np.int64))
     for other in (right[:2], right[:0], right[None]):
-        with pytest.raises(ValueError, match="expected two lists of one length"):
+        with pytest.raises(ValueError, match="correct_a, correct_b: expected one length"):
             accuracy_interval(right, other)
-    with pytest.raises(ValueError, match="expected two lists of one length"):
+    with pytest.raises(ValueError, match="correct_a, correct_b: expected one length"):
         accuracy_interval(right[:0], right[:0])
     for level in (0, 1, np.nan, 95):
         with pytest.raises(ValueError, match="level: expected a number between 0 and 1"):

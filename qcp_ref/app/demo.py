@@ -209,25 +209,12 @@ def _compress(
 ) -> LayerResult:
     start = time.perf_counter()
     W = network[f"{name}.weight"].astype(np.float64)
-    geometry = KERNELS[name]
-    options: dict[str, Any] = {
-        "rate": settings.rate,
-        "bits": settings.bits,
-        "rng": settings.seed,
-        "stride": geometry.stride,
-        "padding": geometry.padding,
-    }
-    layer = compress_conv(W, method=settings.method, callback=callback, **options)
-    rounded = compress_conv(W, method="als-round", **options)
-    dense, errors = {}, {}
-    for label, (bits, axis) in dense_labels(settings).items():
-        dense[label] = _dense(W, bits, axis)
-        errors[label] = float(np.linalg.norm(W - dense[label]) / np.linalg.norm(W))
-    side = geometry.input_size
-    shared: dict[str, Any] = {
-        "stride": geometry.stride,
-        "padding": geometry.padding,
-    }
+    stride, padding, side = KERNELS[name]
+    place: dict[str, Any] = {"stride": stride, "padding": padding}
+    solver: dict[str, Any] = {"rate": settings.rate, "bits": settings.bits, "rng": settings.seed}
+    layer = compress_conv(W, method=settings.method, callback=callback, **solver, **place)
+    rounded = compress_conv(W, method="als-round", **solver, **place)
+    dense = {label: _dense(W, *choice) for label, choice in dense_labels(settings).items()}
     cost = conv_costs(
         W.shape,
         side,
@@ -235,18 +222,17 @@ def _compress(
         weight_bits=settings.bits,
         activation_bits=ACTIVATION_BITS,
         scales=len(layer.cp.scales),
-        **shared,
+        **place,
     )
-    dense_cost = conv_costs(W.shape, side, **shared)
     x = np.random.default_rng([settings.seed, 1]).standard_normal((1, W.shape[1], *side))
     return LayerResult(
         name,
         layer,
         rounded,
         dense,
-        errors,
+        {label: float(np.linalg.norm(W - Q) / np.linalg.norm(W)) for label, Q in dense.items()},
         cost,
-        dense_cost,
+        conv_costs(W.shape, side, **place),
         time.perf_counter() - start,
         check_forward(layer, x),
     )

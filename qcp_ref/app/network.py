@@ -17,10 +17,10 @@ import io
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from statistics import NormalDist
-from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
@@ -33,10 +33,7 @@ from qcp_ref.conv import conv2d
 
 __all__ = [
     "KERNELS",
-    "AccuracyChange",
     "Images",
-    "Kernel",
-    "Layers",
     "Network",
     "accuracy_interval",
     "load_images",
@@ -47,11 +44,12 @@ __all__ = [
     "recalibrate",
 ]
 
-# Weights and batch-norm numbers by name, as in PyTorch's state_dict. Inference runs in their dtype.
-Network: TypeAlias = Mapping[str, NDArray[Any]]
-# What runs instead of a dense convolution, by the convolution's name.
-Layers: TypeAlias = Mapping[str, Callable[[NDArray[Any]], NDArray[Any]]]
+Floats: TypeAlias = NDArray[Any]
 Bytes: TypeAlias = NDArray[np.uint8]
+# Weights and batch-norm numbers by name, as in PyTorch's state_dict. Inference runs in their dtype.
+Network: TypeAlias = Mapping[str, Floats]
+# What runs instead of a dense convolution, by the convolution's name.
+Layers: TypeAlias = Mapping[str, Callable[[Floats], Floats]]
 T = TypeVar("T")
 # A float64 array, and how far the exact numbers may be from it.
 Bounded: TypeAlias = tuple[Array, Array]
@@ -69,16 +67,14 @@ class Kernel(NamedTuple):
 
 
 #: The convolutions that are compressed. The stem stays dense.
-KERNELS: Mapping[str, Kernel] = MappingProxyType(
-    {
-        "block1.conv1": Kernel(2, 1, (28, 28)),
-        "block1.conv2": Kernel(1, 1, (14, 14)),
-        "block2.conv1": Kernel(2, 1, (14, 14)),
-        "block2.conv2": Kernel(1, 1, (7, 7)),
-        "block3.conv1": Kernel(1, 1, (7, 7)),
-        "block3.conv2": Kernel(1, 1, (7, 7)),
-    }
-)
+KERNELS: Mapping[str, Kernel] = {
+    "block1.conv1": Kernel(2, 1, (28, 28)),
+    "block1.conv2": Kernel(1, 1, (14, 14)),
+    "block2.conv1": Kernel(2, 1, (14, 14)),
+    "block2.conv2": Kernel(1, 1, (7, 7)),
+    "block3.conv1": Kernel(1, 1, (7, 7)),
+    "block3.conv2": Kernel(1, 1, (7, 7)),
+}
 _CONVOLUTIONS = {"stem.conv": Kernel(1, 1, (28, 28)), **KERNELS}
 
 
@@ -121,7 +117,7 @@ def load_manifest(path: str | Path | None = None) -> dict[str, Any]:
     return manifest
 
 
-def load_network(path: str | Path | None = None) -> dict[str, NDArray[Any]]:
+def load_network(path: str | Path | None = None) -> dict[str, Floats]:
     """Return the weights in float32.
 
     Parameters
@@ -165,7 +161,7 @@ def load_images(path: str | Path | None = None) -> Images:
 
 def predict(
     network: Network, images: Bytes, *, layers: Layers | None = None, batch: int = 250
-) -> NDArray[Any]:
+) -> Floats:
     """Return the logits.
 
     Parameters
@@ -193,10 +189,10 @@ def predict(
     check_int(batch, "batch", minimum=1)
     _check(images, layers)
 
-    def step(x: NDArray[Any], conv: str, norm: str) -> NDArray[Any]:
+    def step(x: Floats, conv: str, norm: str) -> Floats:
         return _normalized(network, norm, _convolved(network, layers, conv, x))
 
-    def logits(part: Bytes) -> NDArray[Any]:
+    def logits(part: Bytes) -> Floats:
         x = _walk(_inputs(network, part), step, _relu, _join).mean(axis=(2, 3))
         return np.asarray(x @ network["linear.weight"].T + network["linear.bias"])
 
@@ -206,7 +202,7 @@ def predict(
 
 def recalibrate(
     network: Network, images: Bytes, *, layers: Layers | None = None, batch: int = 250
-) -> dict[str, NDArray[Any]]:
+) -> dict[str, Floats]:
     """Return the network with batch-norm statistics measured anew.
 
     Replacing a layer shifts what the following layers see. Each batch norm, in the order of the
@@ -243,7 +239,7 @@ def recalibrate(
     _check(images, layers)
     new = dict(network)
 
-    def step(parts: list[NDArray[Any]], conv: str, norm: str) -> list[NDArray[Any]]:
+    def step(parts: list[Floats], conv: str, norm: str) -> list[Floats]:
         parts = [_convolved(new, layers, conv, x) for x in parts]
         count = sum(x.size // x.shape[1] for x in parts)
         mean = sum(x.sum(axis=(0, 2, 3), dtype=np.float64) for x in parts) / count
@@ -255,12 +251,7 @@ def recalibrate(
 
     parts = [_inputs(network, part) for part in _batches(images, batch)]
     with _one_thread():
-        _walk(
-            parts,
-            step,
-            lambda parts: [_relu(x) for x in parts],
-            lambda ys, xs: [_join(y, x) for y, x in zip(ys, xs, strict=True)],
-        )
+        _walk(parts, step, lambda xs: [*map(_relu, xs)], lambda ys, xs: [*map(_join, ys, xs)])
     return new
 
 
@@ -305,8 +296,7 @@ def logit_bound(network: Network, images: Bytes, dtype: DTypeLike) -> Array:
     double = {name: value.astype(np.float64) for name, value in network.items()}
     W = np.abs(double["linear.weight"]).T
 
-    def step(state: Bounded, conv: str, norm: str) -> Bounded:
-        return _step_bound(double, dtype, state, conv, norm)
+    step = partial(_step_bound, double, dtype)
 
     def join(block: Bounded, state: Bounded) -> Bounded:
         y, x = block[0], _shortcut(state[0], block[0])
@@ -357,9 +347,7 @@ def accuracy_interval(
     if a.dtype != np.bool_ or b.dtype != np.bool_:
         raise TypeError(f"correct_a, correct_b: expected bool arrays, got {a.dtype} and {b.dtype}")
     if a.ndim != 1 or a.shape != b.shape or a.size == 0:
-        raise ValueError(
-            f"correct_a, correct_b: expected two lists of one length, got {a.shape} and {b.shape}"
-        )
+        raise ValueError(f"correct_a, correct_b: expected one length, got {a.shape}, {b.shape}")
     if not 0 < level < 1:
         raise ValueError(f"level: expected a number between 0 and 1, got {level}")
     z = NormalDist().inv_cdf((1 + level) / 2)
@@ -386,7 +374,7 @@ def _folder(path: str | Path | None) -> Any:
     return resources.files("qcp_ref").joinpath("app", "data") if path is None else Path(path)
 
 
-def _read(name: str, path: str | Path | None) -> dict[str, NDArray[Any]]:
+def _read(name: str, path: str | Path | None) -> dict[str, Floats]:
     """Read an archive whose hash is the manifest's."""
     raw = _folder(path).joinpath(name).read_bytes()
     expected = load_manifest(path)["files"][name]["sha256"]
@@ -420,7 +408,7 @@ def _batches(images: Bytes, batch: int) -> list[Bytes]:
     return [images[i : i + batch] for i in range(0, len(images), batch)]
 
 
-def _inputs(network: Network, images: Bytes) -> NDArray[Any]:
+def _inputs(network: Network, images: Bytes) -> Floats:
     x = images[:, None].astype(network["linear.weight"].dtype)
     return np.asarray((x / 255 - MEAN) / STD)
 
@@ -436,7 +424,7 @@ def _walk(
     return x
 
 
-def _convolved(network: Network, layers: Layers | None, name: str, x: NDArray[Any]) -> NDArray[Any]:
+def _convolved(network: Network, layers: Layers | None, name: str, x: Floats) -> Floats:
     W, place = network[f"{name}.weight"], _CONVOLUTIONS[name]
     if layers is None or name not in layers:
         return conv2d(x, W, stride=place.stride, padding=place.padding)
@@ -447,31 +435,31 @@ def _convolved(network: Network, layers: Layers | None, name: str, x: NDArray[An
     return y
 
 
-def _affine(network: Network, norm: str) -> tuple[NDArray[Any], NDArray[Any]]:
+def _affine(network: Network, norm: str) -> tuple[Floats, Floats]:
     """Return what batch norm multiplies by and adds."""
     scale = network[f"{norm}.weight"] / np.sqrt(network[f"{norm}.running_var"] + EPS)
     shift = network[f"{norm}.bias"] - network[f"{norm}.running_mean"] * scale
     return scale[:, None, None], shift[:, None, None]
 
 
-def _normalized(network: Network, norm: str, x: NDArray[Any]) -> NDArray[Any]:
+def _normalized(network: Network, norm: str, x: Floats) -> Floats:
     scale, shift = _affine(network, norm)
-    y: NDArray[Any] = x * scale
+    y: Floats = x * scale
     y += shift
     return y
 
 
-def _relu(x: NDArray[Any]) -> NDArray[Any]:
+def _relu(x: Floats) -> Floats:
     return np.asarray(np.maximum(x, 0))
 
 
-def _shortcut(x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
+def _shortcut(x: Floats, y: Floats) -> Floats:
     """Bring a block's input to its output's shape: every second pixel, zero channels around."""
     stride, extra = x.shape[2] // y.shape[2], (y.shape[1] - x.shape[1]) // 2
     return np.pad(x[:, :, ::stride, ::stride], ((0, 0), (extra, extra), (0, 0), (0, 0)))
 
 
-def _join(y: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
+def _join(y: Floats, x: Floats) -> Floats:
     return np.asarray(y + _shortcut(x, y))
 
 
@@ -487,9 +475,8 @@ def _step_bound(
     network: Network, dtype: DTypeLike, state: Bounded, conv: str, norm: str
 ) -> Bounded:
     W = network[f"{conv}.weight"]
-    absolute = {f"{conv}.weight": np.abs(W)}
     y = _convolved(network, None, conv, state[0])
-    e = _convolved(absolute, None, conv, _spread(W[0].size, dtype, *state))
+    e = _convolved({f"{conv}.weight": np.abs(W)}, None, conv, _spread(W[0].size, dtype, *state))
     # The constants of batch norm take 5 roundings, what they meet at most 3 more; one to spare.
     scale, shift = _affine(network, norm)
     constants = np.abs(network[f"{norm}.running_mean"][:, None, None] * scale)
