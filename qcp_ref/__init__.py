@@ -41,10 +41,10 @@ from qcp_ref.layer import CPConv, CPLinear, compress_conv, compress_linear
 __version__ = "0.1.0"
 
 __all__ = [
+    "CP",
     "ADMMResult",
     "ALSUpdate",
     "Alignment",
-    "CP",
     "CPConv",
     "CPFit",
     "CPLinear",

@@ -1,8 +1,8 @@
 """Ground floor: argument checks shared by all chapters.
 
-Every public function validates once, at its boundary, through these helpers; inside the book arrays are
-finite, real and of a known dtype. A message names the argument, what was expected, what was received and
-what to do. Nothing is repaired silently and no input is changed.
+Every public function validates once, at its boundary, through these helpers; inside the book arrays
+are finite, real and of a known dtype. A message names the argument, what was expected, what was
+received and what to do. Nothing is repaired silently and no input is changed.
 
 Checked by tests/test_checks.py.
 """
@@ -146,8 +146,8 @@ def check_mode(mode: Any, ndim: int) -> int:
 def check_rng(rng: Any, function: str) -> np.random.Generator:
     """Return a generator; an int becomes the stream of that seed which belongs to ``function``.
 
-    The function's name enters the seed, so that equal ints in two functions never share a stream (a solver
-    started with the data's seed would otherwise start at the answer).
+    The function's name enters the seed, so that equal ints in two functions never share a stream (a
+    solver started with the data's seed would otherwise start at the answer).
     """
     if isinstance(rng, np.random.Generator):
         return rng

@@ -1,12 +1,14 @@
 r"""How does ADMM put one factor on a grid?
 
-One factor ``H`` shall minimise the fit error and lie in a set that is easy to project on, here the multiples of a step. ADMM
-splits the two wishes: ``T`` is the least-squares factor pulled towards the set, ``H`` the projection of ``T - U``, and the scaled dual
-``U`` adds up by how much the two disagree (:eq:`admm-t` to :eq:`admm-u`, in the letters and signs of the authors' code). The set
+One factor ``H`` shall minimise the fit error and lie in a set that is easy to project on, here the
+multiples of a step. ADMM splits the two wishes: ``T`` is the least-squares factor pulled towards
+the set, ``H`` the projection of ``T - U``, and the scaled dual ``U`` adds up by how much the two
+disagree (:eq:`admm-t` to :eq:`admm-u`, in the letters and signs of the authors' code). The set
 enters only through a callable ``project``: nothing here knows what a grid is.
 
-For a convex set this converges to the constrained optimum. A grid is not convex: the iteration need not converge, may
-cycle, and its error goes up and down. What is certain is that ``H`` always lies in the set.
+For a convex set this converges to the constrained optimum. A grid is not convex: the iteration need
+not converge, may cycle, and its error goes up and down. What is certain is that ``H`` always lies
+in the set.
 
 Simplified: the weight ``rho`` is fixed by :eq:`admm-rho`; no over-relaxation, no adaptive weight.
 
@@ -27,9 +29,9 @@ __all__ = ["ADMMResult", "admm"]
 class ADMMResult(NamedTuple):
     """Result of :func:`admm`.
 
-    ``factor`` is the feasible iterate ``H``, ``least_squares`` the iterate ``T``, ``dual`` the scaled dual
-    ``U`` for a warm start; ``primal`` and ``change`` hold the two squared relative residuals of every
-    step, ``stop_reason`` is "converged" or "max_steps".
+    ``factor`` is the feasible iterate ``H``, ``least_squares`` the iterate ``T``, ``dual`` the
+    scaled dual ``U`` for a warm start; ``primal`` and ``change`` hold the two squared relative
+    residuals of every step, ``stop_reason`` is "converged" or "max_steps".
     """
 
     factor: Array
@@ -82,8 +84,9 @@ def admm(
 
     Notes
     -----
-    Equations :eq:`admm-rho` to :eq:`admm-stop` [authors' code; source: Huang, Sidiropoulos and Liavas
-    2016]. With this ``rho`` the system's condition number is at most ``R + 1``, so it is inverted once.
+    Equations :eq:`admm-rho` to :eq:`admm-stop` [authors' code; source: Huang, Sidiropoulos and
+    Liavas 2016]. With this ``rho`` the system's condition number is at most ``R + 1``, so it is
+    inverted once.
 
     **Laws**
 
@@ -133,7 +136,8 @@ def _projected(project: Callable[[Array], Array], V: Array) -> Array:
     H = np.asarray(project(V), dtype=np.float64)
     if H.shape != V.shape or not np.isfinite(H).all():
         raise ValueError(
-            f"project: expected a finite array of shape {V.shape}, got shape {H.shape}; check the callable"
+            f"project: expected a finite array of shape {V.shape}, got shape {H.shape}; "
+            "check the callable"
         )
     return H
 

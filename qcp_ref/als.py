@@ -1,13 +1,14 @@
 r"""How is a CP tensor fitted? Alternating least squares.
 
-With all factors but one fixed, the best remaining factor solves a linear least-squares problem whose normal equations
-(:eq:`als-normal`) contain only the MTTKRP ``F`` and the Gram matrix ``G``. :func:`als_update` solves one of them exactly,
-:func:`cp_als` goes through the modes again and again. The error is known after each sweep without forming the fitted tensor
-(:eq:`als-error`), down to a floor that is reported with it; below the floor the difference itself is formed.
+With all factors but one fixed, the best remaining factor solves a linear least-squares problem
+whose normal equations (:eq:`als-normal`) contain only the MTTKRP ``F`` and the Gram matrix ``G``.
+:func:`als_update` solves one of them exactly, :func:`cp_als` goes through the modes again and
+again. The error is known after each sweep without forming the fitted tensor (:eq:`als-error`), down
+to a floor that is reported with it; below the floor the difference itself is formed.
 
-ALS never raises the error, and that is all it promises: it finds different fits from different starts, crawls through
-swamps, and diverges politely where no best approximation exists. The result says so (``stop_reason``, ``degeneracy``,
-how often the Gram matrix was singular).
+ALS never raises the error, and that is all it promises: it finds different fits from different
+starts, crawls through swamps, and diverges politely where no best approximation exists. The result
+says so (``stop_reason``, ``degeneracy``, how often the Gram matrix was singular).
 
 Simplified: no line search or other acceleration, no regularisation, no missing entries.
 
@@ -51,8 +52,8 @@ class ALSUpdate(NamedTuple):
 class FitHistory(NamedTuple):
     """What happened, sweep by sweep.
 
-    ``error`` is the relative error after each sweep, ``floor`` the size below which its digits mean nothing,
-    ``singular`` the number of mode updates with a singular Gram matrix.
+    ``error`` is the relative error after each sweep, ``floor`` the size below which its digits mean
+    nothing, ``singular`` the number of mode updates with a singular Gram matrix.
     """
 
     error: Array
@@ -87,8 +88,8 @@ def als_update(F: ArrayLike, G: ArrayLike) -> ALSUpdate:
     Returns
     -------
     ALSUpdate
-        ``factor``, shape (I_n, R): the least-squares factor, of minimum norm where it is not unique;
-        ``singular``: whether that was the case.
+        ``factor``, shape (I_n, R): the least-squares factor, of minimum norm where it is not
+        unique; ``singular``: whether that was the case.
 
     Raises
     ------
@@ -97,13 +98,14 @@ def als_update(F: ArrayLike, G: ArrayLike) -> ALSUpdate:
 
     Notes
     -----
-    Equation :eq:`als-normal`. ``G`` counts as singular when a pivot of its Cholesky factorization falls
-    to the rounding level; eigenvalues at that level are then treated as zero.
+    Equation :eq:`als-normal`. ``G`` counts as singular when a pivot of its Cholesky factorization
+    falls to the rounding level; eigenvalues at that level are then treated as zero.
 
     **Laws**
 
     - the factor satisfies the normal equations
-    - for a regular ``G`` it equals exact elimination on rational numbers, within the condition's bound
+    - for a regular ``G`` it equals exact elimination on rational numbers, within the condition's
+      bound
     - for a singular ``G`` it is the solution of least norm
 
     Examples
@@ -120,7 +122,8 @@ def als_update(F: ArrayLike, G: ArrayLike) -> ALSUpdate:
     if G.shape != (rank, rank):
         raise ValueError(f"G: expected shape {(rank, rank)} (the rank of F), got {G.shape}")
     level = rank * np.finfo(np.float64).eps
-    # Columns of very different length are no singularity: judge and solve the system with unit diagonal.
+    # Columns of very different length are no singularity: judge and solve the system with unit
+    # diagonal.
     d = np.sqrt(np.diag(G))
     scale = np.where(d > 0, d, 1.0)
     unit = G / np.outer(scale, scale)
@@ -156,15 +159,15 @@ def cp_als(
     rank : int
         Number of components, at least 1; it may exceed the sides of the tensor.
     init : {"random", "svd"} or CP
-        Start: normal factors, leading singular vectors of the unfoldings (filled up with normal columns
-        where the rank exceeds them), or a given CP tensor.
+        Start: normal factors, leading singular vectors of the unfoldings (filled up with normal
+        columns where the rank exceeds them), or a given CP tensor.
     rng : int or numpy.random.Generator
         Source of randomness of the start.
     max_sweeps : int
         Upper limit of sweeps over all modes.
     stop : {"error-change", "relative-change", "error-below", "none"}
-        Stop when the relative error changed by less than ``tol`` in a sweep, or by less than ``tol`` times
-        itself, or is below ``tol``, or never before ``max_sweeps``.
+        Stop when the relative error changed by less than ``tol`` in a sweep, or by less than
+        ``tol`` times itself, or is below ``tol``, or never before ``max_sweeps``.
     tol : float
         Threshold of the stop rule, at least 0.
     callback : callable, optional
@@ -173,7 +176,8 @@ def cp_als(
     Returns
     -------
     CPFit
-        The fit, its error, the history and the reason for stopping. A zero tensor gives zero factors.
+        The fit, its error, the history and the reason for stopping. A zero tensor gives zero
+        factors.
 
     Raises
     ------
@@ -187,8 +191,8 @@ def cp_als(
 
     **Laws**
 
-    - the error never rises by more than its floor; where a Gram matrix is singular, by no more than the
-      root of the rounding level
+    - the error never rises by more than its floor; where a Gram matrix is singular, by no more than
+      the root of the rounding level
     - the reported error is that of the dense difference
     - the same sweep written with plain loops gives the same factors
     - a tensor of exactly that rank stays fitted when started at its factors
@@ -291,8 +295,8 @@ def _initial(X: Array, rank: int, init: str | CP, rng: np.random.Generator) -> C
 def _left_singular_vectors(M: Array, count: int) -> Array:
     """Leading left singular vectors by the smaller of the two Gram matrices.
 
-    A start needs no accuracy beyond the leading directions, and the wide factor of a thin SVD of a large
-    kernel's unfolding would take more memory than the kernel.
+    A start needs no accuracy beyond the leading directions, and the wide factor of a thin SVD of a
+    large kernel's unfolding would take more memory than the kernel.
     """
     rows, columns = M.shape
     if rows <= columns:

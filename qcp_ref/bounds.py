@@ -1,13 +1,14 @@
 """How large may a rounding error be?
 
-A-priori bounds: proved before anything is run, so a test, the demo or another implementation can be held to them
-without a hand-tuned tolerance. The one idea is :eq:`bounds-gamma`: a chain of ``n`` roundings multiplies the exact
-result by a factor within ``gamma(n)`` of one, in whatever order the sums were taken and with or without fused
-multiply-add. Applied to a sum of products it gives :eq:`bounds-sum`, applied to sums nested in sums (the
-three stages of a factorized convolution) :eq:`bounds-chain`.
+A-priori bounds: proved before anything is run, so a test, the demo or another implementation can be
+held to them without a hand-tuned tolerance. The one idea is :eq:`bounds-gamma`: a chain of ``n``
+roundings multiplies the exact result by a factor within ``gamma(n)`` of one, in whatever order the
+sums were taken and with or without fused multiply-add. Applied to a sum of products it gives
+:eq:`bounds-sum`, applied to sums nested in sums (the three stages of a factorized convolution)
+:eq:`bounds-chain`.
 
-Simplified: overflow and underflow are assumed not to occur, which is true when every non-zero product lies
-between the smallest normal number and the largest finite one.
+Simplified: overflow and underflow are assumed not to occur, which is true when every non-zero
+product lies between the smallest normal number and the largest finite one.
 
 Checked by tests/test_bounds.py against exact rational arithmetic.
 """
@@ -44,7 +45,8 @@ def gamma(n: int, dtype: DTypeLike = np.float64) -> float:
 
     Notes
     -----
-    Equation :eq:`bounds-gamma` [source: Higham, Accuracy and Stability of Numerical Algorithms, section 3.1].
+    Equation :eq:`bounds-gamma` [source: Higham, Accuracy and Stability of Numerical Algorithms,
+    section 3.1].
 
     **Laws**
 
@@ -64,7 +66,8 @@ def gamma(n: int, dtype: DTypeLike = np.float64) -> float:
     nu = n * float(np.finfo(dtype).eps) / 2
     if nu >= 1:
         raise ValueError(f"n: {n} roundings of {np.dtype(dtype)} exceed any bound; use float64")
-    # Three roundings happen in evaluating this very formula; two units in the last place cover them.
+    # Three roundings happen in evaluating this very formula; two units in the last place cover
+    # them.
     return float(np.nextafter(np.nextafter(nu / (1 - nu), np.inf), np.inf)) if n else 0.0
 
 
@@ -94,8 +97,8 @@ def rounding_bound(
 
     Notes
     -----
-    Equations :eq:`bounds-sum` and :eq:`bounds-chain` [source: Higham, sections 3.1 and 3.5; the chain is
-    derived]. The bound also covers the rounding of ``magnitude`` itself.
+    Equations :eq:`bounds-sum` and :eq:`bounds-chain` [source: Higham, sections 3.1 and 3.5; the
+    chain is derived]. The bound also covers the rounding of ``magnitude`` itself.
 
     **Laws**
 

@@ -46,8 +46,8 @@ class Costs:
 
     Notes
     -----
-    Equations :eq:`cost-parameters` to :eq:`cost-bytes`. Costs add up with ``+``; those of a list with
-    ``sum(costs, Costs())``.
+    Equations :eq:`cost-parameters` to :eq:`cost-bytes`. Costs add up with ``+``, those of a list
+    with ``sum(costs, Costs())``.
 
     **Laws**
 
@@ -239,7 +239,7 @@ def _check_rate(rate: Rate) -> Fraction:
         raise TypeError(f"rate: expected a number, got {rate!r}")
     try:
         exact = Fraction(str(rate))
-    except ValueError:
+    except (ValueError, ZeroDivisionError):
         raise ValueError(f"rate: expected a finite number, got {rate!r}") from None
     if exact <= 0:
         raise ValueError(f"rate: expected a number above 0, got {rate}")

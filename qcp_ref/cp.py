@@ -1,13 +1,14 @@
 r"""What is a CP tensor, which freedoms has it, when is it degenerate?
 
-A CP tensor of rank ``R`` (:eq:`cp-model`) is a weighted sum of ``R`` components, each an outer product of one column
-per factor. Three freedoms leave it unchanged: the components may be permuted, their columns rescaled against each
-other and against the weight, and signs flipped in pairs. :func:`normalize`, :func:`balance` and :func:`canonical` fix
-them in different ways, :func:`align` fixes them so that two CP tensors can be compared. Inner products
-(:eq:`cp-inner`) need only Gram matrices, never the dense tensor.
+A CP tensor of rank ``R`` (:eq:`cp-model`) is a weighted sum of ``R`` components, each an outer
+product of one column per factor. Three freedoms leave it unchanged: the components may be permuted,
+their columns rescaled against each other and against the weight, and signs flipped in pairs.
+:func:`normalize`, :func:`balance` and :func:`canonical` fix them in different ways, :func:`align`
+fixes them so that two CP tensors can be compared. Inner products (:eq:`cp-inner`) need only Gram
+matrices, never the dense tensor.
 
-Fits can degenerate: components grow and cancel each other. The sum still fits, but its parts cannot be rounded any
-more. :func:`degeneracy` measures it (:eq:`cp-degeneracy`).
+Fits can degenerate: components grow and cancel each other. The sum still fits, but its parts cannot
+be rounded any more. :func:`degeneracy` measures it (:eq:`cp-degeneracy`).
 
 Simplified: real numbers only; no missing entries, no symmetric or constrained factors.
 
@@ -50,7 +51,8 @@ class CP:
     Parameters
     ----------
     factors : sequence of array_like, shapes (I_n, R)
-        One matrix per mode, at least two. Kept in float32 if all arrays are float32, else in float64.
+        One matrix per mode, at least two. Kept in float32 if all arrays are float32, else in
+        float64.
     weights : array_like, shape (R,), optional
         Weight of each component; ones by default.
 
@@ -68,7 +70,8 @@ class CP:
 
     Notes
     -----
-    Equation :eq:`cp-model`. For a convolution kernel the factors are ``a_out``, ``a_in``, ``a_kernel``.
+    Equation :eq:`cp-model`. For a convolution kernel the factors are ``a_out``, ``a_in``,
+    ``a_kernel``.
 
     **Laws**
 
@@ -180,8 +183,8 @@ def relative_error(X: ArrayLike, cp: CP) -> float:
     Returns
     -------
     float
-        ``||X - reconstruct(cp)|| / ||X||``; for a zero tensor 0 if the approximation is zero too, else
-        infinity.
+        ``||X - reconstruct(cp)|| / ||X||``; for a zero tensor 0 if the approximation is zero too,
+        else infinity.
 
     Raises
     ------
@@ -352,8 +355,9 @@ def balance(cp: CP) -> CP:
 
     Notes
     -----
-    Uses the scale freedom :eq:`cp-freedom`. Factors that share one quantization scale should be balanced
-    first, or one long column sets the step for all. The sign of a weight goes to the first factor.
+    Uses the scale freedom :eq:`cp-freedom`. Factors that share one quantization scale should be
+    balanced first, or one long column sets the step for all. The sign of a weight goes to the first
+    factor.
 
     **Laws**
 
@@ -383,8 +387,8 @@ def canonical(cp: CP) -> CP:
     Returns
     -------
     CP
-        The same tensor; in every factor but the last, the entry of largest magnitude of each column (the
-        first of equals) is positive.
+        The same tensor; in every factor but the last, the entry of largest magnitude of each column
+        (the first of equals) is positive.
 
     Raises
     ------
@@ -398,7 +402,8 @@ def canonical(cp: CP) -> CP:
     **Laws**
 
     - the dense tensor is unchanged
-    - permuting components, flipping signs in pairs or rescaling by powers of two before does not matter
+    - permuting components, flipping signs in pairs or rescaling by powers of two before does not
+      matter
     - it is idempotent up to rounding
 
     Examples
@@ -431,9 +436,10 @@ def align(cp: CP, reference: CP) -> Alignment:
     Returns
     -------
     Alignment
-        ``cp``: the same tensor as the argument, normalized, components in the order of ``reference``,
-        column signs as there in all factors but the last; ``order``: which component went where;
-        ``cosines``: product over the modes of the matched columns' cosines, in absolute value.
+        ``cp``: the same tensor as the argument, normalized, components in the order of
+        ``reference``, column signs as there in all factors but the last; ``order``: which component
+        went where; ``cosines``: product over the modes of the matched columns' cosines, in absolute
+        value.
 
     Raises
     ------
@@ -493,10 +499,10 @@ def degeneracy(cp: CP, *, norm_X: float | None = None) -> Degeneracy:
     Returns
     -------
     Degeneracy
-        ``cosine``: the smallest cosine between two components (near -1: they cancel); ``norm_ratio``:
-        sum of the components' squared norms over the squared norm of the tensor; ``condition``: condition
-        number of the Gram matrix of the unit components, infinity if it is singular; ``suspected``: whether
-        the cosine is close enough to -1 to suspect a border rank.
+        ``cosine``: the smallest cosine between two components (near -1: they cancel);
+        ``norm_ratio``: sum of the components' squared norms over the squared norm of the tensor;
+        ``condition``: condition number of the Gram matrix of the unit components, infinity if it is
+        singular; ``suspected``: whether the cosine is close enough to -1 to suspect a border rank.
 
     Raises
     ------

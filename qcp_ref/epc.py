@@ -1,14 +1,17 @@
 r"""Why does the start matter? Error-preserving correction.
 
-A least-squares fit of a trained kernel often consists of large components that cancel each other. Rounding their factors
-destroys the fit, because each component is rounded relative to its own size. Error-preserving correction (EPC) looks among all CP
-tensors with an error of at most ``delta`` for the one with the smallest components (:eq:`epc-problem`).
+A least-squares fit of a trained kernel often consists of large components that cancel each other.
+Rounding their factors destroys the fit, because each component is rounded relative to its own size.
+Error-preserving correction (EPC) looks among all CP tensors with an error of at most ``delta`` for
+the one with the smallest components (:eq:`epc-problem`).
 
-With the other factors of unit columns, one factor solves a ridge problem whose parameter ``tau`` is the root of a
-secular equation in one unknown (:eq:`epc-ridge`, :eq:`epc-secular`). :func:`epc_update` solves it, :func:`epc` goes through the modes.
-After every update the error is still at most ``delta`` and the sum of squared component norms has not risen.
+With the other factors of unit columns, one factor solves a ridge problem whose parameter ``tau`` is
+the root of a secular equation in one unknown (:eq:`epc-ridge`, :eq:`epc-secular`).
+:func:`epc_update` solves it, :func:`epc` goes through the modes. After every update the error is
+still at most ``delta`` and the sum of squared component norms has not risen.
 
-Simplified: the modes are visited in their own order, not sorted by size; outer rounds with further stopping rules are left out.
+Simplified: the modes are visited in their own order, not sorted by size; outer rounds with further
+stopping rules are left out.
 
 Checked by tests/test_epc.py.
 """
@@ -29,7 +32,7 @@ _RELATIVE_NULL = 1e-14  # eigenvalues of the Gram matrix below this share count 
 
 
 class EPCUpdate(NamedTuple):
-    """Result of :func:`epc_update`: the factor, the ridge parameter, the squared error it leaves."""
+    """Result of :func:`epc_update`: the factor, the ridge parameter, the squared error left."""
 
     factor: Array
     tau: float
@@ -37,7 +40,7 @@ class EPCUpdate(NamedTuple):
 
 
 class EPCHistory(NamedTuple):
-    """After every sweep: the relative error, and the sum of squared component norms over ``||X||^2``."""
+    """After every sweep: relative error, and sum of squared component norms over ``||X||^2``."""
 
     error: Array
     norm_ratio: Array
@@ -76,8 +79,8 @@ def epc_update(
     squared_bound : float
         ``delta^2``, the largest squared error allowed.
     current : array_like, shape (I_n, R), optional
-        The present factor. Where the bound lies below the error that least squares can reach, its error
-        is kept instead.
+        The present factor. Where the bound lies below the error that least squares can reach, its
+        error is kept instead.
 
     Returns
     -------
@@ -87,13 +90,13 @@ def epc_update(
     Raises
     ------
     TypeError, ValueError
-        For arrays or numbers that are not finite and real or do not fit, and for a bound below reach when
-        no current factor is given.
+        For arrays or numbers that are not finite and real or do not fit, and for a bound below
+        reach when no current factor is given.
 
     Notes
     -----
-    Equations :eq:`epc-ridge`, :eq:`epc-secular` and :eq:`epc-bracket` [source: error-preserving correction
-    of Phan et al.; ridge form derived].
+    Equations :eq:`epc-ridge`, :eq:`epc-secular` and :eq:`epc-bracket` [source: error-preserving
+    correction of Phan et al.; ridge form derived].
 
     **Laws**
 
@@ -166,7 +169,8 @@ def epc(
     max_sweeps : int
         Upper limit of sweeps over all modes.
     tol : float
-        Stop when the sum of squared component norms has changed by less than this share of itself ...
+        Stop when the sum of squared component norms has changed by less than this share of itself
+        ...
     patience : int
         ... in this many sweeps in a row.
     callback : callable, optional
@@ -184,8 +188,8 @@ def epc(
 
     Notes
     -----
-    Problem :eq:`epc-problem` by sweeps of :func:`epc_update` [source: error-preserving correction of Phan
-    et al.; authors' code for the defaults of ``tol`` and ``patience``]. A slack above 0 is
+    Problem :eq:`epc-problem` by sweeps of :func:`epc_update` [source: error-preserving correction
+    of Phan et al.; authors' code for the defaults of ``tol`` and ``patience``]. A slack above 0 is
     [beyond the paper].
 
     **Laws**
@@ -236,7 +240,7 @@ def epc(
 def _sweep(
     X: Array, factors: list[Array], weights: Array, squared_norm: float, squared_bound: float
 ) -> tuple[Array, float]:
-    """Update each mode once, in place, columns of unit length; return weights and relative error."""
+    """Update each mode once, in place, columns of unit length; return weights and error."""
     for mode, F in mttkrp_sweep(X, factors):
         G = gram(factors, mode)
         current = factors[mode] * weights

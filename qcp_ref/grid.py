@@ -13,7 +13,8 @@ trial scales; the squared error is piecewise quadratic in ``s`` (:eq:`grid-gain`
 minimum can be computed (:eq:`grid-exact`), and rounding at that scale is the Euclidean
 projection onto all grids of the family at once (:eq:`grid-project`).
 
-Simplified: one row or column at a time, no affine, logarithmic or learned grids.
+Simplified: no affine, logarithmic or learned grids; and the exact search is made for few bits, its
+time grows faster than the number of levels.
 
 Checked by tests/test_grid.py; the compiled search by tests/test_kernels.py.
 """

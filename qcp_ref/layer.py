@@ -1,8 +1,8 @@
 r"""How is one layer compressed? Kernel in, three quantized stages out.
 
-The chapters before this one put together: a rate becomes a rank, the kernel a tensor, the tensor a quantized CP tensor,
-and that a layer which runs (:eq:`conv-cp`). What comes back carries its settings, its error and the reason why the solver
-stopped, so that a stored layer explains itself.
+The chapters before this one put together: a rate becomes a rank, the kernel a tensor, the tensor a
+quantized CP tensor, and that a layer which runs (:eq:`conv-cp`). What comes back carries its
+settings, its error and the reason why the solver stopped, so that a stored layer explains itself.
 
 Simplified: weights only, activations stay in floating point; grouped kernels are refused.
 
@@ -209,8 +209,8 @@ def compress_conv(
 
     Notes
     -----
-    Equation :eq:`cost-rank` for the rank, :eq:`qcp-problem` for the factors [authors' code]. BLAS runs on one
-    thread inside, so that serial and parallel runs give the same bits.
+    Equation :eq:`cost-rank` for the rank, :eq:`qcp-problem` for the factors [authors' code]. BLAS
+    runs on one thread inside, so that serial and parallel runs give the same bits.
 
     **Laws**
 
@@ -230,7 +230,7 @@ def compress_conv(
     fit = _fit(
         X, rate, rank, bits, grid, method=method, rng=rng, axis=axis, slack=slack, callback=callback
     )
-    layer = CPConv(
+    return CPConv(
         cp=fit.cp,
         error=fit.error,
         fit=fit,
@@ -241,7 +241,6 @@ def compress_conv(
         dilation=dilation,
         bias=_checked_bias(bias, W.shape[0]),
     )
-    return layer
 
 
 def compress_linear(
@@ -332,7 +331,7 @@ def _is_float32(x: ArrayLike) -> bool:
 
 
 def _factors_like(cp: QuantizedCP, x: ArrayLike) -> CP:
-    """Return the float factors, rounded to float32 when the input is: the layer follows its input."""
+    """Return the float factors, rounded to float32 when the input is of that kind."""
     exact = cp.dequantize()
     return CP([A.astype(np.float32) for A in exact.factors]) if _is_float32(x) else exact
 

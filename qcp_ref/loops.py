@@ -1,12 +1,12 @@
 """Appendix: every operation as plain index loops.
 
-The definitions, read literally: sums over index tuples, nothing else. Tensors are nested sequences and numbers are
-whatever Python arithmetic accepts, so the same lines run on floats, where they are an independent twin of the
-vectorised chapters, and on ``fractions.Fraction``, where they are exact truth. Nothing here is shared with the
-chapters; only tests and the oracle import it.
+The definitions, read literally: sums over index tuples, nothing else. Tensors are nested sequences
+and numbers are whatever Python arithmetic accepts, so the same lines run on floats, where they are
+an independent twin of the vectorised chapters, and on ``fractions.Fraction``, where they are exact
+truth. Nothing here is shared with the chapters; only tests and the oracle import it.
 
-Arguments are trusted: well-formed nested lists (``array.tolist()`` makes them). Each function cites the equation that
-it spells out.
+Arguments are trusted: well-formed nested lists (``array.tolist()`` makes them). Each function cites
+the equation that it spells out.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -53,7 +53,7 @@ __all__ = [
 ]
 
 
-# --- nested lists as tensors ------------------------------------------------------------------------------
+# --- nested lists as tensors ----------------------------------------------------------------------
 
 
 def shape_of(X: Nested) -> tuple[int, ...]:
@@ -84,7 +84,7 @@ def build(shape: Sequence[int], entry: Callable[..., Any], index: tuple[int, ...
     return [build(shape, entry, (*index, i)) for i in range(shape[len(index)])]
 
 
-# --- tensor -----------------------------------------------------------------------------------------------
+# --- tensor ---------------------------------------------------------------------------------------
 
 
 def unfold(X: Nested, mode: int) -> Nested:
@@ -160,7 +160,7 @@ def mttkrp(X: Nested, factors: Sequence[Matrix], mode: int) -> Nested:
     return F
 
 
-# --- cp ---------------------------------------------------------------------------------------------------
+# --- cp -------------------------------------------------------------------------------------------
 
 
 def reconstruct(factors: Sequence[Matrix], weights: Sequence[Any] | None = None) -> Nested:
@@ -179,11 +179,11 @@ def reconstruct(factors: Sequence[Matrix], weights: Sequence[Any] | None = None)
     return build([len(A) for A in factors], entry)
 
 
-# --- als --------------------------------------------------------------------------------------------------
+# --- als ------------------------------------------------------------------------------------------
 
 
 def solve(G: Matrix, F: Matrix) -> Nested:
-    """Solve :eq:`als-normal` for a regular ``G`` by elimination, one row of ``F`` after the other."""
+    """Solve :eq:`als-normal` for a regular ``G`` by elimination."""
     n = len(G)
     # G is symmetric, so each row a of the factor solves G a = f.
     work = [[*G[i], *(f[i] for f in F)] for i in range(n)]
@@ -211,7 +211,7 @@ def squared_error(X: Nested, factors: Sequence[Matrix]) -> Any:
     return sum((at(X, index) - at(fitted, index)) ** 2 for index in indices(shape_of(X)))
 
 
-# --- grid -------------------------------------------------------------------------------------------------
+# --- grid -----------------------------------------------------------------------------------------
 
 
 def code_range(bits: int, narrow: bool = False, mid_rise: bool = False) -> tuple[int, int, Any]:
@@ -275,7 +275,7 @@ def choose_scale(x: Nested, grid: dict[str, Any]) -> Any:
     return chosen
 
 
-# --- admm -------------------------------------------------------------------------------------------------
+# --- admm -----------------------------------------------------------------------------------------
 
 
 def matmul(A: Matrix, B: Matrix) -> Nested:
@@ -304,7 +304,7 @@ def admm(
     return H, T, U
 
 
-# --- epc --------------------------------------------------------------------------------------------------
+# --- epc ------------------------------------------------------------------------------------------
 
 
 def ridge(F: Matrix, G: Matrix, tau: Any) -> Nested:
@@ -351,7 +351,7 @@ def epc_tau(
 def window_starts(
     sides: Sequence[int], spans: Sequence[int], stride: Any, padding: Any
 ) -> list[range]:
-    """List where windows start, per axis, counted from the image's first pixel; zeros lie outside."""
+    """List where windows start, per axis, from the image's first pixel; zeros lie outside."""
     steps = [stride, stride] if isinstance(stride, int) else stride
     starts = []
     for axis, (side, span, step) in enumerate(zip(sides, spans, steps, strict=True)):
@@ -430,11 +430,12 @@ def kernel_to_tensor(W: Nested) -> Nested:
 
 
 def rank_for_rate(shape: Sequence[int], rate: Any) -> int:
-    """Count up to the largest rank that :eq:`cost-rank` allows; the rate has to be exact."""
+    """Count up to the largest rank that :eq:`cost-rank` allows."""
+    q = Fraction(str(rate))
     entries = 1
     for side in shape:
         entries = entries * side
     rank = 0
-    while (rank + 1) * sum(shape) * rate <= entries:
+    while (rank + 1) * sum(shape) * q <= entries:
         rank += 1
     return rank

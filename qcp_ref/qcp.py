@@ -1,11 +1,13 @@
 r"""How are all factors put on grids? AO-ADMM, and the result: integer codes, scales, a grid.
 
-Alternating optimisation goes through the modes; each factor is put on its grid by ADMM while the others are fixed
-(:eq:`qcp-problem`). The grids are not given: their scales are chosen by the projection itself, anew at every step, once a sweep, or
-never (the refit policy, which matters a great deal). Duals survive from sweep to sweep.
+Alternating optimisation goes through the modes; each factor is put on its grid by ADMM while the
+others are fixed (:eq:`qcp-problem`). The grids are not given: their scales are chosen by the
+projection itself, anew at every step, once a sweep, or never (the refit policy, which matters a
+great deal). Duals survive from sweep to sweep.
 
-The method of the authors' code is :func:`factorize` with ``method="authors"``: least squares, error-preserving correction,
-AO-ADMM. Its error is not monotone; the best iterate is what comes back. ``method="als-round"`` is what it has to beat.
+The method of the authors' code is :func:`factorize` with ``method="authors"``: least squares,
+error-preserving correction, AO-ADMM. Its error is not monotone; the best iterate is what comes
+back. ``method="als-round"`` is what it has to beat.
 
 Simplified: one weight rule, no proximal term between sweeps; activations are not quantized here.
 
@@ -46,7 +48,8 @@ _RISE, _RISE_SWEEPS = (
     4,
 )  # give up when the error rose by this much against so many sweeps earlier
 
-# Called with the stage ("als", "epc", "admm"), its sweep and its figure; a true result stops the stage.
+# Called with the stage ("als", "epc", "admm"), its sweep and its figure; a true result stops the
+# stage.
 StageCallback = Callable[[str, int, float], object]
 
 
@@ -75,7 +78,8 @@ class QuantizedCP:
     Raises
     ------
     TypeError, ValueError
-        For codes that are not integers or leave the grid, or scales that are not positive or do not fit.
+        For codes that are not integers or leave the grid, or scales that are not positive or do not
+        fit.
 
     Notes
     -----
@@ -147,8 +151,9 @@ class QuantizedCP:
 class QuantizedHistory(NamedTuple):
     """What happened, sweep by sweep.
 
-    ``error`` is the relative error of the feasible factors, ``gap`` the squared relative distance between
-    ``H`` and ``T`` per mode when its ADMM run ended, ``steps`` the number of ADMM steps per mode.
+    ``error`` is the relative error of the feasible factors, ``gap`` the squared relative distance
+    between ``H`` and ``T`` per mode when its ADMM run ended, ``steps`` the number of ADMM steps per
+    mode.
     """
 
     error: Array
@@ -159,10 +164,10 @@ class QuantizedHistory(NamedTuple):
 class QuantizedFit(NamedTuple):
     """Result of :func:`ao_admm` and :func:`factorize`.
 
-    ``cp`` is the best iterate, ``error`` its relative error, ``relaxed`` the float factors that it was
-    rounded from (the last ``T`` of ADMM, gathered around the levels), ``start_error`` the
-    relative error of the float start. ``stop_reason`` is one of "converged", "rising", "cycle", "max_sweeps", "callback",
-    "zero tensor", and "rounded" for a method without iteration.
+    ``cp`` is the best iterate, ``error`` its relative error, ``relaxed`` the float factors that it
+    was rounded from (the last ``T`` of ADMM, gathered around the levels), ``start_error`` the
+    relative error of the float start. ``stop_reason`` is one of "converged", "rising", "cycle",
+    "max_sweeps", "callback", "zero tensor", and "rounded" for a method without iteration.
     """
 
     cp: QuantizedCP
@@ -201,8 +206,8 @@ def quantize_cp(
 
     Notes
     -----
-    The projection :eq:`grid-project` of every factor, after :eq:`cp-freedom` has made the columns of each
-    component equally long.
+    The projection :eq:`grid-project` of every factor, after :eq:`cp-freedom` has made the columns
+    of each component equally long.
 
     **Laws**
 
@@ -250,12 +255,13 @@ def ao_admm(
     grid : Grid
         The grid of all factors.
     start : {"epc", "als", "random", "svd"} or CP
-        Float factors to start from: a least-squares fit, with or without correction, one without any
-        fitting, or a given CP tensor.
+        Float factors to start from: a least-squares fit, with or without correction, one without
+        any fitting, or a given CP tensor.
     rng : int or numpy.random.Generator
         Source of randomness of the start.
     refit : {"step", "sweep", "frozen"}
-        When scales are chosen anew: at every projection, at the first of each sweep, or only for the start.
+        When scales are chosen anew: at every projection, at the first of each sweep, or only for
+        the start.
     axis : {None, 0, 1}
         One scale per factor, per row or per column.
     rule : str
@@ -282,8 +288,8 @@ def ao_admm(
 
     Notes
     -----
-    Problem :eq:`qcp-problem` by :eq:`admm-t` to :eq:`admm-u` per mode [authors' code; the cap on sweeps and
-    steps, best iterate and cycle detection are ours].
+    Problem :eq:`qcp-problem` by :eq:`admm-t` to :eq:`admm-u` per mode [authors' code; the cap on
+    sweeps and steps, best iterate and cycle detection are ours].
 
     **Laws**
 
@@ -352,8 +358,8 @@ def factorize(
     slack : float
         Slack of the correction, see :func:`qcp_ref.epc.epc`.
     callback : callable, optional
-        Called as ``callback(stage, sweep, figure)`` after each sweep of the stages "als" and "admm" (with
-        the relative error) and "epc" (with the norm ratio); a true result stops that stage.
+        Called as ``callback(stage, sweep, figure)`` after each sweep of the stages "als" and "admm"
+        (with the relative error) and "epc" (with the norm ratio); a true result stops that stage.
 
     Returns
     -------
@@ -488,7 +494,8 @@ def _start(
     if isinstance(start, CP):
         if start.shape != X.shape or start.rank != rank:
             raise ValueError(
-                f"start: expected shape {X.shape} and rank {rank}, got {start.shape} and {start.rank}"
+                f"start: expected shape {X.shape} and rank {rank}, "
+                f"got {start.shape} and {start.rank}"
             )
         return start
     check_option(start, "start", ("epc", "als", *STARTS))

@@ -1,10 +1,11 @@
 r"""What are unfolding, Khatri-Rao product, MTTKRP and Gram matrix?
 
-A tensor ``X`` with ``d >= 2`` modes has shape ``(I_0, ..., I_{d-1})``; a CP tensor of rank ``R`` has one factor
-``A_n`` of shape ``(I_n, R)`` per mode. Everything here is an index formula first: :eq:`tensor-unfold`,
-:eq:`tensor-khatri-rao`, :eq:`tensor-mttkrp` and :eq:`tensor-gram`. The one choice is C order: of the modes that
-share a matrix side, the last runs fastest, in the unfolding and in the Khatri-Rao product alike. Other
-libraries unfold in Fortran order; MTTKRP and Gram do not depend on the choice.
+A tensor ``X`` with ``d >= 2`` modes has shape ``(I_0, ..., I_{d-1})``; a CP tensor of rank ``R``
+has one factor ``A_n`` of shape ``(I_n, R)`` per mode. Everything here is an index formula first:
+:eq:`tensor-unfold`, :eq:`tensor-khatri-rao`, :eq:`tensor-mttkrp` and :eq:`tensor-gram`. The one
+choice is C order: of the modes that share a matrix side, the last runs fastest, in the unfolding
+and in the Khatri-Rao product alike. Other libraries unfold in Fortran order; MTTKRP and Gram do not
+depend on the choice.
 
 The naive MTTKRP unfolds the tensor and multiplies it with the full Khatri-Rao matrix. Here the
 products are blocked over columns, and a whole sweep over the modes shares its large products:
@@ -114,7 +115,8 @@ def fold(M: ArrayLike, mode: int, shape: Sequence[int]) -> Array:
     others = shape[:mode] + shape[mode + 1 :]
     if M.shape != (shape[mode], prod(others)):
         raise ValueError(
-            f"M: expected shape {(shape[mode], prod(others))} for mode {mode} of {shape}, got {M.shape}"
+            f"M: expected shape {(shape[mode], prod(others))} for mode {mode} of {shape}, "
+            f"got {M.shape}"
         )
     return np.moveaxis(M.reshape(shape[mode], *others), 0, mode)
 
@@ -178,7 +180,8 @@ def gram(factors: Sequence[ArrayLike], mode: int | None = None) -> Array:
     Raises
     ------
     TypeError, ValueError
-        If the factors are not finite, real and of equal column count, or ``mode`` is not one of them.
+        If the factors are not finite, real and of equal column count, or ``mode`` is not one of
+        them.
 
     Notes
     -----
@@ -231,13 +234,14 @@ def mttkrp(X: ArrayLike, factors: Sequence[ArrayLike], mode: int) -> Array:
 
     Notes
     -----
-    Equation :eq:`tensor-mttkrp`. Columns are computed in blocks, so that the temporaries stay below the
-    larger of the tensor's own size and 32 MB (a strided ``X`` is copied once besides).
+    Equation :eq:`tensor-mttkrp`. Columns are computed in blocks, so that the temporaries stay below
+    the larger of the tensor's own size and 32 MB (a strided ``X`` is copied once besides).
 
     **Laws**
 
     - it equals the sum over all entries of the tensor
-    - it is adjoint to the reconstruction: ``<X, [[A_0, ..., A_{d-1}]]> = <A_n, mttkrp(X, factors, n)>``
+    - it is adjoint to the reconstruction: ``<X, [[A_0, ..., A_{d-1}]]> = <A_n, mttkrp(X, factors,
+      n)>``
     - the blocks do not show: any block size gives the same matrix up to rounding
 
     Examples
@@ -279,9 +283,9 @@ def mttkrp_sweep(X: ArrayLike, factors: list[Array]) -> Iterator[tuple[int, Arra
 
     Notes
     -----
-    Equation :eq:`tensor-sweep` [derived]. Mode 0 costs one product with the tensor; the second contracts
-    mode 0 away, and what is left (``R / I_0`` times the tensor's size) serves every other mode by
-    small products.
+    Equation :eq:`tensor-sweep` [derived]. Mode 0 costs one product with the tensor; the second
+    contracts mode 0 away, and what is left (``R / I_0`` times the tensor's size) serves every other
+    mode by small products.
 
     **Laws**
 
@@ -300,7 +304,8 @@ def mttkrp_sweep(X: ArrayLike, factors: list[Array]) -> Iterator[tuple[int, Arra
     X = np.ascontiguousarray(check_array(X, "X", min_ndim=2))
     check_factors(factors, shape=X.shape)
     yield 0, _mttkrp(X, factors, 0)
-    # T[r, rest] = sum_i A_0[i, r] X[i, rest]; each updated factor then contracts one more mode away.
+    # T[r, rest] = sum_i A_0[i, r] X[i, rest]; each updated factor then contracts one more mode
+    # away.
     T = factors[0].T @ X.reshape(X.shape[0], -1)
     rank = T.shape[0]
     for mode in range(1, X.ndim - 1):

@@ -1,4 +1,4 @@
-"""What several test modules share: exact truth, strategies, and the check that a planted fault is caught."""
+"""What test modules share: exact truth, strategies, the check that a planted fault is caught."""
 
 from collections.abc import Callable
 from fractions import Fraction
@@ -63,7 +63,8 @@ def assert_within(actual: Any, truth: Any, bound: Any) -> None:
 def caught(module: ModuleType, test: Callable[..., Any], **faults: Any) -> bool:
     """Run one test with wrong implementations in its module's globals; True if it fails.
 
-    Shrinking is switched off for the run: that a fault is found matters here, not its smallest example.
+    Shrinking is switched off for the run: that a fault is found matters here, not its smallest
+    example.
     """
     saved = {name: getattr(module, name) for name in faults}
     plain = getattr(test, "_hypothesis_internal_use_settings", None)

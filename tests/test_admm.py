@@ -156,7 +156,7 @@ def test_bad_input_is_refused():
         admm(F, G, np.rint, start=start.astype(complex))
 
 
-# --- planted faults -----------------------------------------------------------------------------------------
+# --- planted faults -------------------------------------------------------------------------------
 
 
 def admm_with(

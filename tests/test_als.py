@@ -5,7 +5,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from support import arrays, caught, exact, seeds, shapes, sides, tensors_with_factors
 
@@ -80,6 +80,7 @@ def test_error_never_rises_and_is_that_of_the_dense_difference(seed, shape, rank
     assert error[0] <= 1 + 1e-12
 
 
+@settings(max_examples=40)
 @given(st.integers(2, 3), st.integers(1, 2), st.data())
 def test_sweep_equals_the_plain_loops(modes, rank, data):
     shape = data.draw(st.lists(st.integers(2, 3), min_size=modes, max_size=modes))
@@ -93,7 +94,10 @@ def test_sweep_equals_the_plain_loops(modes, rank, data):
     fit = cp_als(X, rank, init=start, max_sweeps=1)
     if fit.history.singular[0] or not X.any():
         return
-    truth = loops.als_sweep(exact(X), exact(balance(start).factors))
+    try:
+        truth = loops.als_sweep(exact(X), exact(balance(start).factors))
+    except ZeroDivisionError:  # exactly singular, although rounding hides it: no unique sweep
+        reject()
     expected = reconstruct(CP([as_floats(A) for A in truth]))
     condition = max(np.linalg.cond(gram([as_floats(A) for A in truth], n)) for n in range(modes))
     tolerance = 1e4 * EPS * min(condition, 1e10) * (1 + np.linalg.norm(expected))
@@ -255,7 +259,7 @@ def test_bad_input_is_refused():
         als_update(np.ones((3, 2)), np.ones((3, 3)))
 
 
-# --- planted faults -----------------------------------------------------------------------------------------
+# --- planted faults -------------------------------------------------------------------------------
 
 
 def ridge_update(F, G):

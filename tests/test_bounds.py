@@ -88,7 +88,7 @@ def test_bad_input_is_refused():
         rounding_bound(3, np.nan)
 
 
-# --- planted faults -----------------------------------------------------------------------------------------
+# --- planted faults -------------------------------------------------------------------------------
 
 
 def half_bound(lengths, magnitude, **options):

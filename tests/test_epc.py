@@ -12,13 +12,13 @@ from support import caught, exact, seeds
 
 from qcp_ref import (
     CP,
+    Grid,
     cp_als,
     epc,
     epc_update,
     loops,
     normalize,
     quantize_cp,
-    Grid,
     random_cp,
     reconstruct,
     relative_error,
@@ -107,7 +107,7 @@ def test_update_equals_a_general_solver_on_a_5x6x7_tensor():
     X = reconstruct(random_cp((5, 6, 7), 4, rng=41)) + 0.3 * np.random.default_rng(
         42
     ).standard_normal((5, 6, 7))
-    A, B, C = normalize(random_cp((5, 6, 7), 4, rng=43)).factors
+    _, B, C = normalize(random_cp((5, 6, 7), 4, rng=43)).factors
     F = np.einsum("ijk,jr,kr->ir", X, B, C)
     G = (B.T @ B) * (C.T @ C)
     square = float((X**2).sum())
@@ -256,7 +256,7 @@ def test_zero_tensor_exact_fits_and_the_callback():
 
 def test_dead_components_stay_dead():
     cp = CP([[[1.0, 0.0], [2.0, 0.0]], [[1.0, 1.0], [0.0, 1.0]]])
-    X = reconstruct(cp) + [[0.1, 0.2], [0.0, 0.1]]
+    X = reconstruct(cp) + np.array([[0.1, 0.2], [0.0, 0.1]])
     found = epc(X, cp, max_sweeps=20)
     assert np.isfinite(found.cp.factors[0]).all() and found.error <= relative_error(X, cp) * (
         1 + 1e-9
@@ -287,7 +287,7 @@ def test_bad_input_is_refused():
         epc_update(np.ones((3, 2)), np.eye(2), 9.0, -1.0)
 
 
-# --- planted faults -----------------------------------------------------------------------------------------
+# --- planted faults -------------------------------------------------------------------------------
 
 
 def least_squares_update(F, G, square, bound, **options):
@@ -302,7 +302,7 @@ def unsquared_bound_update(F, G, square, bound, **options):
 
 
 def shrunk_update(F, G, square, bound, **options):
-    """Shrinks the least-squares factor uniformly until it meets the bound: feasible, not smallest."""
+    """Shrinks the least-squares factor until it meets the bound: feasible, not smallest."""
     found = epc_update(F, G, square, bound, **options)
     least = np.linalg.solve(G, np.asarray(F).T).T
     rest = error_of(least, F, G, square)

@@ -1,6 +1,7 @@
 """The loops themselves: hand-computed numbers, exact arithmetic in, exact arithmetic out.
 
-Everything else about them is in the chapters' tests, where each loop is compared with its vectorised twin.
+Everything else about them is in the chapters' tests, where each loop is compared with its
+vectorised twin.
 """
 
 import ast
@@ -47,8 +48,8 @@ def test_elimination_solves_exactly(entries, rows):
 def test_fractions_stay_fractions():
     third = Fraction(1, 3)
     H, T, U = loops.admm([[third]], [[Fraction(1)]], lambda V: V, [[third]], [[third]], 1)
-    assert T == [[Fraction(1, 2)]]  # (1/3 + 1 (1/3 + 1/3)) / (1 + 1)
-    assert H == [[Fraction(1, 6)]]  # T - U
+    assert [[Fraction(1, 2)]] == T  # (1/3 + 1 (1/3 + 1/3)) / (1 + 1)
+    assert [[Fraction(1, 6)]] == H  # T - U
     assert U == [[0]]  # U + H - T
     assert loops.ridge([[third]], [[Fraction(1)]], 2) == [[Fraction(1, 9)]]
 

@@ -80,6 +80,7 @@ def _demo(settings: "Settings") -> int:
         f"all {result.checks['weights_on_grid']:,.0f} stored weights lie on their grids"
     )
     console.print(
-        f"{result.seconds['all']:.1f} s; wrote {settings.out}/results.json, compressed.npz, {picture.name}"
+        f"{result.seconds['all']:.1f} s; wrote results.json, compressed.npz and {picture.name} "
+        f"in {settings.out}"
     )
     return 0 if result.passed else 1

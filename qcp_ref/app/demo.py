@@ -1,7 +1,7 @@
 """The demonstration: compress the bundled network, check the result, measure what it costs.
 
-Nothing here prints; :mod:`qcp_ref.app.cli` shows what happens. One job per layer, on two threads with one BLAS thread each, so
-that the numbers do not depend on how the jobs were scheduled.
+Nothing here prints; :mod:`qcp_ref.app.cli` shows what happens. One job per layer, on two threads
+with one BLAS thread each, so that the numbers do not depend on how the jobs were scheduled.
 """
 
 import platform
@@ -139,7 +139,7 @@ def run(settings: Settings, progress: Progress, announce: Callable[[str], object
 
 
 def check_forward(layer: CPConv, x: Array) -> float:
-    """Compare the stages with the dense convolution; return the worst error as a share of its bound.
+    """Compare the stages with the dense convolution; return the worst error over its bound.
 
     Both sides compute the same exact numbers, so their difference is bounded by :eq:`conv-bound`.
     Infinity stands for a difference that the bound does not cover.
@@ -284,8 +284,8 @@ def _network_bops(
 ) -> dict[str, int]:
     """Return each variant's BOPs over the whole network.
 
-    What is not compressed (stem, classifier, two operations per batch-norm element) is counted at 8 bits, in
-    the float network at 32, as the authors do.
+    What is not compressed (stem, classifier, two operations per batch-norm element) is counted at 8
+    bits, in the float network at 32, as the authors do.
     """
     kernels, dense = _total(layers, "cost"), _total(layers, "dense_cost")
     stem = conv_costs(network["stem.conv.weight"].shape, STEM_SIDES, padding=1)

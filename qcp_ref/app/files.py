@@ -15,11 +15,11 @@ __all__ = ["load_compressed", "save_compressed", "write_atomically", "write_json
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
-    """Let ``write`` fill a file next to ``path``, then put it in its place; leave nothing on failure."""
+    """Let ``write`` fill a temporary file, then put it in its place; leave nothing on failure."""
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         write(temporary)
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     return path
@@ -34,7 +34,8 @@ def write_json(path: Path, value: Any) -> Path:
 def save_compressed(path: Path, layers: Mapping[str, QuantizedCP]) -> Path:
     """Store codes, scales and grids of several layers in one npz archive.
 
-    Entries are called ``<layer>.code<n>``, ``<layer>.scale<n>`` and ``<layer>.grid`` (bits, narrow, mid-rise).
+    Entries are called ``<layer>.code<n>``, ``<layer>.scale<n>`` and ``<layer>.grid`` (bits, narrow,
+    mid-rise).
     """
     arrays: dict[str, Any] = {}
     for name, q in layers.items():
@@ -47,7 +48,7 @@ def save_compressed(path: Path, layers: Mapping[str, QuantizedCP]) -> Path:
 
 
 def load_compressed(path: Path) -> dict[str, QuantizedCP]:
-    """Read what :func:`save_compressed` wrote; codes off the grid or scales not above 0 are refused."""
+    """Read what :func:`save_compressed` wrote; codes off the grid, scales below 0 are refused."""
     layers = {}
     with np.load(path, allow_pickle=False) as archive:
         for entry in archive.files:

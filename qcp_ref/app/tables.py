@@ -1,6 +1,6 @@
 """What the demo shows in a terminal: a live display while it works, tables when it is done."""
 
-from typing import Any
+from typing import Any, Self
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -38,7 +38,7 @@ class Display:
             for name in KERNELS
         }
 
-    def __enter__(self) -> "Display":
+    def __enter__(self) -> Self:
         self.bars.start()
         return self
 
@@ -66,7 +66,7 @@ class Display:
 
 
 def tables(result: DemoResult) -> list[Table]:
-    """Return the tables of errors, of costs and of accuracies, each narrow enough for 80 columns."""
+    """Return the tables of errors, costs and accuracies, each narrow enough for 80 columns."""
     return [_error_table(result), _cost_table(result), _accuracy_table(result)]
 
 
