@@ -290,6 +290,7 @@ def mttkrp_sweep(X: ArrayLike, factors: list[Array]) -> Iterator[tuple[int, Arra
     **Laws**
 
     - each yielded matrix is the MTTKRP with the factors updated so far
+    - from mode 1 on the tensor itself is not read any more: two large products per sweep
 
     Examples
     --------
@@ -299,7 +300,7 @@ def mttkrp_sweep(X: ArrayLike, factors: list[Array]) -> Iterator[tuple[int, Arra
     >>> factors = [np.ones((side, 1)) for side in X.shape]
     >>> for mode, F in mttkrp_sweep(X, factors):
     ...     assert np.array_equal(F, mttkrp(X, factors, mode))
-    ...     factors[mode] = F / F.max()
+    ...     factors[mode] = F % 3
     """
     X = np.ascontiguousarray(check_array(X, "X", min_ndim=2))
     check_factors(factors, shape=X.shape)

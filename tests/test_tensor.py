@@ -120,6 +120,16 @@ def test_sweep_yields_the_mttkrp_with_the_factors_updated_so_far(case):
     assert modes == list(range(X.ndim))
 
 
+@given(tensors_with_factors())
+def test_sweep_reads_the_tensor_only_twice(case):
+    X, factors = case
+    expected = [mttkrp(X, factors, mode) for mode in range(X.ndim)]
+    for mode, F in mttkrp_sweep(X, factors):
+        assert np.array_equal(F, expected[mode])
+        if mode == 1:  # both large products are done: whatever happens to the tensor is not seen
+            X.fill(np.nan)
+
+
 @given(tensors_with_factors(), st.data())
 def test_tensorly_agrees(case, data):
     tl = pytest.importorskip("tensorly", reason="third opinion, in the dev extra")
