@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.optimize import nnls
 from support import arrays, caught, exact, seeds
 
+import qcp_ref as right
 from qcp_ref import admm, loops
 
 THIS = sys.modules[__name__]
@@ -165,15 +166,15 @@ def admm_with(
     """A compact wrong ADMM with one ingredient exchanged."""
 
     def wrong(F, G, project, *, start, dual=None, max_steps=30, tol=1e-8):
-        right = admm(F, G, project, start=start, dual=dual, max_steps=1, tol=tol)
+        genuine = right.admm(F, G, project, start=start, dual=dual, max_steps=1, tol=tol)
         H, U = np.array(start, float), np.zeros_like(F) if dual is None else np.array(dual, float)
         rho = rho_factor * np.trace(G) / len(G) or 1.0
         for _ in range(max_steps):
             T = t(F, rho, H, U) @ np.linalg.inv(G + rho * np.eye(len(G)))
             H = project(T - U)
             U = u(U, H, T)
-        ratios = np.full(max_steps, right.primal[0])
-        return right._replace(
+        ratios = np.full(max_steps, genuine.primal[0])
+        return genuine._replace(
             factor={"H": H, "T": T}[last], least_squares=T, dual=U, primal=ratios, change=ratios
         )
 

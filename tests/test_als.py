@@ -9,6 +9,7 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from support import arrays, caught, exact, seeds, shapes, sides, tensors_with_factors
 
+import qcp_ref as right
 from qcp_ref import (
     CP,
     als_update,
@@ -49,7 +50,10 @@ def test_regular_update_equals_exact_elimination(case):
     d = np.sqrt(np.diag(G))
     condition = np.linalg.cond(G / np.outer(d, d)) if d.all() else np.inf
     if not found.singular:
-        truth = as_floats(loops.solve(exact(G), exact(F)))
+        try:
+            truth = as_floats(loops.solve(exact(G), exact(F)))
+        except ZeroDivisionError:
+            raise AssertionError("a singular system was called regular") from None
         error = np.linalg.norm((found.factor - truth) * d)
         assert error <= 100 * len(G) ** 2 * EPS * condition * np.linalg.norm(truth * d)
     else:
@@ -264,31 +268,34 @@ def test_bad_input_is_refused():
 
 def ridge_update(F, G):
     """A small ridge: stable, plausible, wrong."""
-    return als_update(F, G + 1e-3 * np.trace(G) * np.eye(len(G)))
+    return right.als_update(F, G + 1e-3 * np.trace(G) * np.eye(len(G)))
 
 
 def least_entry_update(F, G):
     """Solves a singular system with extra null-space content instead of the minimum norm."""
-    found = als_update(F, G)
+    found = right.als_update(F, G)
     null = np.eye(len(G)) - np.linalg.pinv(G, rcond=1e-10, hermitian=True) @ G
     return found._replace(factor=found.factor + null.sum(axis=0))
 
 
 def unsquared_error(X, rank, **options):
     """Reports the squared relative error."""
-    fit = cp_als(X, rank, **options)
+    fit = right.cp_als(X, rank, **options)
     return fit._replace(error=fit.error**2)
 
 
 def jacobi_als(X, rank, *, init, **options):
     """Updates all modes from the old factors."""
-    old = balance(init).factors
-    new = [als_update(mttkrp(X, old, n), gram(old, n)).factor for n in range(len(old))]
-    return cp_als(X, rank, init=init, **options)._replace(cp=CP(new))
+    old = right.balance(init).factors
+    new = [
+        right.als_update(right.mttkrp(X, old, n), right.gram(old, n)).factor
+        for n in range(len(old))
+    ]
+    return right.cp_als(X, rank, init=init, **options)._replace(cp=CP(new))
 
 
 def seedless_als(X, rank, **options):
-    return cp_als(X, rank, **{**options, "rng": 0})
+    return right.cp_als(X, rank, **{**options, "rng": 0})
 
 
 @pytest.mark.parametrize(

@@ -62,18 +62,16 @@ def spans(kernel, dilation):
 
 
 @st.composite
-def geometries(draw, paddings=("numbers", "valid", "same")):
+def geometries(draw, paddings=("numbers", "four numbers", "valid", "same")):
     """Draw distinct sizes, sides of 1, and every form that an option can take."""
     small = st.integers(1, 3)
     kernel = draw(st.tuples(small, small))
     stride, dilation = draw(one_or_pair(small)), draw(one_or_pair(st.integers(1, 2)))
     padding, given_zeros = draw(st.sampled_from(paddings)), (0, 0)
-    if padding == "numbers":
+    if padding.endswith("numbers"):
         zeros = st.integers(0, 2)
-        padding = draw(one_or_pair(zeros) | st.tuples(zeros, zeros, zeros, zeros))
-        top, left, bottom, right = pair(padding) * (
-            2 if isinstance(padding, int) else 4 // len(padding)
-        )
+        padding = draw(one_or_pair(zeros) if padding == "numbers" else st.tuples(*[zeros] * 4))
+        top, left, bottom, right = padding if np.size(padding) == 4 else pair(padding) * 2
         given_zeros = (top + bottom, left + right)
     size = [
         draw(st.integers(1 if padding == "same" else max(1, span - zeros), span + 3))
@@ -175,7 +173,7 @@ def test_a_shifted_image_gives_a_shifted_output(g, shift):
     assert np.array_equal(shifted, np.roll(conv2d(x, W, **options), shift, axis=(2, 3)))
 
 
-@given(geometries(paddings=("numbers", "valid")))
+@given(geometries(paddings=("numbers", "four numbers", "valid")))
 def test_a_stride_picks_from_the_output_of_stride_one(g):
     values = integers(g.seed)
     x, W = values(g.x_shape), values(g.W_shape)
@@ -585,13 +583,17 @@ def torch_order(x, W, *, padding=0, **options):
     return conv.conv2d(x, W, padding=padding, **options)
 
 
-def pads_of_other_axes(x, W, *, padding=0, **options):
+def pads_of_other_axes(x, W, *, padding=0, stride=1, dilation=1, **options):
     """Takes the sides for 'same' from the axes of images and channels."""
     if padding == "same":
-        kernel, stride, dilation = W.shape[2:], options["stride"], options["dilation"]
-        v, h = conv._axes(x.shape[:2], kernel, stride, "same", dilation)
-        padding = (v.before, h.before, v.padded - v.before - v.size, h.padded - h.before - h.size)
-    return conv.conv2d(x, W, padding=padding, **options)
+        axes = conv._axes(x.shape[:2], W.shape[2:], stride, "same", dilation)
+        # More zeros at the end where the kernel would not fit otherwise.
+        after = [
+            max(a.padded - a.before - a.size, a.span - n)
+            for a, n in zip(axes, x.shape[2:], strict=True)
+        ]
+        padding = (axes[0].before, axes[1].before, *after)
+    return conv.conv2d(x, W, padding=padding, stride=stride, dilation=dilation, **options)
 
 
 def same_lower(x, W, *, padding=0, **options):
@@ -611,11 +613,13 @@ def swapped_stride(x, W, *, stride=1, **options):
 def stride_in_first_stage(x, cp, *, kernel_size, stride=1, padding=0, dilation=1, bias=None):
     """Thins the image out before the kernel has seen it."""
     a_out, a_in, *a_kernel = cp.factors
-    z = conv.pointwise(x, a_in.T * cp.weights[:, None], stride=stride)
+    thin = conv.pointwise(x, a_in.T * cp.weights[:, None], stride=stride)
     if len(a_kernel) == 1:
+        z = np.zeros((len(x), cp.rank, *x.shape[2:]))  # room for a kernel that would not fit
+        z[:, :, : thin.shape[2], : thin.shape[3]] = thin
         options = {"kernel_size": kernel_size, "padding": padding, "dilation": dilation}
-        z = conv.depthwise(z, a_kernel[0], **options)
-    return conv.pointwise(z, a_out, bias=bias)
+        thin = conv.depthwise(z, a_kernel[0], **options)
+    return conv.pointwise(thin, a_out, bias=bias)
 
 
 def height_fastest(x, cp, *, kernel_size, **options):
@@ -628,11 +632,10 @@ def height_fastest(x, cp, *, kernel_size, **options):
 
 
 def factors_swapped(x, cp, **options):
-    """Takes the factors in the order in, out where the shapes allow it."""
+    """Takes the factors in the order in, out, and cuts or repeats rows to make them fit."""
     a_out, a_in, *rest = cp.factors
-    if a_out.shape == a_in.shape:
-        cp = CP([a_in, a_out, *rest], cp.weights)
-    return conv.cp_conv2d(x, cp, **options)
+    swapped = [np.resize(a_in, a_out.shape), np.resize(a_out, a_in.shape)]
+    return conv.cp_conv2d(x, CP([*swapped, *rest], cp.weights), **options)
 
 
 def without_weights(x, cp, **options):
@@ -659,11 +662,8 @@ def double_bound(x, cp, **options):
         (test_conv2d_is_the_sum_over_kernel_entries, {"conv2d": convolution}),
         (test_conv2d_agrees_with_scipy, {"conv2d": convolution}),
         (test_stages_are_the_dense_convolution_exactly, {"conv2d": convolution}),
-        (test_conv2d_is_the_sum_over_kernel_entries, {"conv2d": torch_order}),
         (test_padding_is_zeros_written_around_the_image, {"conv2d": torch_order}),
-        (test_conv2d_is_the_sum_over_kernel_entries, {"conv2d": pads_of_other_axes}),
         (test_same_padding_gives_one_output_per_step, {"conv2d": pads_of_other_axes}),
-        (test_conv2d_is_the_sum_over_kernel_entries, {"conv2d": same_lower}),
         (test_same_padding_puts_the_odd_zero_at_the_end, {"conv2d": same_lower}),
         (test_conv2d_is_the_sum_over_kernel_entries, {"conv2d": swapped_stride}),
         (test_a_stride_picks_from_the_output_of_stride_one, {"conv2d": swapped_stride}),

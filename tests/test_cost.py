@@ -383,7 +383,7 @@ def _rounded_down(right, shape, size, rank, options):
             {"conv_costs": _with(_all_at_output)},
         ),
         (
-            test_macs_and_parameters_are_those_of_the_index_loops,
+            test_a_linear_layer_is_a_convolution_of_one_pixel,
             {"conv_costs": _with(_three_stages)},
         ),
     ],

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from support import caught, exact, seeds
 
+import qcp_ref as right
 from qcp_ref import (
     CP,
     Grid,
@@ -292,18 +293,18 @@ def test_bad_input_is_refused():
 
 def least_squares_update(F, G, square, bound, **options):
     """Ignores the slack: plain ALS."""
-    found = epc_update(F, G, square, bound, **options)
+    found = right.epc_update(F, G, square, bound, **options)
     return found._replace(factor=np.linalg.lstsq(np.asarray(G), np.asarray(F).T, rcond=None)[0].T)
 
 
 def unsquared_bound_update(F, G, square, bound, **options):
     """Takes delta for delta squared."""
-    return epc_update(F, G, square, min(square * 0.999, np.sqrt(bound) + bound), **options)
+    return right.epc_update(F, G, square, min(square * 0.999, np.sqrt(bound) + bound), **options)
 
 
 def shrunk_update(F, G, square, bound, **options):
     """Shrinks the least-squares factor until it meets the bound: feasible, not smallest."""
-    found = epc_update(F, G, square, bound, **options)
+    found = right.epc_update(F, G, square, bound, **options)
     least = np.linalg.solve(G, np.asarray(F).T).T
     rest = error_of(least, F, G, square)
     kappa = np.sqrt((bound - rest) / (square - rest))
@@ -312,8 +313,8 @@ def shrunk_update(F, G, square, bound, **options):
 
 def weightless_epc(X, cp, **options):
     """Returns the unit-norm factors and loses the weights."""
-    found = epc(X, cp, **options)
-    return found._replace(cp=CP(normalize(found.cp).factors))
+    found = right.epc(X, cp, **options)
+    return found._replace(cp=CP(right.normalize(found.cp).factors))
 
 
 @pytest.mark.parametrize(

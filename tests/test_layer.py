@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import caught, seeds
 
+import qcp_ref as right
 from qcp_ref import (
     Grid,
     compress_conv,
@@ -174,26 +175,26 @@ def test_bad_input_is_refused():
 
 def flipped(W, **options):
     """Convolution instead of correlation in forward."""
-    layer = compress_conv(W, **options)
-    wrong = compress_conv(W[:, :, ::-1, ::-1].copy(), **options)
+    layer = right.compress_conv(W, **options)
+    wrong = right.compress_conv(W[:, :, ::-1, ::-1].copy(), **options)
     object.__setattr__(layer, "cp", wrong.cp)
     return layer
 
 
 def biasless(W, **options):
-    return compress_conv(W, **{**options, "bias": None})
+    return right.compress_conv(W, **{**options, "bias": None})
 
 
 def float_error(W, **options):
     """Reports the error of the float fit."""
-    layer = compress_conv(W, **options)
+    layer = right.compress_conv(W, **options)
     object.__setattr__(layer, "error", layer.fit.start_error)
     return layer
 
 
 def transposed(M, **options):
     """Takes inputs for outputs when reporting the matrix."""
-    layer = compress_linear(M, **options)
+    layer = right.compress_linear(M, **options)
     codes = tuple(k[::-1] for k in layer.cp.codes)
     object.__setattr__(layer.cp, "codes", codes)
     return layer

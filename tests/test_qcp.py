@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import caught, exact, seeds, shapes
 
+import qcp_ref as right
 from qcp_ref import (
     CP,
     Grid,
@@ -259,18 +260,18 @@ def unbalanced_rounding(cp, grid, **options):
 
 def last_iterate(X, rank, grid, **options):
     """Returns codes that are not those of the best sweep: shifted by one where possible."""
-    fit = ao_admm(X, rank, grid, **options)
+    fit = right.ao_admm(X, rank, grid, **options)
     codes = [np.clip(k + 1, grid.qmin, grid.qmax) for k in fit.cp.codes]
     return fit._replace(cp=QuantizedCP(codes, fit.cp.scales, grid))
 
 
 def forgetful_refit(X, rank, grid, **options):
     """Re-chooses scales although they should be frozen."""
-    return ao_admm(X, rank, grid, **{**options, "refit": "step"})
+    return right.ao_admm(X, rank, grid, **{**options, "refit": "step"})
 
 
 def squared_report(X, rank, grid, **options):
-    fit = ao_admm(X, rank, grid, **options)
+    fit = right.ao_admm(X, rank, grid, **options)
     return fit._replace(error=fit.error**2)
 
 

@@ -18,6 +18,7 @@ from support import (
     tensors_with_factors,
 )
 
+import qcp_ref as right
 from qcp_ref import (
     fold,
     gram,
@@ -222,25 +223,25 @@ def fortran_unfold(X, mode):
 
 
 def swapped_khatri_rao(matrices):
-    return khatri_rao(matrices[::-1])
+    return right.khatri_rao(matrices[::-1])
 
 
 def full_gram(factors, mode=None):
     """Forgets to leave the mode out."""
-    return gram(factors)
+    return right.gram(factors)
 
 
 def unordered_mttkrp(X, factors, mode):
     """Pairs the C-order unfolding with the reversed Khatri-Rao product."""
     rest = [A for n, A in enumerate(factors) if n != mode][::-1]
-    return unfold(X, mode) @ (khatri_rao(rest) if len(rest) > 1 else rest[0])
+    return right.unfold(X, mode) @ (right.khatri_rao(rest) if len(rest) > 1 else rest[0])
 
 
 def stale_sweep(X, factors):
     """Uses the factors as they were at the start, a Jacobi sweep."""
     start = list(factors)
     for mode in range(np.ndim(X)):
-        yield mode, mttkrp(X, start, mode)
+        yield mode, right.mttkrp(X, start, mode)
 
 
 @pytest.mark.parametrize(
