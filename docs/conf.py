@@ -52,6 +52,7 @@ math_eqref_format = "({number})"
 html_theme = "furo"
 html_title = f"qcp_ref {release}"
 html_static_path = ["_static"]
+html_css_files = ["custom.css"]
 html_show_sphinx = False
 copybutton_prompt_text = ">>> "
 

@@ -33,7 +33,7 @@ def test_layer_results_are_those_of_the_book(demo_result):
         levels = [len(np.unique(part)) for part in (kernel, *kernel)]
         assert max(levels[1:]) <= 4
         assert np.isclose(row.dense_errors[label], np.linalg.norm(W - kernel) / np.linalg.norm(W))
-    one, per_channel = (row.dense_errors[label] for label in ("dense 2 bit", "dense 2 bit/channel"))
+    one, per_channel = (row.dense_errors[label] for label in ("dense 2b", "dense 2b/ch"))
     assert per_channel <= one * (1 + 1e-12)
     expected = conv_costs(
         W.shape, (28, 28), rank=row.layer.rank, stride=2, padding=1, weight_bits=4
@@ -68,7 +68,7 @@ def test_bops_follow_the_equal_cost_identity(demo_result):
     kernel = result.layers[0]
     other = bops["authors"] - kernel.cost.bops
     # 2-bit dense against 4-bit factors at rate 2: equal up to the stride and the floor in the rank
-    assert 0.5 < (bops["dense 2 bit"] - other) / kernel.cost.bops < 2
+    assert 0.5 < (bops["dense 2b"] - other) / kernel.cost.bops < 2
     assert bops["float"] > 10 * bops["authors"]
 
 

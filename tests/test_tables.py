@@ -39,7 +39,7 @@ def test_display_follows_the_stages_and_survives_a_pipe():
 
 
 @pytest.mark.parametrize(
-    ("number", "text"), [(7, "7"), (1500, "1.5 k"), (2_340_000, "2.34 M"), (5e9, "5 G")]
+    ("number", "text"), [(7, "7"), (1500, "1.5k"), (2_340_000, "2.34M"), (5e9, "5G")]
 )
 def test_counts_are_written_short(number, text):
     assert tables._short(number) == text

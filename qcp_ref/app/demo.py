@@ -173,9 +173,9 @@ def check_grid(path: Path, layers: dict[str, CPConv]) -> int:
 
 
 def dense_labels(settings: Settings) -> dict[str, tuple[int, int | None]]:
-    """Return the dense quantizers of equal cost: label -> bits, scale axis."""
+    """Return the dense quantizers of equal cost: label -> bits, scale axis (0: per channel)."""
     return {
-        f"dense {bits} bit{'/channel' if axis == 0 else ''}": (bits, axis)
+        f"dense {bits}b{'/ch' if axis == 0 else ''}": (bits, axis)
         for bits in sorted({max(1, bits) for bits in equal_cost_bits(settings.bits, settings.rate)})
         for axis in (None, 0)
     }

@@ -71,10 +71,10 @@ def tables(result: DemoResult) -> list[Table]:
 
 
 def _table(title: str, caption: str, first: str, *headings: str) -> Table:
-    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=0)
     table.add_column(first, no_wrap=True)
     for heading in headings:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     return table
 
 
@@ -82,7 +82,8 @@ def _error_table(result: DemoResult) -> Table:
     settings, labels = result.settings, list(result.layers[0].dense_errors)
     table = _table(
         f"relative error of each kernel, factors of {settings.bits} bits",
-        "dense: the kernel itself rounded at equal cost, on the better of full and mid-rise grid",
+        "dense: the kernel itself rounded to so many bits, at equal cost,\n"
+        "on the better of full and mid-rise grid; /ch: one scale per output channel",
         "layer",
         *("kernel", "rank", "float CP", "als-round", settings.method, *labels),
     )
@@ -101,10 +102,10 @@ def _error_table(result: DemoResult) -> Table:
 
 def _cost_table(result: DemoResult) -> Table:
     table = _table(
-        "cost of each kernel, against the float one",
+        "cost of each kernel, factorized / float",
         "seconds: both methods and the dense quantizers, two layers at a time",
         "layer",
-        *("parameters", "float", "MACs", "float", "BOPs", "float", "bytes", "float", "s"),
+        *("parameters", "MACs", "BOPs", "bytes", "s"),
     )
     for row in result.layers:
         table.add_row(row.name, *_costs(row.cost, row.dense_cost), f"{row.seconds:.1f}")
@@ -116,13 +117,13 @@ def _cost_table(result: DemoResult) -> Table:
 
 def _costs(cost: Costs, dense: Costs) -> list[str]:
     figures = ("parameters", "macs", "bops", "bytes")
-    return [_short(getattr(side, name)) for name in figures for side in (cost, dense)]
+    return [f"{_short(getattr(cost, f))} / {_short(getattr(dense, f))}" for f in figures]
 
 
 def _accuracy_table(result: DemoResult) -> Table:
     table = _table(
         "accuracy on 2,000 test images, batch norm recalibrated on 1,000",
-        "BOPs as the authors count them, at 8-bit activations; accuracy with float32 activations",
+        "BOPs as the authors count them, at 8-bit activations;\naccuracy with float32 activations",
         "network",
         *("accuracy", "change", "95 % interval", "BOPs", "of float"),
     )
@@ -148,5 +149,5 @@ def _short(number: float) -> str:
     """Write a count with three digits and a unit."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= size:
-            return f"{number / size:.3g} {unit}"
+            return f"{number / size:.3g}{unit}"
     return f"{number:.0f}"
