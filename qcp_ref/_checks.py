@@ -91,6 +91,16 @@ def check_factors(
     return arrays
 
 
+def check_gram(G: ArrayLike, rank: int) -> Array:
+    """Return a Gram matrix of the given rank's order, or say what is wrong."""
+    array = check_array(G, "G", ndim=2)
+    if array.shape != (rank, rank):
+        raise ValueError(f"G: expected shape {(rank, rank)} (the rank of F), got {array.shape}")
+    if (np.diag(array) < 0).any() or not np.allclose(array, array.T, rtol=1e-9, atol=0):
+        raise ValueError("G: expected a Gram matrix, symmetric and without negative diagonal")
+    return array
+
+
 def check_int(
     value: Any, name: str, *, minimum: int | None = None, maximum: int | None = None
 ) -> int:

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from qcp_ref._checks import Array, check_array, check_int, check_real
+from qcp_ref._checks import Array, check_array, check_gram, check_int, check_real
 
 __all__ = ["ADMMResult", "admm"]
 
@@ -105,12 +105,13 @@ def admm(
     >>> found.factor
     array([[ 2., -1.]])
     """
-    F, G, H = check_array(F, "F", ndim=2), check_array(G, "G", ndim=2), check_array(start, "start")
+    F, H = check_array(F, "F", ndim=2), check_array(start, "start")
     U = np.zeros_like(F) if dual is None else check_array(dual, "dual")
     rank = F.shape[1]
-    for name, array, shape in (("G", G, (rank, rank)), ("start", H, F.shape), ("dual", U, F.shape)):
-        if array.shape != shape:
-            raise ValueError(f"{name}: expected shape {shape} to fit F, got {array.shape}")
+    G = check_gram(G, rank)
+    for name, array in (("start", H), ("dual", U)):
+        if array.shape != F.shape:
+            raise ValueError(f"{name}: expected shape {F.shape} to fit F, got {array.shape}")
     max_steps = check_int(max_steps, "max_steps", minimum=1)
     tol = check_real(tol, "tol", minimum=0.0)
 

@@ -25,6 +25,7 @@ from qcp_ref._checks import (
     Array,
     Rng,
     check_array,
+    check_gram,
     check_int,
     check_option,
     check_real,
@@ -37,6 +38,8 @@ __all__ = ["ALSUpdate", "CPFit", "FitHistory", "als_update", "cp_als"]
 
 STOP_RULES = ("error-change", "relative-change", "error-below", "none")
 STARTS = ("random", "svd")
+
+_SAFE_PIVOT = 1e-4  # of the Cholesky factor: below, eigenvalues decide whether G is singular
 
 # Called after each sweep with its number and the relative error; a true result stops the run.
 Callback = Callable[[int, float], object]
@@ -88,8 +91,8 @@ def als_update(F: ArrayLike, G: ArrayLike) -> ALSUpdate:
     Returns
     -------
     ALSUpdate
-        ``factor``, shape (I_n, R): the least-squares factor, of minimum norm where it is not
-        unique; ``singular``: whether that was the case.
+        ``factor``, shape (I_n, R): the least-squares factor; where it is not unique, the one whose
+        components have the least norms; ``singular``: whether that was the case.
 
     Raises
     ------
@@ -98,15 +101,15 @@ def als_update(F: ArrayLike, G: ArrayLike) -> ALSUpdate:
 
     Notes
     -----
-    Equation :eq:`als-normal`. ``G`` counts as singular when a pivot of its Cholesky factorization
-    falls to the rounding level; eigenvalues at that level are then treated as zero.
+    Equations :eq:`als-normal` and :eq:`als-minimum`. ``G``, scaled to unit diagonal, counts as
+    singular when an eigenvalue falls to the rounding level; such eigenvalues are treated as zero.
 
     **Laws**
 
     - the factor satisfies the normal equations
     - for a regular ``G`` it equals exact elimination on rational numbers, within the condition's
       bound
-    - for a singular ``G`` it is the solution of least norm
+    - for a singular ``G`` no other solution has a smaller sum of squared component norms
 
     Examples
     --------
@@ -117,26 +120,21 @@ def als_update(F: ArrayLike, G: ArrayLike) -> ALSUpdate:
     ALSUpdate(factor=array([[1., 1.]]), singular=True)
     """
     F = check_array(F, "F", ndim=2)
-    G = check_array(G, "G", ndim=2)
     rank = F.shape[1]
-    if G.shape != (rank, rank):
-        raise ValueError(f"G: expected shape {(rank, rank)} (the rank of F), got {G.shape}")
-    level = rank * np.finfo(np.float64).eps
-    # Columns of very different length are no singularity: judge and solve the system with unit
-    # diagonal.
+    G = check_gram(G, rank)
+    # Columns of very different length are no singularity: judge and solve at unit diagonal.
     d = np.sqrt(np.diag(G))
     scale = np.where(d > 0, d, 1.0)
     unit = G / np.outer(scale, scale)
     try:
-        pivots = np.diag(np.linalg.cholesky(unit)) ** 2
-        if pivots.min() > level:
+        if np.diag(np.linalg.cholesky(unit)).min() > _SAFE_PIVOT:
             return ALSUpdate(np.linalg.solve(unit, (F / scale).T).T / scale, False)
     except np.linalg.LinAlgError:
         pass
-    values, V = np.linalg.eigh(G)
-    alive = values > level * values[-1]
-    V, values = V[:, alive], values[alive]
-    return ALSUpdate((F @ V) / values @ V.T, True)
+    values, V = np.linalg.eigh(unit)
+    alive = values > 10 * rank * np.finfo(np.float64).eps * values[-1]
+    factor = (F / scale @ V[:, alive]) / values[alive] @ V[:, alive].T / scale
+    return ALSUpdate(factor * (d > 0), not alive.all())
 
 
 def cp_als(
@@ -191,8 +189,8 @@ def cp_als(
 
     **Laws**
 
-    - the error never rises by more than its floor; where a Gram matrix is singular, by no more than
-      the root of the rounding level
+    - the error never rises by more than its floor; where Gram matrices are ill-conditioned, by no
+      more than the root of the rounding level
     - the reported error is that of the dense difference
     - the same sweep written with plain loops gives the same factors
     - a tensor of exactly that rank stays fitted when started at its factors

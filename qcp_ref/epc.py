@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from qcp_ref._checks import Array, check_array, check_int, check_real
+from qcp_ref._checks import Array, check_array, check_gram, check_int, check_real
 from qcp_ref.als import Callback, _fit_error
 from qcp_ref.cp import CP, balance, normalize, relative_error
 from qcp_ref.tensor import gram, mttkrp_sweep
@@ -113,9 +113,8 @@ def epc_update(
     >>> found.factor, found.tau
     (array([[1.]]), 1.0)
     """
-    F, G = check_array(F, "F", ndim=2), check_array(G, "G", ndim=2)
-    if G.shape != (F.shape[1],) * 2:
-        raise ValueError(f"G: expected shape {(F.shape[1],) * 2} (the rank of F), got {G.shape}")
+    F = check_array(F, "F", ndim=2)
+    G = check_gram(G, F.shape[1])
     squared_norm = check_real(squared_norm, "squared_norm", minimum=0.0)
     squared_bound = check_real(squared_bound, "squared_bound", minimum=0.0)
     values, V = np.linalg.eigh(G)
