@@ -80,7 +80,7 @@ def test_singular_update_has_the_smallest_components(rows, rank, data):
     found = als_update(F, G)
     assert found.singular
     assert np.abs(found.factor @ G - F).max() <= 1e-9 * (1 + np.abs(F).max())
-    # Optimal: at right angles, in the metric of the components' lengths, to all that changes nothing.
+    # Optimal: at right angles, in the metric of component lengths, to all that changes nothing.
     _, sizes, V = np.linalg.svd(K)
     null = V[int((sizes > 1e-10 * max(sizes.max(), 1)).sum()) :]
     slopes = (found.factor * np.diag(G)) @ null.T

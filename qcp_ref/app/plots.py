@@ -105,5 +105,6 @@ def _tradeoff(axes: Any, result: DemoResult) -> None:
             capsize=3,
             label=label,
         )
-    axes.set(xlabel="BOPs, % of the float network", ylabel="accuracy, %", xlim=(0, None))
+    axes.set(xlabel="BOPs, % of the float network", ylabel="accuracy, %")
+    axes.set_xlim(0, 1.15 * axes.dataLim.x1)
     axes.legend(frameon=False, loc="best")
