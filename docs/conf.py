@@ -174,8 +174,14 @@ def copy_mathjax(app, exception):
 intersphinx_mapping = write_inventories()
 
 
+def skip_field_numbers(app, what, name, obj, skip, options):
+    """Leave out the fields of named tuples, which the class's own text explains."""
+    return True if (getattr(obj, "__doc__", "") or "").startswith("Alias for field") else None
+
+
 def setup(app):
     app.connect("builder-inited", copy_notebooks)  # before Sphinx looks for documents
     app.connect("builder-inited", convert_markdown)
     app.connect("source-read", list_names)
+    app.connect("autodoc-skip-member", skip_field_numbers)
     app.connect("build-finished", copy_mathjax)

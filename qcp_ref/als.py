@@ -1,9 +1,9 @@
 r"""How is a CP tensor fitted? Alternating least squares.
 
 With all factors but one fixed, the best remaining factor solves a linear least-squares problem
-whose normal equations (:eq:`als-normal`) contain only the MTTKRP ``F`` and the Gram matrix ``G``.
+whose normal equations :eq:`als-normal` contain only the MTTKRP ``F`` and the Gram matrix ``G``.
 :func:`als_update` solves one of them exactly, :func:`cp_als` goes through the modes again and
-again. The error is known after each sweep without forming the fitted tensor (:eq:`als-error`), down
+again. The error is known after each sweep without forming the fitted tensor :eq:`als-error`, down
 to a floor that is reported with it; below the floor the difference itself is formed.
 
 ALS never raises the error, and that is all it promises: it finds different fits from different
@@ -185,7 +185,7 @@ def cp_als(
     Notes
     -----
     Equations :eq:`als-normal` and :eq:`als-error`; one sweep takes two large products
-    (:eq:`tensor-sweep`). Factors are balanced after each sweep, which changes no fitted tensor.
+    :eq:`tensor-sweep`. Factors are balanced after each sweep, which changes no fitted tensor.
 
     **Laws**
 

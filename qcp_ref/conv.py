@@ -1,9 +1,9 @@
 """What does the factorized layer compute? Three small convolutions in place of a large one.
 
 Images have shape (N, C, H, W), kernels (Cout, Cin, kh, kw). A convolution is a cross-correlation
-(:eq:`conv-dense`), as in every deep-learning framework. Read as a tensor (:eq:`conv-tensor`), a
+:eq:`conv-dense`, as in every deep-learning framework. Read as a tensor :eq:`conv-tensor`, a
 kernel that is a CP tensor with factors ``a_out``, ``a_in``, ``a_kernel`` splits into a pointwise, a
-depthwise and another pointwise convolution (:eq:`conv-cp`). In exact arithmetic the two layers are
+depthwise and another pointwise convolution :eq:`conv-cp`. In exact arithmetic the two layers are
 equal; how far rounding can drive them apart is bounded by :eq:`conv-bound`.
 
 The dense convolution gathers the patches under the kernel and multiplies them with the kernel as a

@@ -1,8 +1,8 @@
 """What is gained? Parameters, operations and bytes, and the rank that a reduction rate buys.
 
-A rate ``q`` asks for ``q`` times fewer parameters and fixes the rank (:eq:`cost-rank`). A layer is
-counted in parameters (:eq:`cost-parameters`), multiply-accumulates for one image (:eq:`cost-macs`),
-bit operations (:eq:`cost-bops`) and bytes (:eq:`cost-bytes`), all of them exact whole numbers.
+A rate ``q`` asks for ``q`` times fewer parameters and fixes the rank :eq:`cost-rank`. A layer is
+counted in parameters :eq:`cost-parameters`, multiply-accumulates for one image :eq:`cost-macs`,
+bit operations :eq:`cost-bops` and bytes :eq:`cost-bytes`, all of them exact whole numbers.
 Honest comparisons rest on :eq:`cost-equal`: factors of ``b`` bits at rate ``q`` cost what the dense
 kernel costs at ``b / q`` bits.
 

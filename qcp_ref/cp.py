@@ -1,14 +1,14 @@
 r"""What is a CP tensor, which freedoms has it, when is it degenerate?
 
-A CP tensor of rank ``R`` (:eq:`cp-model`) is a weighted sum of ``R`` components, each an outer
+A CP tensor of rank ``R`` :eq:`cp-model` is a weighted sum of ``R`` components, each an outer
 product of one column per factor. Three freedoms leave it unchanged: the components may be permuted,
 their columns rescaled against each other and against the weight, and signs flipped in pairs.
 :func:`normalize`, :func:`balance` and :func:`canonical` fix them in different ways, :func:`align`
-fixes them so that two CP tensors can be compared. Inner products (:eq:`cp-inner`) need only Gram
+fixes them so that two CP tensors can be compared. Inner products :eq:`cp-inner` need only Gram
 matrices, never the dense tensor.
 
 Fits can degenerate: components grow and cancel each other. The sum still fits, but its parts cannot
-be rounded any more. :func:`degeneracy` measures it (:eq:`cp-degeneracy`).
+be rounded any more. :func:`degeneracy` measures it :eq:`cp-degeneracy`.
 
 Simplified: real numbers only; no missing entries, no symmetric or constrained factors.
 

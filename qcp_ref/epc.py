@@ -3,10 +3,10 @@ r"""Why does the start matter? Error-preserving correction.
 A least-squares fit of a trained kernel often consists of large components that cancel each other.
 Rounding their factors destroys the fit, because each component is rounded relative to its own size.
 Error-preserving correction (EPC) looks among all CP tensors with an error of at most ``delta`` for
-the one with the smallest components (:eq:`epc-problem`).
+the one with the smallest components :eq:`epc-problem`.
 
 With the other factors of unit columns, one factor solves a ridge problem whose parameter ``tau`` is
-the root of a secular equation in one unknown (:eq:`epc-ridge`, :eq:`epc-secular`).
+the root of a secular equation in one unknown :eq:`epc-ridge`, :eq:`epc-secular`.
 :func:`epc_update` solves it, :func:`epc` goes through the modes. After every update the error is
 still at most ``delta`` and the sum of squared component norms has not risen.
 

@@ -1,17 +1,17 @@
 r"""What is a quantization grid, and which scale is the best one?
 
-A grid of ``b`` bits is a set of integer codes (:eq:`grid-codes`); with a scale ``s`` and a zero
-point ``z`` a code ``k`` stands for the number ``s (k - z)`` (:eq:`grid-dequantize`). There is one
-rounding rule in the whole book, :func:`quantize` (:eq:`grid-quantize`): divide in float64, round
+A grid of ``b`` bits is a set of integer codes :eq:`grid-codes`; with a scale ``s`` and a zero
+point ``z`` a code ``k`` stands for the number ``s (k - z)`` :eq:`grid-dequantize`. There is one
+rounding rule in the whole book, :func:`quantize` :eq:`grid-quantize`: divide in float64, round
 half to even, add the zero point, clip, cast. Scales are chosen for symmetric grids: the zero point
 is 0, or -1/2 on a mid-rise grid, whose levels are half-integers. One scale serves a whole array, a
 row or a column; it keeps all axes, so its shape is ``()``, ``(I, 1)`` or ``(1, R)`` for an array of
 shape ``(I, R)``.
 
 The scale decides the error. The published rules are formulas in the largest value, or a search over
-trial scales; the squared error is piecewise quadratic in ``s`` (:eq:`grid-gain`), so its global
-minimum can be computed (:eq:`grid-exact`), and rounding at that scale is the Euclidean
-projection onto all grids of the family at once (:eq:`grid-project`).
+trial scales; the squared error is piecewise quadratic in ``s`` :eq:`grid-gain`, so its global
+minimum can be computed :eq:`grid-exact`, and rounding at that scale is the Euclidean
+projection onto all grids of the family at once :eq:`grid-project`.
 
 Simplified: no affine, logarithmic or learned grids; and the exact search is made for few bits, its
 time grows faster than the number of levels.

@@ -1,7 +1,7 @@
 r"""How is one layer compressed? Kernel in, three quantized stages out.
 
 The chapters before this one put together: a rate becomes a rank, the kernel a tensor, the tensor a
-quantized CP tensor, and that a layer which runs (:eq:`conv-cp`). What comes back carries its
+quantized CP tensor, and that a layer which runs :eq:`conv-cp`. What comes back carries its
 settings, its error and the reason why the solver stopped, so that a stored layer explains itself.
 
 Simplified: weights only, activations stay in floating point; grouped kernels are refused.

@@ -1,7 +1,7 @@
 r"""How are all factors put on grids? AO-ADMM, and the result: integer codes, scales, a grid.
 
 Alternating optimisation goes through the modes; each factor is put on its grid by ADMM while the
-others are fixed (:eq:`qcp-problem`). The grids are not given: their scales are chosen by the
+others are fixed :eq:`qcp-problem`. The grids are not given: their scales are chosen by the
 projection itself, anew at every step, once a sweep, or never (the refit policy, which matters a
 great deal). Duals survive from sweep to sweep.
 

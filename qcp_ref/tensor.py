@@ -9,7 +9,7 @@ depend on the choice.
 
 The naive MTTKRP unfolds the tensor and multiplies it with the full Khatri-Rao matrix. Here the
 products are blocked over columns, and a whole sweep over the modes shares its large products:
-:func:`mttkrp_sweep` needs two of them for any number of modes (:eq:`tensor-sweep`).
+:func:`mttkrp_sweep` needs two of them for any number of modes :eq:`tensor-sweep`.
 
 Simplified: no sparse tensors, and modes are not reordered to save memory.
 
