@@ -22,6 +22,7 @@ Array: TypeAlias = NDArray[np.float64]
 Rng: TypeAlias = int | np.random.Generator
 
 _EXACT_INTEGERS = 2**53  # float64 represents every integer up to here
+_SMALLEST = 2.0**-400  # beyond it and its inverse, squares leave the range of float64
 
 
 def check_array(
@@ -61,6 +62,18 @@ def check_array(
             f"{name}: integers above 2**53 have no exact float64 value; rescale the data"
         )
     return array.astype(np.float64, copy=False)
+
+
+def check_tensor(X: ArrayLike) -> Array:
+    """Return a tensor of at least two modes whose squared norm float64 can hold."""
+    array = check_array(X, "X", min_ndim=2)
+    largest = float(np.abs(array).max())
+    if largest != 0 and not _SMALLEST <= largest <= 1 / _SMALLEST:
+        raise ValueError(
+            f"X: expected a largest magnitude of 0 or from {_SMALLEST:.0e} to {1 / _SMALLEST:.0e}, "
+            f"got {largest:.0e}; rescale the data"
+        )
+    return array
 
 
 def check_factors(

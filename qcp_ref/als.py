@@ -30,6 +30,7 @@ from qcp_ref._checks import (
     check_option,
     check_real,
     check_rng,
+    check_tensor,
 )
 from qcp_ref.cp import CP, Degeneracy, balance, degeneracy, random_cp, reconstruct
 from qcp_ref.tensor import gram, mttkrp_sweep, unfold
@@ -203,7 +204,7 @@ def cp_als(
     >>> min(cp_als(X, 2, rng=seed).error for seed in range(3)) < 1e-6
     True
     """
-    X = check_array(X, "X", min_ndim=2)
+    X = check_tensor(X)
     rank = check_int(rank, "rank", minimum=1)
     max_sweeps = check_int(max_sweeps, "max_sweeps", minimum=1)
     check_option(stop, "stop", STOP_RULES)
@@ -219,10 +220,10 @@ def cp_als(
         cp, row = _sweep(X, cp, size)
         rows.append(row)
         previous = rows[-2][0] if sweep else np.inf
-        if _converged(stop, tol, previous, row[0]):
-            reason = "converged"
-        elif callback is not None and callback(sweep, row[0]):
+        if callback is not None and callback(sweep, row[0]):
             reason = "callback"
+        elif _converged(stop, tol, previous, row[0]):
+            reason = "converged"
         if reason != "max_sweeps":
             break
     return CPFit(cp, rows[-1][0], _history(rows), reason, degeneracy(cp, norm_X=size))

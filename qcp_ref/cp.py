@@ -22,7 +22,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from qcp_ref._checks import Array, Rng, check_array, check_factors, check_int, check_rng
+from qcp_ref._checks import (
+    Array,
+    Rng,
+    check_array,
+    check_factors,
+    check_int,
+    check_real,
+    check_rng,
+    check_tensor,
+)
 from qcp_ref.tensor import _khatri_rao, gram
 
 __all__ = [
@@ -97,8 +106,9 @@ class CP:
         if w.shape != (rank,):
             raise ValueError(f"weights: expected shape {(rank,)} (the rank), got {w.shape}")
         dtype = np.result_type(w, *matrices)
-        object.__setattr__(self, "factors", tuple(A.astype(dtype, copy=False) for A in matrices))
-        object.__setattr__(self, "weights", w.astype(dtype, copy=False))
+        # Copies: what the caller does to its arrays afterwards must not show here.
+        object.__setattr__(self, "factors", tuple(A.astype(dtype) for A in matrices))
+        object.__setattr__(self, "weights", w.astype(dtype))
 
     @property
     def rank(self) -> int:
@@ -206,7 +216,7 @@ def relative_error(X: ArrayLike, cp: CP) -> float:
     >>> relative_error([[3, 0], [0, 4]], CP([[[1], [0]], [[3], [0]]]))
     0.8
     """
-    X = check_array(X, "X", min_ndim=2)
+    X = check_tensor(X)
     dense = reconstruct(cp)
     if X.shape != dense.shape:
         raise ValueError(f"X: expected shape {dense.shape} (that of cp), got {X.shape}")
@@ -332,7 +342,9 @@ def normalize(cp: CP) -> CP:
     alive = (lengths > 0).all(axis=0) & (cp.weights != 0)
     safe = np.where(lengths > 0, lengths, 1.0)
     factors = [A / s * alive for A, s in zip(cp.factors, safe, strict=True)]
-    return CP(factors, cp.weights.astype(np.float64) * lengths.prod(axis=0) * alive)
+    # Mantissas and exponents apart: the product may fit where its parts do not.
+    mantissas, exponents = np.frexp(np.vstack([lengths, cp.weights.astype(np.float64)]))
+    return CP(factors, np.ldexp(mantissas.prod(axis=0), exponents.sum(axis=0)) * alive)
 
 
 def balance(cp: CP) -> CP:
@@ -506,8 +518,8 @@ def degeneracy(cp: CP, *, norm_X: float | None = None) -> Degeneracy:
 
     Raises
     ------
-    TypeError
-        If ``cp`` is not a CP tensor.
+    TypeError, ValueError
+        If ``cp`` is not a CP tensor or ``norm_X`` not a finite number of at least 0.
 
     Notes
     -----
@@ -525,6 +537,8 @@ def degeneracy(cp: CP, *, norm_X: float | None = None) -> Degeneracy:
     Degeneracy(cosine=0.0, norm_ratio=1.0, condition=1.0)
     """
     unit = normalize(cp)
+    if norm_X is not None:
+        norm_X = check_real(norm_X, "norm_X", minimum=0.0)
     alive = unit.weights != 0
     if not alive.any():
         return Degeneracy(0.0, 1.0, 1.0)

@@ -21,13 +21,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from qcp_ref._checks import Array, check_array, check_gram, check_int, check_real
+from qcp_ref._checks import Array, check_array, check_gram, check_int, check_real, check_tensor
 from qcp_ref.als import Callback, _fit_error
 from qcp_ref.cp import CP, balance, normalize, relative_error
 from qcp_ref.tensor import gram, mttkrp_sweep
 
 __all__ = ["EPCFit", "EPCHistory", "EPCUpdate", "epc", "epc_update"]
 
+_FLOOR = 1e-7  # relative errors below it are noise in a squared error: there is nothing to preserve
 _RELATIVE_NULL = 1e-14  # eigenvalues of the Gram matrix below this share count as zero
 
 
@@ -49,7 +50,8 @@ class EPCHistory(NamedTuple):
 class EPCFit(NamedTuple):
     """Result of :func:`epc`: balanced factors, their relative error, history, reason for stopping.
 
-    ``stop_reason`` is one of "converged", "max_sweeps", "callback" and "zero tensor".
+    ``stop_reason`` is one of "converged", "max_sweeps", "callback", "zero tensor" and "exact" (the
+    fit is exact up to the noise of its error, and returned as it is).
     """
 
     cp: CP
@@ -183,7 +185,8 @@ def epc(
     Raises
     ------
     TypeError, ValueError
-        For unusable arrays or options, a negative slack, or shapes that do not fit.
+        For unusable arrays or options, shapes that do not fit, and a slack that is negative or so
+        large that the zero tensor would obey the bound.
 
     Notes
     -----
@@ -205,17 +208,18 @@ def epc(
     >>> bool(ratio[-1] <= ratio[0])
     True
     """
-    X = check_array(X, "X", min_ndim=2)
+    X = check_tensor(X)
     slack = check_real(slack, "slack", minimum=0.0)
     tol = check_real(tol, "tol", minimum=0.0)
     max_sweeps = check_int(max_sweeps, "max_sweeps", minimum=1)
     patience = check_int(patience, "patience", minimum=1)
-    error = relative_error(X, cp)
-    squared_norm = float((X**2).sum())
+    error, squared_norm = relative_error(X, cp), float((X**2).sum())
     unit = normalize(cp)
     factors, weights = list(unit.factors), unit.weights
-    if squared_norm == 0:
-        return EPCFit(balance(cp), error, EPCHistory(np.zeros(1), np.zeros(1)), "zero tensor")
+    if error < _FLOOR or squared_norm == 0:
+        history = EPCHistory(np.array([error]), np.zeros(1))
+        return EPCFit(balance(cp), error, history, "exact" if squared_norm else "zero tensor")
+    _check_room(slack, error)
     squared_bound = (1 + slack) ** 2 * error**2 * squared_norm
     rows: list[tuple[float, float]] = []
     reason, hits, previous = "max_sweeps", 0, float((weights**2).sum())
@@ -225,15 +229,23 @@ def epc(
         rows.append((error, total / squared_norm))
         hits = hits + 1 if abs(previous - total) <= tol * previous else 0
         previous = total
-        if hits >= patience:
-            reason = "converged"
-        elif callback is not None and callback(sweep, rows[-1][1]):
+        if callback is not None and callback(sweep, rows[-1][1]):
             reason = "callback"
+        elif hits >= patience:
+            reason = "converged"
         if reason != "max_sweeps":
             break
     corrected = balance(CP(factors, weights))
     history = EPCHistory(*(np.array(column) for column in zip(*rows, strict=True)))
     return EPCFit(corrected, relative_error(X, corrected), history, reason)
+
+
+def _check_room(slack: float, error: float) -> None:
+    if slack and (1 + slack) * error >= 1:
+        raise ValueError(
+            f"slack: expected less than {1 / error - 1:.3g} for a fit of error {error:.3g}, "
+            f"got {slack:.3g}; at this bound the zero tensor would do"
+        )
 
 
 def _sweep(

@@ -9,6 +9,9 @@ Simplified: weights only, activations stay in floating point; grouped kernels ar
 Checked by tests/test_layer.py.
 """
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,12 +19,20 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from threadpoolctl import threadpool_limits
 
-from qcp_ref._checks import Array, Rng, check_array, check_option
-from qcp_ref.conv import Padding, Pair, cp_conv2d, cp_linear, kernel_to_tensor, tensor_to_kernel
+from qcp_ref._checks import Array, Rng, check_array
+from qcp_ref.conv import (
+    Padding,
+    Pair,
+    _axes,
+    cp_conv2d,
+    cp_linear,
+    kernel_to_tensor,
+    tensor_to_kernel,
+)
 from qcp_ref.cost import rank_for_rate
 from qcp_ref.cp import CP, reconstruct
 from qcp_ref.grid import Grid
-from qcp_ref.qcp import METHODS, QuantizedCP, QuantizedFit, StageCallback, factorize
+from qcp_ref.qcp import QuantizedCP, QuantizedFit, StageCallback, factorize
 
 __all__ = ["CPConv", "CPLinear", "compress_conv", "compress_linear"]
 
@@ -157,11 +168,11 @@ def compress_conv(
     *,
     rate: float | str | None = None,
     rank: int | None = None,
-    bits: int = 4,
+    bits: int | Grid = 4,
     method: str = "authors",
     rng: Rng = 0,
-    grid: Grid | None = None,
     axis: int | None = None,
+    rule: str = "mse-exact",
     slack: float = 0.0,
     stride: Pair = 1,
     padding: Padding = 0,
@@ -179,16 +190,16 @@ def compress_conv(
         Parameter reduction; fixes the rank. Give either a rate or a rank.
     rank : int
         Number of components.
-    bits : int
-        Bits of the grid of the factors.
+    bits : int or Grid
+        Bits of the full grid of the factors, or another grid.
     method : {"als-round", "authors"}
         See :func:`qcp_ref.qcp.factorize`.
     rng : int or numpy.random.Generator
         Source of randomness of the solver's start.
-    grid : Grid, optional
-        Another grid than the full one of ``bits``.
     axis : {None, 0, 1}
         One scale per factor, per row or per column.
+    rule : str
+        How scales are chosen, see :func:`qcp_ref.grid.choose_scale`.
     slack : float
         Slack of the error-preserving correction.
     stride, padding, dilation, bias
@@ -226,21 +237,21 @@ def compress_conv(
     (8, 4, 9)
     """
     W = check_array(W, "W", ndim=4)
-    X = kernel_to_tensor(W)
-    fit = _fit(
-        X, rate, rank, bits, grid, method=method, rng=rng, axis=axis, slack=slack, callback=callback
-    )
-    return CPConv(
-        cp=fit.cp,
-        error=fit.error,
-        fit=fit,
-        method=method,
-        kernel_size=(W.shape[2], W.shape[3]),
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        bias=_checked_bias(bias, W.shape[0]),
-    )
+    b = _checked_bias(bias, W.shape[0])
+    kernel_size = (W.shape[2], W.shape[3])
+    _axes(
+        (2**20, 2**20), kernel_size, stride, padding, dilation
+    )  # refuse bad options before fitting
+    options: dict[str, Any] = {
+        "method": method,
+        "rng": rng,
+        "axis": axis,
+        "rule": rule,
+        "slack": slack,
+    }
+    fit = _fit(kernel_to_tensor(W), rate, rank, bits, callback=callback, **options)
+    place = (kernel_size, stride, padding, dilation)
+    return CPConv(fit.cp, fit.error, fit, method, *place, b)
 
 
 def compress_linear(
@@ -248,11 +259,11 @@ def compress_linear(
     *,
     rate: float | str | None = None,
     rank: int | None = None,
-    bits: int = 4,
+    bits: int | Grid = 4,
     method: str = "authors",
     rng: Rng = 0,
-    grid: Grid | None = None,
     axis: int | None = None,
+    rule: str = "mse-exact",
     slack: float = 0.0,
     bias: ArrayLike | None = None,
     callback: StageCallback | None = None,
@@ -263,7 +274,7 @@ def compress_linear(
     ----------
     W : array_like, shape (outputs, inputs)
         The matrix.
-    rate, rank, bits, method, rng, grid, axis, slack, bias, callback
+    rate, rank, bits, method, rng, axis, rule, slack, bias, callback
         As in :func:`compress_conv`.
 
     Returns
@@ -292,35 +303,59 @@ def compress_linear(
     3
     """
     X = check_array(W, "W", ndim=2)
-    fit = _fit(
-        X, rate, rank, bits, grid, method=method, rng=rng, axis=axis, slack=slack, callback=callback
-    )
-    return CPLinear(fit.cp, fit.error, fit, method, _checked_bias(bias, X.shape[0]))
+    b = _checked_bias(bias, X.shape[0])
+    options: dict[str, Any] = {
+        "method": method,
+        "rng": rng,
+        "axis": axis,
+        "rule": rule,
+        "slack": slack,
+    }
+    fit = _fit(X, rate, rank, bits, callback=callback, **options)
+    return CPLinear(fit.cp, fit.error, fit, method, b)
 
 
-def _fit(
-    X: Array,
-    rate: Any,
-    rank: int | None,
-    bits: int,
-    grid: Grid | None,
-    *,
-    method: str,
-    **options: Any,
-) -> QuantizedFit:
+def _fit(X: Array, rate: Any, rank: int | None, bits: int | Grid, **options: Any) -> QuantizedFit:
     if (rate is None) == (rank is None):
         raise ValueError("rate, rank: expected exactly one of them; the rate fixes the rank")
-    check_option(method, "method", METHODS)
     if rank is None:
         rank = rank_for_rate(X.shape, rate)
-    with threadpool_limits(limits=1, user_api="blas"):
-        return factorize(X, rank, Grid(bits) if grid is None else grid, method=method, **options)
+    grid = bits if isinstance(bits, Grid) else Grid(bits)
+    with one_blas_thread():
+        return factorize(X, rank, grid, **options)
+
+
+class _Pin:
+    """Who holds BLAS to one thread at the moment, and what to restore afterwards."""
+
+    lock = threading.Lock()
+    holders = 0
+    limits: Any = None
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Keep BLAS to one thread; the first one in sets the limit, the last one out restores it.
+
+    The limit belongs to the whole process, so overlapping uses in several threads have to share it.
+    """
+    with _Pin.lock:
+        if _Pin.holders == 0:
+            _Pin.limits = threadpool_limits(limits=1, user_api="blas")
+        _Pin.holders += 1
+    try:
+        yield
+    finally:
+        with _Pin.lock:
+            _Pin.holders -= 1
+            if _Pin.holders == 0:
+                _Pin.limits.restore_original_limits()
 
 
 def _checked_bias(bias: ArrayLike | None, outputs: int) -> NDArray[Any] | None:
     if bias is None:
         return None
-    b = check_array(bias, "bias", ndim=1, keep_float32=True)
+    b = check_array(bias, "bias", ndim=1, keep_float32=True).copy()  # the caller's may change
     if b.shape != (outputs,):
         raise ValueError(f"bias: expected shape {(outputs,)} (one per output), got {b.shape}")
     return b

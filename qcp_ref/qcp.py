@@ -2,8 +2,8 @@ r"""How are all factors put on grids? AO-ADMM, and the result: integer codes, sc
 
 Alternating optimisation goes through the modes; each factor is put on its grid by ADMM while the
 others are fixed :eq:`qcp-problem`. The grids are not given: their scales are chosen by the
-projection itself, anew at every step, once a sweep, or never (the refit policy, which matters a
-great deal). Duals survive from sweep to sweep.
+projection itself, anew at every step, once a sweep, or never (the refit policy). Duals survive from
+sweep to sweep.
 
 The method of the authors' code is :func:`factorize` with ``method="authors"``: least squares,
 error-preserving correction, AO-ADMM. Its error is not monotone; the best iterate is what comes
@@ -23,12 +23,21 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from qcp_ref._checks import Array, Rng, check_array, check_int, check_option, check_real, check_rng
+from qcp_ref._checks import (
+    Array,
+    Rng,
+    check_array,
+    check_int,
+    check_option,
+    check_real,
+    check_rng,
+    check_tensor,
+)
 from qcp_ref.admm import admm
 from qcp_ref.als import STARTS, Callback, _fit_error, _initial, cp_als
 from qcp_ref.cp import CP, balance, relative_error
 from qcp_ref.epc import epc
-from qcp_ref.grid import Grid, choose_scale, dequantize, quantize
+from qcp_ref.grid import Grid, _check_grid, choose_scale, dequantize, quantize
 from qcp_ref.tensor import gram, mttkrp_sweep
 
 __all__ = [
@@ -103,6 +112,7 @@ class QuantizedCP:
     grid: Grid
 
     def __init__(self, codes: Iterable[ArrayLike], scales: Iterable[ArrayLike], grid: Grid) -> None:
+        grid = _check_grid(grid)
         integers = []
         for n, k in enumerate(map(np.asarray, codes)):
             if k.dtype.kind not in "iu":
@@ -114,10 +124,15 @@ class QuantizedCP:
                     + (f" with codes from {k.min()} to {k.max()}" if k.size else "")
                 )
             integers.append(k.astype(grid.dtype))
-        steps = [check_array(s, f"scales[{n}]") for n, s in enumerate(scales)]
-        if len(steps) != len(integers) or len({k.shape[1] for k in integers}) != 1:
+        steps = [check_array(s, f"scales[{n}]").copy() for n, s in enumerate(scales)]
+        if (
+            len(steps) != len(integers)
+            or len({k.shape[1] for k in integers}) != 1
+            or len(steps) < 2
+        ):
             raise ValueError(
-                f"codes, scales: expected one scale per factor and one rank, got {len(integers)} "
+                "codes, scales: expected two factors or more, one scale per factor and one rank, "
+                f"got {len(integers)} "
                 f"factors of ranks {[k.shape[1] for k in integers]} and {len(steps)} scales"
             )
         for n, (k, s) in enumerate(zip(integers, steps, strict=True)):
@@ -306,11 +321,14 @@ def ao_admm(
     >>> fit.error < 0.1, fit.cp.codes[0].dtype.name
     (True, 'int8')
     """
-    X = check_array(X, "X", min_ndim=2)
+    X = check_tensor(X)
     rank = check_int(rank, "rank", minimum=1)
     check_option(refit, "refit", REFITS)
     max_sweeps = check_int(max_sweeps, "max_sweeps", minimum=1)
+    max_steps = check_int(max_steps, "max_steps", minimum=1)
     tol = check_real(tol, "tol", minimum=0.0)
+    inner_tol = check_real(inner_tol, "inner_tol", minimum=0.0)
+    choose_scale(np.ones((1, 1)), grid, rule=rule, axis=axis)  # refuse bad options before fitting
     state = _State(X, _start(X, rank, start, rng, None), grid, axis, rule, refit)
     if not X.any():
         return state.fit("zero tensor")
@@ -318,7 +336,7 @@ def ao_admm(
     for sweep in range(max_sweeps):
         error = state.sweep(max_steps, inner_tol)
         reason = _stop([row[0] for row in state.rows], state.signatures, tol) or reason
-        if reason == "max_sweeps" and callback is not None and callback(sweep, error):
+        if callback is not None and callback(sweep, error):
             reason = "callback"
         if reason != "max_sweeps":
             break
@@ -388,9 +406,14 @@ def factorize(
     >>> errors[1] < errors[0]
     True
     """
-    X = check_array(X, "X", min_ndim=2)
+    X = check_tensor(X)
+    slack = check_real(slack, "slack", minimum=0.0)
+    choose_scale(np.ones((1, 1)), grid, rule=rule, axis=axis)  # refuse bad options before fitting
     if check_option(method, "method", METHODS) == "als-round":
-        check_real(slack, "slack", minimum=0.0)
+        if slack:
+            raise ValueError(
+                f"slack: expected 0 with method 'als-round', got {slack}; it has no EPC"
+            )
         fit = cp_als(X, rank, rng=rng, callback=_stage(callback, "als"))
         rounded = quantize_cp(fit.cp, grid, axis=axis, rule=rule)
         error = relative_error(X, rounded.dequantize())

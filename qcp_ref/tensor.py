@@ -22,7 +22,7 @@ from math import prod
 import numpy as np
 from numpy.typing import ArrayLike
 
-from qcp_ref._checks import Array, check_array, check_factors, check_mode
+from qcp_ref._checks import Array, check_array, check_factors, check_int, check_mode
 
 __all__ = ["fold", "gram", "khatri_rao", "mttkrp", "mttkrp_sweep", "unfold"]
 
@@ -110,7 +110,9 @@ def fold(M: ArrayLike, mode: int, shape: Sequence[int]) -> Array:
     True
     """
     M = check_array(M, "M", ndim=2)
-    shape = tuple(shape)
+    shape = tuple(check_int(side, "shape", minimum=1) for side in shape)
+    if len(shape) < 2:
+        raise ValueError(f"shape: expected at least 2 sides, got {shape}")
     mode = check_mode(mode, len(shape))
     others = shape[:mode] + shape[mode + 1 :]
     if M.shape != (shape[mode], prod(others)):

@@ -252,6 +252,33 @@ def test_tensors_far_from_unit_scale_are_fitted_alike():
     assert np.ptp([fit.error for fit in fits]) < 1e-9
 
 
+@pytest.mark.parametrize("exponent", [-390, 390])
+def test_the_whole_supported_range_is_fitted(exponent):
+    X = np.random.default_rng(4).standard_normal((5, 4, 3))
+    usual = cp_als(X, 2, init="svd", max_sweeps=20, stop="none")
+    fit = cp_als(X * 2.0**exponent, 2, init="svd", max_sweeps=20, stop="none")
+    assert abs(fit.error - usual.error) < 1e-9
+    with pytest.raises(ValueError, match="X: expected a largest magnitude"):
+        cp_als(X * 2.0 ** (exponent * 1.2), 2)
+    with pytest.raises(ValueError, match="X: expected a largest magnitude"):
+        relative_error(X * 2.0 ** (exponent * 1.2), usual.cp)
+
+
+def test_svd_start_takes_the_leading_directions():
+    rng = np.random.default_rng(6)
+    U, V = (np.linalg.qr(rng.standard_normal((side, 6)))[0] for side in (9, 8))
+    X = U @ np.diag([8.0, 4, 2, 1, 0.5, 0.25]) @ V.T
+    best = np.linalg.norm([1, 0.5, 0.25]) / np.linalg.norm(X)
+    assert abs(cp_als(X, 3, init="svd", max_sweeps=1).error - best) < 1e-9
+
+
+def test_factors_come_back_balanced():
+    X = np.random.default_rng(7).standard_normal((5, 4, 3))
+    fit = cp_als(X, 3, rng=2, max_sweeps=4)
+    lengths = np.array([np.linalg.norm(A, axis=0) for A in fit.cp.factors])
+    assert np.allclose(lengths, lengths[0], rtol=1e-12)
+
+
 def test_bad_input_is_refused():
     X = np.ones((3, 4, 5))
     for rank, error in ((0, ValueError), (-2, ValueError), (1.5, TypeError), (True, TypeError)):

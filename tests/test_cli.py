@@ -1,5 +1,7 @@
 """The command line: output, exit codes, one line on trouble."""
 
+import json
+
 import pytest
 
 from qcp_ref.app import cli, demo
@@ -65,7 +67,7 @@ def test_unknown_options_end_with_usage(arguments, capsys):
 def test_help_names_the_defaults(capsys):
     with pytest.raises(SystemExit):
         cli.main(["demo", "--help"])
-    text = capsys.readouterr().out
+    text = " ".join(capsys.readouterr().out.split())
     for default in ("default: 2", "default: 4", "default: authors", "default: 0"):
         assert default in text
 
@@ -76,9 +78,17 @@ def test_a_failed_check_is_an_exit_code(monkeypatch, tmp_path, demo_result):
     from qcp_ref.app import plots
 
     result, _ = demo_result
-    broken = replace(
-        result, checks={**result.checks, "worst_share_of_rounding_bound": float("inf")}
-    )
+    broken = replace(result, checks={**result.checks, "weights_off_grid": 3})
     monkeypatch.setattr(demo, "run", lambda *a: broken)
     monkeypatch.setattr(plots, "draw_demo", lambda result, path: path)
     assert cli.main(["demo", "--out", str(tmp_path)]) == 1
+
+
+@pytest.mark.usefixtures("small_demo")
+def test_a_difference_beyond_its_bound_is_reported_whole(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(demo, "check_forward", lambda layer, x: float("inf"))
+    assert cli.main(["demo", "--out", str(tmp_path), "--method", "als-round"]) == 1
+    assert "FAILED" in capsys.readouterr().out
+    stored = json.loads((tmp_path / "results.json").read_text())
+    assert stored["passed"] is False
+    assert stored["checks"]["worst_share_of_rounding_bound"] is None

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import caught, seeds
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import qcp_ref as right
 from qcp_ref import (
@@ -88,6 +89,44 @@ def test_same_codes_whatever_the_threads_outside():
         assert a.error == b.error
 
 
+def test_overlapping_calls_share_one_blas_thread_and_give_it_back():
+    def threads():
+        # NumPy's own BLAS; SciPy brings another one, which the solvers do not use
+        pools = (pool for pool in threadpool_info() if pool["user_api"] == "blas")
+        return {pool["num_threads"] for pool in pools if "numpy" in pool["filepath"]}
+
+    seen, W = [], kernel(1, (12, 10, 3, 3))
+    with threadpool_limits(limits=2, user_api="blas"):
+        before = threads()
+
+        def job(rank):
+            compress_conv(
+                W, rank=rank, callback=lambda *_: seen.append(threads()) or len(seen) > 99
+            )
+
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(job, (2, 3, 4)))
+        assert threads() == before
+    assert all(count <= {1} for count in seen)
+    assert seen
+
+
+def test_dilation_and_strides_per_axis_reach_the_convolution():
+    W = kernel(9, (4, 3, 3, 2))
+    options = {"stride": (2, 1), "padding": (1, 0, 2, 1), "dilation": (1, 2)}
+    layer = compress_conv(W, rank=3, method="als-round", **options)
+    x = np.random.default_rng(10).standard_normal((2, 3, 7, 6))
+    assert np.allclose(layer.forward(x), conv2d(x, layer.kernel(), **options), rtol=0, atol=1e-12)
+
+
+def test_later_changes_of_the_callers_arrays_do_not_show():
+    bias = np.zeros(4)
+    layer = compress_conv(kernel(1), rank=2, method="als-round", bias=bias)
+    before = layer.forward(np.ones((1, 3, 4, 4)))
+    bias += 5
+    assert np.array_equal(layer.forward(np.ones((1, 3, 4, 4))), before)
+
+
 def test_rate_fixes_the_rank_and_one_by_one_kernels_have_two_factors():
     W = kernel(1, (16, 8, 3, 3))
     assert compress_conv(W, rate=2, method="als-round").rank == rank_for_rate((16, 8, 9), 2)
@@ -115,7 +154,7 @@ def test_grid_axis_and_callback_reach_the_solver():
     layer = compress_conv(
         W,
         rank=4,
-        grid=Grid(3, mid_rise=True),
+        bits=Grid(3, mid_rise=True),
         axis=1,
         callback=lambda stage, sweep, figure: stages.add(stage),
     )
@@ -151,6 +190,8 @@ def test_bad_input_is_refused():
         ({"rank": 0}, "rank: expected at least 1"),
         ({"rank": 2, "bits": 17}, "bits: expected 1 to 16"),
         ({"rank": 2, "slack": -1}, "slack: expected at least 0"),
+        ({"rank": 2, "rule": "best"}, "rule: expected one of"),
+        ({"rank": 2, "axis": 2}, "axis: expected 0 to 1"),
         ({"rank": 2, "bias": np.ones(3)}, r"bias: expected shape \(4,\)"),
         ({"rate": 1000}, "no component would be left"),
         ({"rate": 0}, "rate"),
@@ -160,6 +201,13 @@ def test_bad_input_is_refused():
             compress_conv(W, **options)
         with pytest.raises(ValueError, match=message):
             compress_linear(W[:, :, 0, 0], **options)
+    for options, message in (
+        ({"stride": 0}, "stride: expected at least 1"),
+        ({"padding": "reflect"}, "padding: expected one of"),
+        ({"dilation": -1}, "dilation: expected at least 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            compress_conv(W, rank=2, **options)
     with pytest.raises(ValueError, match="W: expected 4 axes"):
         compress_conv(W[0], rank=2)
     with pytest.raises(ValueError, match="W: expected 2 axes"):

@@ -28,6 +28,7 @@ from qcp_ref.app.network import (
     predict,
     recalibrate,
 )
+from qcp_ref.layer import one_blas_thread
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "qcp_ref" / "app" / "data"
@@ -240,7 +241,7 @@ def test_single_layers_are_those_of_live_pytorch(dtype):
         assert bound.max() < (1e-3 if dtype == np.float32 else 1e-11) * np.abs(y).max()
         return y
 
-    with torch.no_grad(), torch.backends.nnpack.flags(enabled=False), app._one_thread():
+    with torch.no_grad(), torch.backends.nnpack.flags(enabled=False), one_blas_thread():
         app._walk(app._inputs(ours, FEW[:5]), step, app._relu, app._join)
 
 
@@ -277,7 +278,7 @@ def statistics(network, images, layers=None):
         found[bn] = y.mean(axis=(0, 2, 3)), y.var(axis=(0, 2, 3))
         return y
 
-    with app._one_thread():
+    with one_blas_thread():
         app._walk(app._inputs(network, images), step, app._relu, app._join)
     return found
 

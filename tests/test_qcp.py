@@ -153,6 +153,62 @@ def test_more_bits_approach_the_float_error():
     assert errors[-1] <= start * 1.01
 
 
+@pytest.mark.parametrize(("refit", "per_sweep"), [("step", 7), ("sweep", 1), ("frozen", 0)])
+def test_refit_policies_choose_scales_as_often_as_they_say(monkeypatch, refit, per_sweep):
+    calls = []
+
+    def counting(x, *args, **options):
+        calls.append(np.shape(x))
+        return right.choose_scale(x, *args, **options)
+
+    monkeypatch.setattr(qcp, "choose_scale", counting)
+    X = random_tensor(3, (4, 3, 5))
+    start = random_cp((4, 3, 5), 3, rng=8)
+    options = {"start": start, "refit": refit, "max_steps": 7, "inner_tol": 0.0, "tol": 0.0}
+    ao_admm(X, 3, Grid(3), max_sweeps=2, **options)
+    # one check of the options, one scale per factor for the start, then by policy
+    assert len(calls) == 1 + 3 + 2 * 3 * per_sweep
+
+
+def test_duals_and_codes_are_carried_from_sweep_to_sweep():
+    X = random_tensor(3, (4, 3, 5))
+    start = balance(random_cp((4, 3, 5), 3, rng=8))
+    grid = Grid(3)
+    scales = [choose_scale(A, grid).scale for A in start.factors]
+    factors, duals, errors = list(start.factors), [None] * 3, []
+    for _ in range(3):
+        for n in range(3):
+            F, G = right.mttkrp(X, factors, n), right.gram(factors, n)
+            done = right.admm(
+                F,
+                G,
+                lambda V, s=scales[n]: project(V, grid, scale=s),
+                start=factors[n],
+                dual=duals[n],
+                max_steps=4,
+                tol=0.0,
+            )
+            factors[n], duals[n] = done.factor, done.dual
+        errors.append(relative_error(X, CP(factors)))
+    options = {"start": start, "refit": "frozen", "inner_tol": 0.0, "tol": 0.0}
+    fit = ao_admm(X, 3, grid, max_sweeps=3, max_steps=4, **options)
+    assert np.allclose(fit.history.error, errors, atol=1e-9)
+    assert np.isclose(fit.history.gap[-1, 2], done.primal[-1])
+    if fit.history.error.argmin() == 2:
+        assert np.allclose(fit.relaxed.factors[2], done.least_squares)
+
+
+def test_the_authors_method_corrects_its_start_and_slack_loosens_it():
+    X = random_tensor(5, (6, 5, 4))
+    fits = [factorize(X, 6, Grid(4), rng=1, slack=slack) for slack in (0.0, 0.3)]
+    plain = ao_admm(X, 6, Grid(4), start="als", rng=1)
+    assert np.isclose(fits[0].start_error, plain.start_error, rtol=1e-6)
+    assert np.isclose(fits[1].start_error, 1.3 * plain.start_error, rtol=1e-6)
+    assert fits[0].error != plain.error
+    rules = {factorize(X, 6, Grid(4), rng=1, rule=rule).error for rule in ("mse-exact", "max-abs")}
+    assert len(rules) == 2
+
+
 def test_codes_are_stored_in_the_smallest_integers():
     cp = random_cp((3, 4), 2, rng=3)
     assert quantize_cp(cp, Grid(8)).codes[0].dtype == np.int8
@@ -223,7 +279,10 @@ def test_bad_input_is_refused():
             ao_admm(X, 3, grid, **{"start": "random", **options})
     for options, message in (
         ({"method": "best"}, "method: expected one of"),
-        ({"slack": -0.5}, "slack"),
+        ({"slack": -0.5}, "slack: expected at least 0"),
+        ({"slack": 0.5, "method": "als-round"}, "slack: expected 0 with method"),
+        ({"rule": "best"}, "rule: expected one of"),
+        ({"axis": 5}, "axis: expected 0 to 1"),
     ):
         with pytest.raises(ValueError, match=message):
             factorize(X, 3, grid, **options)

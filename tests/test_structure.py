@@ -32,7 +32,7 @@ PACKAGES = {
 }
 LAZY = {"scipy", "numba"}  # in the book: importing qcp_ref has to stay cheap
 
-TOTALS = {"book": 2000, "_kernels": 400, "conformance": 1900, "app": 800}
+TOTALS = {"book": 2100, "_kernels": 400, "conformance": 1900, "app": 800}
 MODULE, FUNCTION, PARAMETERS, NAMES = 350, 40, 6, 70
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -575,7 +575,7 @@ ADDED = {
         ("cp", "def _f(a, b, c, d, e, f, g):\n    pass\n", "cp._f: 7 parameters"),
         ("cp", "class _C:\n    def f(self, a, b, c, d, e, f, *g):\n        pass\n", "f: 7"),
         ("cp", "x = 1\n" * 350, "cp: 357 code lines, at most 350"),
-        ("loops", "x = 1\n" * 2000, "book: 2020 code lines in all"),
+        ("loops", "x = 1\n" * 2100, "book: 2120 code lines in all"),
         ("_kernels", "x = 1\n" * 400, "_kernels: 404 code lines in all"),
         ("app/cli", "x = 1\n" * 800, "app: 805 code lines in all"),
     ],

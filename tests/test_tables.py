@@ -27,6 +27,24 @@ def test_tables_show_every_layer_and_every_variant(demo_result):
         assert f"{numbers['accuracy']:.2%}" in text
 
 
+def test_columns_hold_what_their_headings_say_within_80_characters(demo_result):
+    result, _ = demo_result
+    console = Console(file=StringIO(), width=80)
+    for table in tables.tables(result):
+        console.print(table)
+    text = console.file.getvalue()
+    assert "…" not in text
+    (row,) = result.layers
+    errors = [line.split() for line in text.splitlines() if line.split()[:1] == [row.name]]
+    fit = row.layer.fit.start_error, row.rounded.error, row.layer.error
+    assert errors[0][3:] == [f"{error:.3f}" for error in fit]
+    assert errors[1][1:] == [f"{error:.3f}" for error in row.dense_errors.values()]
+    (line,) = (line for line in text.splitlines() if line.split()[:1] == ["authors"])
+    numbers = result.accuracy["authors"]
+    shown = [f"{numbers[key]:+.2%}" for key in ("difference", "low", "high")]
+    assert [word for word in line.split() if word[0] in "+-"] == shown
+
+
 def test_display_follows_the_stages_and_survives_a_pipe():
     console = Console(file=StringIO(), width=120)
     with tables.Display(console, Settings()) as display:

@@ -30,7 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     demo.add_argument("--rate", default="2", help="parameter reduction of each kernel")
-    demo.add_argument("--bits", type=int, default=4, help="bits of each weight, 1 to 16")
+    demo.add_argument(
+        "--bits", type=int, default=4, help="bits of each weight, 1 to 16; slow above 10"
+    )
     demo.add_argument(
         "--method", choices=METHODS, default="authors", help="how factors get on the grid"
     )
@@ -77,7 +79,8 @@ def _demo(settings: "Settings") -> int:
     console.print(
         f"self-check: worst error of the stages against the dense convolution is "
         f"{result.checks['worst_share_of_rounding_bound']:.1%} of its proven bound; "
-        f"all {result.checks['weights_on_grid']:,.0f} stored weights lie on their grids"
+        f"{result.checks['weights_off_grid']} of {result.cost.parameters:,} stored weights lie off "
+        f"their grids: {'passed' if result.passed else 'FAILED'}"
     )
     console.print(
         f"{result.seconds['all']:.1f} s; wrote results.json, compressed.npz and {picture.name} "

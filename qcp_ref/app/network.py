@@ -25,11 +25,11 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
-from threadpoolctl import threadpool_limits
 
 from qcp_ref._checks import Array, check_int
 from qcp_ref.bounds import gamma
 from qcp_ref.conv import conv2d
+from qcp_ref.layer import one_blas_thread
 
 __all__ = [
     "KERNELS",
@@ -196,7 +196,7 @@ def predict(
         x = _walk(_inputs(network, part), step, _relu, _join).mean(axis=(2, 3))
         return np.asarray(x @ network["linear.weight"].T + network["linear.bias"])
 
-    with _one_thread():
+    with one_blas_thread():
         return np.concatenate([logits(part) for part in _batches(images, batch)])
 
 
@@ -250,7 +250,7 @@ def recalibrate(
         return [_normalized(new, norm, x) for x in parts]
 
     parts = [_inputs(network, part) for part in _batches(images, batch)]
-    with _one_thread():
+    with one_blas_thread():
         _walk(parts, step, lambda xs: [*map(_relu, xs)], lambda ys, xs: [*map(_join, ys, xs)])
     return new
 
@@ -311,7 +311,7 @@ def logit_bound(network: Network, images: Bytes, dtype: DTypeLike) -> Array:
         e = _spread(len(W) + 1, dtype, x.mean(axis=(2, 3)), e) @ W
         return np.asarray(e + gamma(2, dtype) * np.abs(double["linear.bias"]))
 
-    with _one_thread():
+    with one_blas_thread():
         return np.concatenate([bound(part) for part in _batches(images, 100)])
 
 
@@ -397,11 +397,6 @@ def _check(images: Any, layers: Layers | None) -> None:
     unknown = sorted(set(layers or {}) - set(KERNELS))
     if unknown:
         raise ValueError(f"layers: expected names among {list(KERNELS)}, got {unknown}")
-
-
-def _one_thread() -> Any:
-    """Keep BLAS to one thread: products this small gain nothing, and results repeat bit for bit."""
-    return threadpool_limits(limits=1, user_api="blas")
 
 
 def _batches(images: Bytes, batch: int) -> list[Bytes]:

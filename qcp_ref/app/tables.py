@@ -67,7 +67,8 @@ class Display:
 
 def tables(result: DemoResult) -> list[Table]:
     """Return the tables of errors, costs and accuracies, each narrow enough for 80 columns."""
-    return [_error_table(result), _cost_table(result), _accuracy_table(result)]
+    drawn = (_error_table, _dense_table, _cost_table, _accuracy_table)
+    return [draw(result) for draw in drawn]
 
 
 def _table(title: str, caption: str, first: str, *headings: str) -> Table:
@@ -79,13 +80,12 @@ def _table(title: str, caption: str, first: str, *headings: str) -> Table:
 
 
 def _error_table(result: DemoResult) -> Table:
-    settings, labels = result.settings, list(result.layers[0].dense_errors)
+    settings = result.settings
     table = _table(
         f"relative error of each kernel, factors of {settings.bits} bits",
-        "dense: the kernel itself rounded to so many bits, at equal cost,\n"
-        "on the better of full and mid-rise grid; /ch: one scale per output channel",
+        "float CP: least squares, the same rank without quantization",
         "layer",
-        *("kernel", "rank", "float CP", "als-round", settings.method, *labels),
+        *("kernel", "rank", "float CP", "als-round", settings.method),
     )
     for row in result.layers:
         table.add_row(
@@ -95,8 +95,20 @@ def _error_table(result: DemoResult) -> Table:
             f"{row.layer.fit.start_error:.3f}",
             f"{row.rounded.error:.3f}",
             f"{row.layer.error:.3f}",
-            *(f"{error:.3f}" for error in row.dense_errors.values()),
         )
+    return table
+
+
+def _dense_table(result: DemoResult) -> Table:
+    table = _table(
+        "the same for the kernel itself, rounded to bits / rate bits",
+        "as many weight bits, and at stride 1 as many BOPs; the better of full and\n"
+        "mid-rise grid; /ch: one scale per output channel",
+        "layer",
+        *result.layers[0].dense_errors,
+    )
+    for row in result.layers:
+        table.add_row(row.name, *(f"{error:.3f}" for error in row.dense_errors.values()))
     return table
 
 
