@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import threadpoolctl
 from numpy.typing import ArrayLike, NDArray
-from threadpoolctl import threadpool_limits
 
 from qcp_ref._checks import Array, Rng, check_array
 from qcp_ref.conv import (
@@ -332,6 +332,13 @@ class _Pin:
     holders = 0
     limits: Any = None
 
+    @staticmethod
+    def take_over() -> None:
+        """Let this thread set the limit: newer threadpoolctl ignores all threads but one."""
+        free = getattr(threadpoolctl.OpenBLASController, "clear_controlling_thread", None)
+        if free is not None:
+            free(force=True)
+
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
@@ -341,7 +348,8 @@ def one_blas_thread() -> Iterator[None]:
     """
     with _Pin.lock:
         if _Pin.holders == 0:
-            _Pin.limits = threadpool_limits(limits=1, user_api="blas")
+            _Pin.take_over()
+            _Pin.limits = threadpoolctl.threadpool_limits(limits=1, user_api="blas")
         _Pin.holders += 1
     try:
         yield
@@ -349,7 +357,9 @@ def one_blas_thread() -> Iterator[None]:
         with _Pin.lock:
             _Pin.holders -= 1
             if _Pin.holders == 0:
+                _Pin.take_over()
                 _Pin.limits.restore_original_limits()
+                _Pin.take_over()  # and leave the limit to whoever comes next
 
 
 def _checked_bias(bias: ArrayLike | None, outputs: int) -> NDArray[Any] | None:
