@@ -239,9 +239,8 @@ def compress_conv(
     W = check_array(W, "W", ndim=4)
     b = _checked_bias(bias, W.shape[0])
     kernel_size = (W.shape[2], W.shape[3])
-    _axes(
-        (2**20, 2**20), kernel_size, stride, padding, dilation
-    )  # refuse bad options before fitting
+    # Refuse bad options before fitting; on an image this large only they can be wrong.
+    _axes((2**20, 2**20), kernel_size, stride, padding, dilation)
     options: dict[str, Any] = {
         "method": method,
         "rng": rng,

@@ -453,6 +453,7 @@ class _State:
             _Projection(k, s, grid, refit) for k, s in zip(first.codes, first.scales, strict=True)
         ]
         self.best, self.best_error, self.best_relaxed = first, np.inf, self.start
+        self.size = float(np.linalg.norm(X))
         self.rows: list[tuple[float, list[float], list[int]]] = []
         self.signatures: list[bytes] = []
 
@@ -476,7 +477,7 @@ class _State:
             self.relaxed[mode] = found.least_squares
             gaps.append(float(found.primal[-1]))
             steps.append(len(found.primal))
-        error = _fit_error(self.X, float(np.linalg.norm(self.X)), self.factors, F, G)[0]
+        error = _fit_error(self.X, self.size, self.factors, F, G)[0]
         self.rows.append((error, gaps, steps))
         codes = [p.codes for p in self.projections]
         self.signatures.append(sha256(b"".join(k.tobytes() for k in codes)).digest())
