@@ -17,6 +17,7 @@ from types import FunctionType
 from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qcp_ref._checks import Array
 
@@ -27,6 +28,10 @@ R = TypeVar("R")
 
 # Gains that differ by less than this, relatively, count as equal: a few dozen roundings.
 TIE = 2.0**-46
+
+Integers: TypeAlias = NDArray[np.int64]
+# float64, float32 or int64.
+Floats: TypeAlias = NDArray[Any]
 
 # Left end, S1 and S2 there; right end, S1 and S2 there.
 Interval: TypeAlias = tuple[float, float, float, float, float, float]
@@ -192,3 +197,255 @@ def exact_scale(x: Array, qmin: float, qmax: float, offset: float) -> float:
         if gain >= best * (1.0 - TIE):
             scale = max(scale, s)
     return scale
+
+
+@Kernel
+def quantize(x: Array, scale: Array, zero: Array, qmin: int, qmax: int) -> Integers:
+    """Round numbers to codes entry by entry: the twin of :func:`qcp_ref.grid.quantize`."""
+    codes = np.empty(x.size, np.int64)
+    for i in range(x.size):
+        codes[i] = int(min(max(np.rint(x[i] / scale[i]) + zero[i], qmin), qmax))
+    return codes
+
+
+@Kernel
+def dequantize(codes: Integers, scale: Array, zero: Array) -> Array:
+    """Return the numbers of codes: the twin of :func:`qcp_ref.grid.dequantize`."""
+    values = np.empty(codes.size)
+    for i in range(codes.size):
+        values[i] = scale[i] * (codes[i] - zero[i])
+    return values
+
+
+@Kernel
+def nearest(x: Array, scale: Array, levels: Array) -> Array:
+    """Compare with all levels: the twin of :func:`qcp_ref.grid.project` on grids of any kind.
+
+    Of two equally near ones the one of even code is taken, codes counted from the middle.
+    """
+    values = np.empty(x.size)
+    for i in range(x.size):
+        t, best = x[i] / scale[i], 0
+        for k in range(1, levels.size):
+            gap = abs(t - levels[k]) - abs(t - levels[best])
+            if gap < 0 or (gap == 0 and (k - levels.size // 2) % 2 == 0):
+                best = k
+        values[i] = scale[i] * levels[best]
+    return values
+
+
+# --- tensor algebra: the factors lie below each other in one matrix, sides says where they end ----
+
+
+@Kernel
+def reconstruct(stack: Array, sides: Integers, weights: Array) -> Array:
+    """Sum the components of each entry, in C order: the twin of :func:`qcp_ref.cp.reconstruct`."""
+    size = 1
+    for side in sides:
+        size *= side
+    X = np.zeros(size)
+    for entry in range(size):
+        for r in range(stack.shape[1]):
+            term, rest, row = weights[r], entry, stack.shape[0]
+            for n in range(sides.size - 1, -1, -1):
+                row -= sides[n]
+                term *= stack[row + rest % sides[n], r]
+                rest //= sides[n]
+            X[entry] += term
+    return X
+
+
+@Kernel
+def mttkrp(X: Array, stack: Array, sides: Integers, mode: int) -> Array:
+    """Sum over the entries of a flat tensor: the twin of :func:`qcp_ref.tensor.mttkrp`."""
+    F = np.zeros((sides[mode], stack.shape[1]))
+    for entry in range(X.size):
+        for r in range(stack.shape[1]):
+            term, rest, row, own = X[entry], entry, stack.shape[0], 0
+            for n in range(sides.size - 1, -1, -1):
+                row -= sides[n]
+                if n == mode:
+                    own = rest % sides[n]
+                else:
+                    term *= stack[row + rest % sides[n], r]
+                rest //= sides[n]
+            F[own, r] += term
+    return F
+
+
+@Kernel
+def gram(stack: Array, sides: Integers, mode: int) -> Array:
+    """Multiply the Gram matrices of all modes but one: the twin of :func:`qcp_ref.tensor.gram`."""
+    rank = stack.shape[1]
+    G = np.ones((rank, rank))
+    for r in range(rank):
+        for s in range(rank):
+            row = 0
+            for n in range(sides.size):
+                total = 0.0
+                for i in range(row, row + sides[n]):
+                    total += stack[i, r] * stack[i, s]
+                row += sides[n]
+                if n != mode:
+                    G[r, s] *= total
+    return G
+
+
+@Kernel
+def balance(stack: Array, sides: Integers, weights: Array) -> Array:
+    """Give the columns of each component one norm: the twin of :func:`qcp_ref.cp.balance`."""
+    balanced = np.zeros(stack.shape)
+    lengths = np.empty(sides.size)
+    for r in range(stack.shape[1]):
+        size, row = abs(weights[r]), 0
+        for n in range(sides.size):
+            square = 0.0
+            for i in range(row, row + sides[n]):
+                square += stack[i, r] * stack[i, r]
+            lengths[n] = np.sqrt(square)
+            size *= lengths[n]
+            row += sides[n]
+        if size > 0:
+            row, share = 0, size ** (1.0 / sides.size)
+            for n in range(sides.size):
+                ratio = share / lengths[n]
+                if n == 0 and weights[r] < 0:
+                    ratio = -ratio
+                for i in range(row, row + sides[n]):
+                    balanced[i, r] = stack[i, r] * ratio
+                row += sides[n]
+    return balanced
+
+
+# --- solving --------------------------------------------------------------------------------------
+
+
+@Kernel
+def als_update(F: Array, G: Array, pivot: float) -> tuple[Array, bool]:
+    """Solve by Cholesky at unit diagonal: the twin of :func:`qcp_ref.als.als_update`.
+
+    With False if an entry of the triangle's diagonal is not above ``pivot``; then nothing is
+    solved.
+    """
+    rank = G.shape[0]
+    d, L, A = np.sqrt(np.diag(G)), np.zeros((rank, rank)), F.copy()
+    for i in range(rank):
+        for j in range(i + 1):
+            rest = G[i, j] / (d[i] * d[j]) if d[i] * d[j] > 0 else 0.0
+            for k in range(j):
+                rest -= L[i, k] * L[j, k]
+            if i > j:
+                L[i, j] = rest / L[j, j]
+            elif rest > pivot * pivot:
+                L[i, i] = np.sqrt(rest)
+            else:
+                return A, False
+    for row in range(A.shape[0]):
+        for i in range(rank):
+            rest = A[row, i] / d[i]
+            for k in range(i):
+                rest -= L[i, k] * A[row, k]
+            A[row, i] = rest / L[i, i]
+        for i in range(rank - 1, -1, -1):
+            rest = A[row, i]
+            for k in range(i + 1, rank):
+                rest -= L[k, i] * A[row, k]
+            A[row, i] = rest / L[i, i]
+        for i in range(rank):
+            A[row, i] /= d[i]
+    return A, True
+
+
+@Kernel
+def epc_update(F: Array, G: Array, size: float, bound: float) -> Array:
+    """Bisect for the ridge that meets the bound: the twin of :func:`qcp_ref.epc.epc_update`.
+
+    Solves at every step, without eigenvalues. ``size`` and ``bound`` are the squares of the
+    tensor's norm and of the error allowed. If the bound is below reach, the least ridge is taken.
+    """
+    rank = G.shape[0]
+    high = 1e-300
+    for r in range(rank):
+        high += G[r, r]
+    low, high, U = high * 2.0**-46, high * 2.0**60, F
+    for step in range(200):
+        tau = np.sqrt(low) * np.sqrt(high) if step else low
+        system = G.copy()
+        for r in range(rank):
+            system[r, r] += tau
+        A, _ = als_update(F, system, 0.0)
+        error = size
+        for i in range(F.shape[0]):
+            for r in range(rank):
+                row = -2.0 * F[i, r]
+                for s in range(rank):
+                    row += G[r, s] * A[i, s]
+                error += row * A[i, r]
+        if step == 0 or error <= bound:
+            low, U = tau, A
+        else:
+            high = tau
+    return U
+
+
+# --- convolution and integers ---------------------------------------------------------------------
+
+
+@Kernel
+def conv(x: Floats, W: Floats, y: Floats, geometry: tuple[int, int, int, int, int, int]) -> None:
+    """Add a convolution to ``y``: the twin of :func:`qcp_ref.conv.conv2d`, pointwise, depthwise.
+
+    The geometry is stride, zeros at top and left, and dilation. Kernels of fewer channels than
+    images make groups: with one channel each it is the depthwise stage. ``y`` holds the bias, and
+    its type is that of the sums; on integers it is the twin of :func:`qcp_ref.integer.int_conv`.
+    """
+    down, across, top, left, apart, beside = geometry
+    outputs = y.shape[1] * W.shape[1] // x.shape[1]  # per group
+    for n in range(y.shape[0]):
+        for o in range(y.shape[1]):
+            first = o // outputs * W.shape[1]
+            for u in range(y.shape[2]):
+                for v in range(y.shape[3]):
+                    total = y[n, o, u, v]
+                    for c in range(W.shape[1]):
+                        for i in range(W.shape[2]):
+                            p = u * down - top + i * apart
+                            for j in range(W.shape[3]):
+                                q = v * across - left + j * beside
+                                if 0 <= p < x.shape[2] and 0 <= q < x.shape[3]:
+                                    total += x[n, first + c, p, q] * W[o, c, i, j]
+                    y[n, o, u, v] = total
+
+
+@Kernel
+def requantize(acc: Integers, multiplier: Array, target: tuple[int, int, int]) -> Integers:
+    """Round products once: the twin of :func:`qcp_ref.integer.requantize`.
+
+    The target is the zero point and the two ends of the codes.
+    """
+    zero, qmin, qmax = target
+    codes = np.empty(acc.size, np.int64)
+    for i in range(acc.size):
+        codes[i] = int(min(max(np.rint(acc[i] * multiplier[i]) + zero, qmin), qmax))
+    return codes
+
+
+@Kernel
+def requantize_fixed(
+    acc: Integers, m: Integers, shift: Integers, target: tuple[int, int, int], double: bool
+) -> Integers:
+    """Round with a fixed-point multiplier, once or twice: the twin of the other modes of it."""
+    zero, qmin, qmax = target
+    codes = np.empty(acc.size, np.int64)
+    for i in range(acc.size):
+        if double:
+            wide = min(max(acc[i] << max(shift[i], 0), -(1 << 31)), (1 << 31) - 1)
+            high = (wide * m[i] + (1 << 30)) >> 31
+            right = max(-shift[i], 0)
+            code = (abs(high) + ((1 << right) >> 1)) >> right
+            code = code if high >= 0 else -code
+        else:
+            right = 31 - shift[i]
+            code = (acc[i] * m[i] + (1 << (right - 1))) >> right
+        codes[i] = min(max(code + zero, qmin), qmax)
+    return codes

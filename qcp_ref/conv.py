@@ -1,21 +1,24 @@
 """What does the factorized layer compute? Three small convolutions in place of a large one.
 
-Images have shape (N, C, H, W), kernels (Cout, Cin, kh, kw). A convolution is a cross-correlation
-:eq:`conv-dense`, as in every deep-learning framework. Read as a tensor :eq:`conv-tensor`, a
-kernel that is a CP tensor with factors ``a_out``, ``a_in``, ``a_kernel`` splits into a pointwise, a
-depthwise and another pointwise convolution :eq:`conv-cp`. In exact arithmetic the two layers are
-equal; how far rounding can drive them apart is bounded by :eq:`conv-bound`.
+Images have shape (N, C, H, W), kernels (Cout, Cin, kh, kw). Signals have one spatial axis,
+(N, C, W) and (Cout, Cin, kw), volumes three, (N, C, D, H, W) and (Cout, Cin, kd, kh, kw), and the
+same code serves them all. A convolution is a cross-correlation :eq:`conv-dense`, as in every
+deep-learning framework. Read as a tensor :eq:`conv-tensor`, a kernel that is a CP tensor with
+factors ``a_out``, ``a_in``, ``a_kernel`` splits into a pointwise, a depthwise and another pointwise
+convolution :eq:`conv-cp`. In exact arithmetic the two layers are equal; how far rounding can drive
+them apart is bounded by :eq:`conv-bound`.
 
 The dense convolution gathers the patches under the kernel and multiplies them with the kernel as a
 matrix. The factorized one keeps the channels between its stages innermost in memory, where each
 step of the depthwise stage is one long product. Both take as many images at a time as fit a cache.
 
-Simplified: two spatial axes, zero padding, no groups.
+Simplified: one to three spatial axes, zero padding, no groups.
 
 Checked by tests/test_conv.py.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import product
 from math import prod
 from typing import Any, NamedTuple, TypeAlias
 
@@ -29,8 +32,12 @@ from qcp_ref.cp import CP, _check_cp
 from qcp_ref.tensor import _khatri_rao
 
 __all__ = [
+    "conv1d",
     "conv2d",
+    "conv3d",
+    "cp_conv1d",
     "cp_conv2d",
+    "cp_conv3d",
     "cp_conv_bound",
     "cp_linear",
     "depthwise",
@@ -41,13 +48,55 @@ __all__ = [
 
 # float32 if every array of a call is float32, else float64.
 Floats: TypeAlias = NDArray[Any]
-# One number for both axes, or (height, width).
+# One number for all spatial axes, or one for each: (height, width).
 Pair: TypeAlias = int | Sequence[int]
-# One number, (height, width), (top, left, bottom, right), or "valid" or "same".
+# One number, one for each axis, all begins and then all ends (top, left, bottom, right), or a name.
 Padding: TypeAlias = int | Sequence[int] | str
 
+# Index of all images and channels.
+_ALL = (slice(None), slice(None))
 # Patches, or channels between the stages, made at a time: about what the cache of a core holds.
 _BLOCK_BYTES = 2**20
+
+
+def conv1d(x: ArrayLike, W: ArrayLike, **options: Any) -> Floats:
+    """Convolve signals, with one spatial axis, with a dense kernel.
+
+    Parameters
+    ----------
+    x : array_like, shape (N, Cin, W)
+        Signals.
+    W : array_like, shape (Cout, Cin, kw)
+        Kernel; it is not flipped.
+    **options
+        ``stride``, ``padding``, ``dilation`` and ``bias`` as in :func:`conv2d`, with one number per
+        axis; two numbers of padding are (left, right).
+
+    Returns
+    -------
+    ndarray, shape (N, Cout, Wout)
+        In float32 if every array is float32, else in float64.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in :func:`conv2d`.
+
+    Notes
+    -----
+    Equation :eq:`conv-dense` with one spatial axis.
+
+    **Laws**
+
+    - those of :func:`conv2d`; and it is :func:`conv2d` of images of height 1
+
+    Examples
+    --------
+    >>> from qcp_ref import conv1d
+    >>> conv1d([[[1, 2, 3]]], [[[10, 1]]], padding=(1, 0))
+    array([[[ 1., 12., 23.]]])
+    """
+    return _conv(x, W, 1, **options)
 
 
 def conv2d(
@@ -59,7 +108,7 @@ def conv2d(
     dilation: Pair = 1,
     bias: ArrayLike | None = None,
 ) -> Floats:
-    """Convolve images with a dense kernel.
+    """Convolve images, with two spatial axes, with a dense kernel.
 
     Parameters
     ----------
@@ -92,7 +141,7 @@ def conv2d(
     -----
     Equation :eq:`conv-dense`; sizes :eq:`conv-size`, 'same' is :eq:`conv-same` [source: ONNX,
     SAME_UPPER]. Temporaries: the padded images and the patches of one block, at least those of one
-    image and of one output row.
+    image and of one output row (with a single spatial axis: of one pixel).
 
     **Laws**
 
@@ -101,6 +150,7 @@ def conv2d(
     - shifting an image shifts the output, away from the border
     - a stride picks from the output of stride 1, a dilation is a kernel with zeros in between
     - padding is zeros written around the image; a 1x1 kernel is a matrix product
+    - with the spatial axes of all arguments in another order, those of the output are, too
     - it is adjoint to the scattering of its output; the blocks do not show
 
     Examples
@@ -112,22 +162,49 @@ def conv2d(
     array([[[[1., 2.],
              [4., 5.]]]])
     """
-    x = check_array(x, "x", ndim=4, keep_float32=True)
-    W = check_array(W, "W", ndim=4, keep_float32=True)
-    _check_channels(x, W.shape[1], "W")
-    axes = _axes(x.shape[2:], W.shape[2:], stride, padding, dilation)
-    x, W, b = _same_dtype(x, W, _check_bias(bias, len(W)))
-    matrix = W.reshape(len(W), -1)
-    y = np.empty((len(x), len(W), axes[0].out, axes[1].out), x.dtype)
-    row_bytes = matrix.shape[1] * axes[1].out * x.itemsize
-    for images in _blocks(len(x), row_bytes * axes[0].out):
-        # Patches as columns; the copy that makes them is that of the reshape.
-        windows = _windows(x[images], axes).transpose(0, 1, 4, 5, 2, 3)
-        n = len(windows)
-        for rows in _blocks(axes[0].out, row_bytes * n):
-            columns = windows[..., rows, :].reshape(n, matrix.shape[1], -1)
-            y[images, :, rows] = (matrix @ columns).reshape(n, len(W), -1, axes[1].out)
-    return _add_bias(y, b)
+    return _conv(x, W, 2, stride=stride, padding=padding, dilation=dilation, bias=bias)
+
+
+def conv3d(x: ArrayLike, W: ArrayLike, **options: Any) -> Floats:
+    """Convolve volumes, with three spatial axes, with a dense kernel.
+
+    Parameters
+    ----------
+    x : array_like, shape (N, Cin, D, H, W)
+        Volumes.
+    W : array_like, shape (Cout, Cin, kd, kh, kw)
+        Kernel; it is not flipped.
+    **options
+        ``stride``, ``padding``, ``dilation`` and ``bias`` as in :func:`conv2d`, with three numbers,
+        (depth, height, width), for two; six numbers of padding are (front, top, left, back, bottom,
+        right).
+
+    Returns
+    -------
+    ndarray, shape (N, Cout, Dout, Hout, Wout)
+        In float32 if every array is float32, else in float64.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in :func:`conv2d`.
+
+    Notes
+    -----
+    Equation :eq:`conv-dense` with three spatial axes.
+
+    **Laws**
+
+    - those of :func:`conv2d`; with volumes and kernels of depth 1 it is :func:`conv2d`
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from qcp_ref import conv3d
+    >>> conv3d(np.ones((1, 2, 3, 5, 4)), np.ones((6, 2, 3, 3, 3)), padding=(0, 1, 1)).shape
+    (1, 6, 1, 5, 4)
+    """
+    return _conv(x, W, 3, **options)
 
 
 def pointwise(
@@ -138,10 +215,10 @@ def pointwise(
     Parameters
     ----------
     x : array_like, shape (N, Cin, H, W)
-        Images.
+        Images; signals (N, Cin, W) and volumes (N, Cin, D, H, W) likewise.
     A : array_like, shape (Cout, Cin)
         The matrix.
-    stride : int or (int, int)
+    stride : int or one per spatial axis
         Step between the pixels that are used.
     bias : array_like, shape (Cout,), optional
         Added to each output channel.
@@ -149,7 +226,7 @@ def pointwise(
     Returns
     -------
     ndarray, shape (N, Cout, Hout, Wout)
-        In float32 if every array is float32, else in float64.
+        With the axes of ``x``; in float32 if every array is float32, else in float64.
 
     Raises
     ------
@@ -170,12 +247,12 @@ def pointwise(
     >>> pointwise([[[[1, 2]], [[3, 4]]]], [[1, 10]])
     array([[[[31., 42.]]]])
     """
-    x = check_array(x, "x", ndim=4, keep_float32=True)
+    x = _check_axes(x, "x")
     A = check_array(A, "A", ndim=2, keep_float32=True)
     _check_channels(x, A.shape[1], "A")
     x, A, b = _same_dtype(x, A, _check_bias(bias, len(A)))
     axes = _axes(x.shape[2:], 1, stride, 0, 1)
-    return _add_bias(_pointwise(_windows(x, axes)[..., 0, 0], A), b)
+    return _add_bias(_pointwise(_pixels(x, axes), A), b)
 
 
 def depthwise(
@@ -192,10 +269,10 @@ def depthwise(
     Parameters
     ----------
     x : array_like, shape (N, R, H, W)
-        Images.
+        Images; signals (N, R, W) and volumes (N, R, D, H, W) likewise.
     C : array_like, shape (kh kw, R)
         One filter per column, the width index running fastest: a factor ``a_kernel``.
-    kernel_size : int or (int, int)
+    kernel_size : int or one per spatial axis
         Height and width (kh, kw) of the filters.
     stride, padding, dilation
         As in :func:`conv2d`.
@@ -203,7 +280,7 @@ def depthwise(
     Returns
     -------
     ndarray, shape (N, R, Hout, Wout)
-        In float32 if both arrays are float32, else in float64.
+        With the axes of ``x``; in float32 if both arrays are float32, else in float64.
 
     Raises
     ------
@@ -226,17 +303,60 @@ def depthwise(
     <BLANKLINE>
             [[5., 6.]]]])
     """
-    x = check_array(x, "x", ndim=4, keep_float32=True)
+    x = _check_axes(x, "x")
     C = check_array(C, "C", ndim=2, keep_float32=True)
     axes = _axes(x.shape[2:], kernel_size, stride, padding, dilation)
-    expected = (axes[0].kernel * axes[1].kernel, x.shape[1])
+    expected = (prod(a.kernel for a in axes), x.shape[1])
     if C.shape != expected:
-        raise ValueError(f"C: expected shape {expected} (kh kw, channels of x), got {C.shape}")
+        need = f"{expected} (kernel entries, channels of x)"
+        raise ValueError(f"C: expected shape {need}, got {C.shape}")
     x, C = _same_dtype(x, C)
-    y = np.empty((*x.shape[:2], axes[0].out, axes[1].out), x.dtype)
+    y = np.empty((*x.shape[:2], *(a.out for a in axes)), x.dtype)
     for images in _blocks(len(x), _padded_bytes(x, C, axes)):
         y[images] = _depthwise(x[images], C, axes)
     return y
+
+
+def cp_conv1d(x: ArrayLike, cp: CP, *, kernel_size: Pair, **options: Any) -> Floats:
+    """Convolve signals, with one spatial axis, with a kernel that is a CP tensor.
+
+    Parameters
+    ----------
+    x : array_like, shape (N, Cin, W)
+        Signals.
+    cp : CP
+        Factors ``a_out`` (Cout, R), ``a_in`` (Cin, R), ``a_kernel`` (kw, R); the last one may be
+        left out for a kernel of one entry.
+    kernel_size : int or (int,)
+        Width kw of the kernel.
+    **options
+        ``stride``, ``padding``, ``dilation`` and ``bias`` as in :func:`conv1d`.
+
+    Returns
+    -------
+    ndarray, shape (N, Cout, Wout)
+        In float32 if every array is float32, else in float64.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in :func:`cp_conv2d`.
+
+    Notes
+    -----
+    Equation :eq:`conv-cp` with one spatial axis; all else as in :func:`cp_conv2d`.
+
+    **Laws**
+
+    - those of :func:`cp_conv2d`; and it is :func:`cp_conv2d` of images of height 1
+
+    Examples
+    --------
+    >>> from qcp_ref import CP, cp_conv1d
+    >>> cp_conv1d([[[1, 2, 3]]], CP([[[2]], [[5]], [[1], [-1]]]), kernel_size=2)
+    array([[[-10., -10.]]])
+    """
+    return _cp_conv(x, cp, 1, kernel_size, **options)
 
 
 def cp_conv2d(
@@ -249,7 +369,7 @@ def cp_conv2d(
     dilation: Pair = 1,
     bias: ArrayLike | None = None,
 ) -> Floats:
-    """Convolve images with a kernel that is a CP tensor, in three stages.
+    """Convolve images, with two spatial axes, with a kernel that is a CP tensor, in three stages.
 
     Parameters
     ----------
@@ -296,24 +416,53 @@ def cp_conv2d(
     >>> np.allclose(cp_conv2d(x, cp, kernel_size=3, stride=2), conv2d(x, W, stride=2))
     True
     """
-    x = check_array(x, "x", ndim=4, keep_float32=True)
-    _check_cp(cp, "cp")
-    axes = _axes(x.shape[2:], kernel_size, stride, padding, dilation)
-    _check_spatial(cp.shape, (axes[0].kernel, axes[1].kernel), "cp")
-    _check_channels(x, cp.shape[1], "cp")
-    b = _check_bias(bias, cp.shape[0])
-    x, a_out, a_in, w, b = _same_dtype(x, *cp.factors[:2], cp.weights, b)
-    a_kernel = (_khatri_rao(cp.factors[2:], cp.rank) * w).astype(x.dtype)
-    y = np.empty((len(x), len(a_out), axes[0].out, axes[1].out), x.dtype)
-    for images in _blocks(len(x), _padded_bytes(x, a_kernel, axes)):
-        if len(cp.factors) > 2:
-            z = _pointwise(x[images], a_in.T, innermost=True)
-            z = _depthwise(z, a_kernel, axes)
-        else:
-            z = _windows(x[images], axes)[..., 0, 0]
-            z = _pointwise(z, (a_in * a_kernel).T, innermost=True)
-        y[images] = _pointwise(z, a_out)
-    return _add_bias(y, b)
+    options: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation}
+    return _cp_conv(x, cp, 2, kernel_size, bias=bias, **options)
+
+
+def cp_conv3d(x: ArrayLike, cp: CP, *, kernel_size: Pair, **options: Any) -> Floats:
+    """Convolve volumes, with three spatial axes, with a kernel that is a CP tensor.
+
+    Parameters
+    ----------
+    x : array_like, shape (N, Cin, D, H, W)
+        Volumes.
+    cp : CP
+        Factors ``a_out`` (Cout, R), ``a_in`` (Cin, R), ``a_kernel`` (kd kh kw, R); the last one may
+        be given as three, (kd, R), (kh, R) and (kw, R), and left out for a kernel of one entry.
+    kernel_size : int or (int, int, int)
+        Depth, height and width (kd, kh, kw) of the kernel.
+    **options
+        ``stride``, ``padding``, ``dilation`` and ``bias`` as in :func:`conv3d`.
+
+    Returns
+    -------
+    ndarray, shape (N, Cout, Dout, Hout, Wout)
+        In float32 if every array is float32, else in float64.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in :func:`cp_conv2d`.
+
+    Notes
+    -----
+    Equation :eq:`conv-cp` with three spatial axes; all else as in :func:`cp_conv2d`.
+
+    **Laws**
+
+    - those of :func:`cp_conv2d`; with volumes and kernels of depth 1 it is :func:`cp_conv2d`
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from qcp_ref import conv3d, cp_conv3d, random_cp, reconstruct
+    >>> cp = random_cp((5, 4, 3, 2, 2), 3, rng=0)
+    >>> x = np.ones((1, 4, 6, 7, 5))
+    >>> np.allclose(cp_conv3d(x, cp, kernel_size=(3, 2, 2)), conv3d(x, reconstruct(cp)))
+    True
+    """
+    return _cp_conv(x, cp, 3, kernel_size, **options)
 
 
 def cp_conv_bound(x: ArrayLike, cp: CP, *, bias: ArrayLike | None = None, **options: Any) -> Array:
@@ -322,15 +471,15 @@ def cp_conv_bound(x: ArrayLike, cp: CP, *, bias: ArrayLike | None = None, **opti
     Parameters
     ----------
     x, cp, bias
-        As in :func:`cp_conv2d`.
+        As in :func:`cp_conv1d`, :func:`cp_conv2d` or :func:`cp_conv3d`, by the axes of ``x``.
     **options
-        The other options of :func:`cp_conv2d`.
+        The other options of that function.
 
     Returns
     -------
     ndarray of float64, shape (N, Cout, Hout, Wout)
-        Bound on the difference between :func:`cp_conv2d` and :func:`conv2d` with the reconstructed
-        kernel, if both run in the precision of these arrays.
+        With the axes of ``x``; bound on the difference between :func:`cp_conv2d` and :func:`conv2d`
+        (or their kin) with the reconstructed kernel, if both run in the precision of these arrays.
 
     Raises
     ------
@@ -353,12 +502,12 @@ def cp_conv_bound(x: ArrayLike, cp: CP, *, bias: ArrayLike | None = None, **opti
     >>> bool(cp_conv_bound(np.ones((1, 1, 2, 2)), cp, kernel_size=1).max() < 1e-14)
     True
     """
-    x = check_array(x, "x", ndim=4, keep_float32=True)
+    x = _check_axes(x, "x")
     _check_cp(cp, "cp")
     b = _check_bias(bias, cp.shape[0])
     dtype = _same_dtype(x, cp.weights, b)[0].dtype
     absolute = CP([np.abs(A, dtype=np.float64) for A in cp.factors], np.abs(cp.weights))
-    magnitude = cp_conv2d(np.abs(x), absolute, bias=np.abs(b), **options)
+    magnitude = _cp_conv(np.abs(x), absolute, x.ndim - 2, bias=np.abs(b), **options)
     d, entries = len(cp.shape), prod(cp.shape[2:])
     stages = [cp.shape[1], entries, cp.rank, d, 1]
     dense = [cp.rank, d, cp.shape[1] * entries, 1]
@@ -417,7 +566,7 @@ def kernel_to_tensor(W: ArrayLike) -> Floats:
     Parameters
     ----------
     W : array_like, shape (Cout, Cin, kh, kw)
-        Kernel.
+        Kernel; those of signals (Cout, Cin, kw) and of volumes (Cout, Cin, kd, kh, kw) likewise.
 
     Returns
     -------
@@ -427,7 +576,7 @@ def kernel_to_tensor(W: ArrayLike) -> Floats:
     Raises
     ------
     TypeError, ValueError
-        If ``W`` is not a finite real array with four axes.
+        If ``W`` is not a finite real array with three to five axes.
 
     Notes
     -----
@@ -445,8 +594,8 @@ def kernel_to_tensor(W: ArrayLike) -> Floats:
     >>> kernel_to_tensor(np.arange(12).reshape(2, 1, 3, 2))[1]
     array([[ 6.,  7.,  8.,  9., 10., 11.]])
     """
-    W = check_array(W, "W", ndim=4, keep_float32=True)
-    return W.reshape(W.shape[:2] if W.shape[2:] == (1, 1) else (*W.shape[:2], -1))
+    W = _check_axes(W, "W")
+    return W.reshape(*W.shape[:2], *([-1] if prod(W.shape[2:]) > 1 else []))
 
 
 def tensor_to_kernel(X: ArrayLike, kernel_size: Pair) -> Floats:
@@ -456,12 +605,12 @@ def tensor_to_kernel(X: ArrayLike, kernel_size: Pair) -> Floats:
     ----------
     X : array_like, shape (Cout, Cin, kh kw), (Cout, Cin, kh, kw) or, for a 1x1 kernel, (Cout, Cin)
         Tensor.
-    kernel_size : int or (int, int)
-        Height and width (kh, kw) of the kernel.
+    kernel_size : int or one to three ints
+        Sides of the kernel: (kw,), (kh, kw) or (kd, kh, kw). One number is that of a square.
 
     Returns
     -------
-    ndarray, shape (Cout, Cin, kh, kw)
+    ndarray, shape (Cout, Cin, *kernel_size)
         The kernel. float32 is kept.
 
     Raises
@@ -485,9 +634,76 @@ def tensor_to_kernel(X: ArrayLike, kernel_size: Pair) -> Floats:
     (2, 1, 3, 2)
     """
     X = check_array(X, "X", min_ndim=2, keep_float32=True)
-    size = _numbers(kernel_size, "kernel_size", (1, 2), 1)
+    size = _numbers(kernel_size, "kernel_size", (1, 2, 3), 1)
+    size = size[: np.size(kernel_size) if np.ndim(kernel_size) else 2]
     _check_spatial(X.shape, size, "X")
     return X.reshape(*X.shape[:2], *size)
+
+
+def _conv(
+    x: ArrayLike,
+    W: ArrayLike,
+    d: int,
+    *,
+    stride: Pair = 1,
+    padding: Padding = 0,
+    dilation: Pair = 1,
+    bias: ArrayLike | None = None,
+) -> Floats:
+    """Convolve with a dense kernel over ``d`` spatial axes."""
+    x = check_array(x, "x", ndim=d + 2, keep_float32=True)
+    W = check_array(W, "W", ndim=d + 2, keep_float32=True)
+    _check_channels(x, W.shape[1], "W")
+    axes = _axes(x.shape[2:], W.shape[2:], stride, padding, dilation)
+    x, W, b = _same_dtype(x, W, _check_bias(bias, len(W)))
+    matrix = W.reshape(len(W), -1)
+    out = tuple(a.out for a in axes)
+    y = np.empty((len(x), len(W), prod(out)), x.dtype)
+    sizes = [matrix.shape[1] * x.itemsize * prod(out[i:]) for i in range(d + 1)]  # of patches
+    # A single image that does not fit a block is cut along all axes but rows, which stay whole.
+    cuts = [list(_blocks(*cut)) for cut in zip(out[:-1] or out, sizes[1:], strict=False)]
+    order = (0, 1, *range(2 + d, 2 + 2 * d), *range(2, 2 + d))
+    for images in _blocks(len(x), sizes[0]):
+        windows, start = _windows(x[images], axes), 0
+        for box in product(*cuts):
+            # Patches as columns; the copy that makes them is that of the reshape.
+            part = windows[(*_ALL, *box)].transpose(order)
+            columns = part.reshape(len(part), matrix.shape[1], -1)
+            stop = start + columns.shape[2]
+            np.matmul(matrix, columns, out=y[images, :, start:stop])
+            start = stop
+    return _add_bias(y.reshape(len(x), len(W), *out), b)
+
+
+def _cp_conv(
+    x: ArrayLike,
+    cp: CP,
+    d: int,
+    kernel_size: Pair,
+    *,
+    stride: Pair = 1,
+    padding: Padding = 0,
+    dilation: Pair = 1,
+    bias: ArrayLike | None = None,
+) -> Floats:
+    """Convolve with a kernel that is a CP tensor over ``d`` spatial axes."""
+    x = check_array(x, "x", ndim=d + 2, keep_float32=True)
+    _check_cp(cp, "cp")
+    axes = _axes(x.shape[2:], kernel_size, stride, padding, dilation)
+    _check_spatial(cp.shape, tuple(a.kernel for a in axes), "cp")
+    _check_channels(x, cp.shape[1], "cp")
+    b = _check_bias(bias, cp.shape[0])
+    x, a_out, a_in, w, b = _same_dtype(x, *cp.factors[:2], cp.weights, b)
+    a_kernel = (_khatri_rao(cp.factors[2:], cp.rank) * w).astype(x.dtype)
+    y = np.empty((len(x), len(a_out), *(a.out for a in axes)), x.dtype)
+    for images in _blocks(len(x), _padded_bytes(x, a_kernel, axes)):
+        if len(cp.factors) > 2:
+            z = _pointwise(x[images], a_in.T, innermost=True)
+            z = _depthwise(z, a_kernel, axes)
+        else:
+            z = _pointwise(_pixels(x[images], axes), (a_in * a_kernel).T, innermost=True)
+        y[images] = _pointwise(z, a_out)
+    return _add_bias(y, b)
 
 
 class _Axis(NamedTuple):
@@ -504,38 +720,45 @@ class _Axis(NamedTuple):
 
 
 def _axes(
-    size: Sequence[int], kernel_size: Pair, stride: Pair, padding: Padding, dilation: Pair
-) -> tuple[_Axis, _Axis]:
-    """Resolve the options by :eq:`conv-size` and :eq:`conv-same`."""
-    kernel = _numbers(kernel_size, "kernel_size", (1, 2), 1)
-    step = _numbers(stride, "stride", (1, 2), 1)
-    spread = _numbers(dilation, "dilation", (1, 2), 1)
+    sides: Sequence[int], kernel_size: Pair, stride: Pair, padding: Padding, dilation: Pair
+) -> tuple[_Axis, ...]:
+    """Resolve the options for each spatial axis by :eq:`conv-size` and :eq:`conv-same`."""
+    d = len(sides)
+    kernel = _numbers(kernel_size, "kernel_size", (1, d), 1)
+    step = _numbers(stride, "stride", (1, d), 1)
+    spread = _numbers(dilation, "dilation", (1, d), 1)
     if isinstance(padding, str):
         check_option(padding, "padding", ("valid", "same"))
-    pads = _numbers(0 if isinstance(padding, str) else padding, "padding", (1, 2, 4), 0)
+    pads = _numbers(0 if isinstance(padding, str) else padding, "padding", (1, d, 2 * d), 0)
     axes = []
-    for i, name in enumerate(("height", "width")):
-        n, k, s, d = size[i], kernel[i], step[i], spread[i]
-        span = d * (k - 1) + 1
+    for i, name in enumerate(("depth", "height", "width")[-d:]):
+        n, k, s = sides[i], kernel[i], step[i]
+        span = spread[i] * (k - 1) + 1
         total = max(0, (-(-n // s) - 1) * s + span - n)
-        before, after = (total // 2, total - total // 2) if padding == "same" else pads[i::2]
+        before, after = (total // 2, total - total // 2) if padding == "same" else pads[i::d]
         padded = before + n + after
         if padded < span:
             need = f"a padded {name} of at least {span} (the kernel's span)"
             raise ValueError(f"x: expected {need}, got {padded}; pad more or dilate less")
-        axes.append(_Axis(k, s, d, n, before, padded, span, (padded - span) // s + 1))
-    return axes[0], axes[1]
+        axes.append(_Axis(k, s, spread[i], n, before, padded, span, (padded - span) // s + 1))
+    return tuple(axes)
 
 
-def _windows(x: Floats, axes: tuple[_Axis, _Axis]) -> Floats:
-    """View the padded images under the kernel: (N, C, Hout, Wout, kh, kw)."""
-    v, h = axes
-    if (v.padded, h.padded) != x.shape[2:]:
-        padded = np.zeros_like(x, shape=(*x.shape[:2], v.padded, h.padded))
-        padded[:, :, v.before : v.before + v.size, h.before : h.before + h.size] = x
-        x = padded
-    windows = sliding_window_view(x, (v.span, h.span), axis=(2, 3))
-    return windows[:, :, :: v.stride, :: h.stride, :: v.dilation, :: h.dilation]
+def _windows(x: Floats, axes: Sequence[_Axis]) -> Floats:
+    """View the padded images under the kernel: axes image, channel, positions, kernel entries."""
+    _, stride, dilation, size, before, padded, span, _ = zip(*axes, strict=True)
+    if padded != x.shape[2:]:
+        zeros = np.zeros_like(x, shape=(*x.shape[:2], *padded))
+        zeros[(*_ALL, *[slice(a, a + n) for a, n in zip(before, size, strict=True)])] = x
+        x = zeros
+    windows = sliding_window_view(x, span, axis=tuple(range(2, x.ndim)))
+    return windows[(*_ALL, *[slice(None, None, step) for step in stride + dilation])]
+
+
+def _pixels(x: Floats, axes: Sequence[_Axis]) -> Floats:
+    """View the pixels of the padded images that a 1x1 kernel meets."""
+    windows = _windows(x, axes)
+    return windows.reshape(windows.shape[: x.ndim])
 
 
 def _pointwise(x: Floats, A: Floats, *, innermost: bool = False) -> Floats:
@@ -545,15 +768,18 @@ def _pointwise(x: Floats, A: Floats, *, innermost: bool = False) -> Floats:
     return y.reshape(len(x), len(A), *x.shape[2:])
 
 
-def _depthwise(x: Floats, C: Floats, axes: tuple[_Axis, _Axis]) -> Floats:
+def _depthwise(x: Floats, C: Floats, axes: Sequence[_Axis]) -> Floats:
     """Add up one entry of all filters after the other, in the memory order of ``x``."""
     windows = _windows(x, axes)
-    filters = C.reshape(axes[0].kernel, axes[1].kernel, -1, 1, 1)
-    y = np.zeros_like(x, shape=windows.shape[:4])
+    y = np.zeros_like(x, shape=windows.shape[: x.ndim])
     term = np.empty_like(y)
-    for i, j in np.ndindex(filters.shape[:2]):
-        y += np.multiply(windows[..., i, j], filters[i, j], out=term)
+    for entry, index in zip(C, np.ndindex(windows.shape[x.ndim :]), strict=True):
+        y += np.multiply(windows[(..., *index)], _per_channel(entry, y), out=term)
     return y
+
+
+def _per_channel(values: Floats, y: Floats) -> Floats:
+    return values.reshape(-1, *[1] * (y.ndim - 2))
 
 
 def _blocks(count: int, bytes_each: int) -> Iterator[slice]:
@@ -561,13 +787,13 @@ def _blocks(count: int, bytes_each: int) -> Iterator[slice]:
     return (slice(start, start + step) for start in range(0, count, step))
 
 
-def _padded_bytes(x: Floats, C: Floats, axes: tuple[_Axis, _Axis]) -> int:
-    return int(x.itemsize * C.shape[1]) * axes[0].padded * axes[1].padded
+def _padded_bytes(x: Floats, C: Floats, axes: Sequence[_Axis]) -> int:
+    return int(x.itemsize * C.shape[1]) * prod(a.padded for a in axes)
 
 
 def _add_bias(y: Floats, bias: Floats) -> Floats:
     if bias.any():
-        y += bias[:, None, None]
+        y += _per_channel(bias, y)
     return y
 
 
@@ -583,9 +809,19 @@ def _numbers(value: Any, name: str, counts: Sequence[int], minimum: int) -> tupl
     except TypeError:
         given = (value,)
     if len(given) not in counts:
-        allowed = " or ".join(map(str, counts))
-        raise ValueError(f"{name}: expected {allowed} integers, got {value!r}")
+        allowed = " or ".join(map(str, dict.fromkeys(counts)))
+        what = "integers" if counts[-1] > 1 else "integer"
+        raise ValueError(f"{name}: expected {allowed} {what}, got {value!r}")
     return tuple(check_int(v, name, minimum=minimum) for v in given) * (counts[-1] // len(given))
+
+
+def _check_axes(x: ArrayLike, name: str) -> Floats:
+    """Return an array with batch, channel and one to three spatial axes, or a kernel."""
+    array = check_array(x, name, keep_float32=True)
+    if not 3 <= array.ndim <= 5:
+        got = f"got {array.ndim} (shape {array.shape})"
+        raise ValueError(f"{name}: expected 3 to 5 axes, {got}; reshape it")
+    return array
 
 
 def _check_channels(x: Floats, channels: int, name: str) -> None:
@@ -606,7 +842,7 @@ def _check_bias(bias: ArrayLike | None, outputs: int) -> Floats:
 
 
 def _check_spatial(shape: tuple[int, ...], size: tuple[int, ...], name: str) -> None:
-    """Refuse a tensor that is no kernel of this size: one spatial mode, two, or for 1x1 none."""
+    """Refuse a tensor that is no kernel of this size: one mode, one per axis, or for 1x1 none."""
     if shape[2:] not in ((prod(size),), size) and (shape[2:] or prod(size) != 1):
         need = f"(Cout, Cin, {prod(size)}) for kernel_size {size}"
         raise ValueError(f"{name}: expected shape {need}, got {shape}")

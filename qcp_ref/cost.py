@@ -132,9 +132,10 @@ def conv_costs(
     Parameters
     ----------
     shape : sequence of int
-        Kernel shape (Cout, Cin, kh, kw). A linear layer is a 1x1 kernel on an image of one pixel.
-    input_size : int or (int, int)
-        Height and width of the input.
+        Kernel shape (Cout, Cin, kh, kw), or with one or three spatial sides. A linear layer is a
+        1x1 kernel on an image of one pixel.
+    input_size : int or one per spatial axis
+        Sides of the input: (height, width).
     rank : int, optional
         Number of components; None stands for the dense layer.
     stride, padding, dilation
@@ -174,16 +175,16 @@ def conv_costs(
     >>> conv_costs((64, 64, 3, 3), 56, rank=134, padding=1, weight_bits=4, activation_bits=8)
     Costs(parameters=18358, macs=57570688, bops=1842262016, bytes=9179)
     """
-    O, I, kh, kw = _numbers(shape, "shape", (4,), 1)
-    size = _numbers(input_size, "input_size", (1, 2), 1)
-    v, h = _axes(size, (kh, kw), stride, padding, dilation)
-    before, after = v.size * h.size, v.out * h.out
+    O, I, *kernel = _numbers(shape, "shape", (3, 4, 5), 1)
+    size = _numbers(input_size, "input_size", (1, len(kernel)), 1)
+    axes = _axes(size, kernel, stride, padding, dilation)
+    before, after, entries = prod(size), prod(a.out for a in axes), prod(kernel)
     if rank is None:
-        parameters = O * I * kh * kw
+        parameters = O * I * entries
         macs = parameters * after
     else:
         R = check_int(rank, "rank", minimum=1)
-        spatial = kh * kw if kh * kw > 1 else 0  # a 1x1 kernel has no depthwise stage
+        spatial = entries if entries > 1 else 0  # a 1x1 kernel has no depthwise stage
         parameters = R * (O + I + spatial)
         macs = R * (I * (before if spatial else after) + (spatial + O) * after)
     bits = check_int(weight_bits, "weight_bits", minimum=1)

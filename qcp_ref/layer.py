@@ -24,7 +24,8 @@ from qcp_ref.conv import (
     Padding,
     Pair,
     _axes,
-    cp_conv2d,
+    _check_axes,
+    _cp_conv,
     cp_linear,
     kernel_to_tensor,
     tensor_to_kernel,
@@ -99,7 +100,7 @@ class CPConv:
     ----------
     cp : QuantizedCP
         Factors ``a_out`` (Cout, R), ``a_in`` (Cin, R) and, unless the kernel is 1x1, ``a_kernel``
-        (kh kw, R).
+        (kh kw, R), or that of another number of spatial axes.
     error : float
         Relative Frobenius error of the dequantized reconstruction.
     fit : QuantizedFit
@@ -107,7 +108,7 @@ class CPConv:
     method : str
         Name of the method.
     kernel_size : tuple of int
-        Height and width of the kernel.
+        Sides of the kernel, such as (height, width): one to three.
     stride, padding, dilation
         As in :func:`qcp_ref.conv.conv2d`.
     bias : ndarray or None
@@ -135,7 +136,7 @@ class CPConv:
     error: float
     fit: QuantizedFit = field(repr=False)
     method: str
-    kernel_size: tuple[int, int]
+    kernel_size: tuple[int, ...]
     stride: Pair = 1
     padding: Padding = 0
     dilation: Pair = 1
@@ -147,15 +148,16 @@ class CPConv:
         return self.cp.rank
 
     def kernel(self) -> Array:
-        """Return the dense kernel (Cout, Cin, kh, kw) that the stages stand for, in float64."""
+        """Return the dense kernel, such as (Cout, Cin, kh, kw), of the stages, in float64."""
         return tensor_to_kernel(reconstruct(self.cp.dequantize()), self.kernel_size)
 
     def forward(self, x: ArrayLike) -> NDArray[Any]:
-        """Apply the stages to ``x`` of shape (N, Cin, H, W); float32 stays float32."""
-        return cp_conv2d(
+        """Apply the stages to ``x``, such as (N, Cin, H, W); float32 stays float32."""
+        return _cp_conv(
             x,
             _factors_like(self.cp, x),
-            kernel_size=self.kernel_size,
+            len(self.kernel_size),
+            self.kernel_size,
             stride=self.stride,
             padding=self.padding,
             dilation=self.dilation,
@@ -185,7 +187,8 @@ def compress_conv(
     Parameters
     ----------
     W : array_like, shape (Cout, Cin, kh, kw)
-        The kernel, of an ungrouped convolution.
+        The kernel, of an ungrouped convolution; those of signals (Cout, Cin, kw) and of volumes
+        (Cout, Cin, kd, kh, kw) likewise.
     rate : number or str
         Parameter reduction; fixes the rank. Give either a rate or a rank.
     rank : int
@@ -236,11 +239,11 @@ def compress_conv(
     >>> compress_conv(W, rank=5, bits=4).cp.shape
     (8, 4, 9)
     """
-    W = check_array(W, "W", ndim=4)
+    W = _check_axes(check_array(W, "W"), "W")
     b = _checked_bias(bias, W.shape[0])
-    kernel_size = (W.shape[2], W.shape[3])
+    kernel_size = W.shape[2:]
     # Refuse bad options before fitting; on an image this large only they can be wrong.
-    _axes((2**20, 2**20), kernel_size, stride, padding, dilation)
+    _axes((2**20,) * len(kernel_size), kernel_size, stride, padding, dilation)
     options: dict[str, Any] = {
         "method": method,
         "rng": rng,

@@ -11,7 +11,8 @@ the equation that it spells out.
 
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
-from itertools import product
+from itertools import pairwise, product
+from math import floor
 from typing import Any
 
 # A number of any type, a list of them, a list of lists...: mypy has no finite name for that.
@@ -19,31 +20,53 @@ Nested = Any
 Matrix = Sequence[Sequence[Any]]
 
 __all__ = [
+    "accumulator_bound",
+    "accumulators",
+    "activation_scale",
     "admm",
     "als_sweep",
     "at",
     "build",
+    "choose_affine",
     "choose_scale",
     "code_range",
-    "conv2d",
-    "cp_conv2d",
+    "conv",
+    "cp_conv",
     "depthwise",
     "dequantize",
     "epc_tau",
+    "fixed_point",
+    "flat",
+    "float32",
     "fold",
+    "gain",
     "gram",
+    "grid_levels",
     "grid_moments",
+    "histogram",
+    "histogram_error",
+    "histogram_range",
     "indices",
+    "int_conv",
+    "integer_cp",
     "kernel_to_tensor",
     "khatri_rao",
     "matmul",
     "mttkrp",
+    "number",
     "partial_error",
+    "percentile",
+    "place",
     "pointwise",
+    "power_of_two",
     "quantize",
+    "quotient",
     "rank_for_rate",
     "reconstruct",
+    "requantize",
+    "rescale",
     "ridge",
+    "rounded",
     "shape_of",
     "solve",
     "spread",
@@ -214,10 +237,33 @@ def squared_error(X: Nested, factors: Sequence[Matrix]) -> Any:
 # --- grid -----------------------------------------------------------------------------------------
 
 
-def code_range(bits: int, narrow: bool = False, mid_rise: bool = False) -> tuple[int, int, Any]:
+def code_range(
+    bits: int,
+    narrow: bool = False,
+    mid_rise: bool = False,
+    kind: str = "uniform",
+    signed: bool = True,
+) -> tuple[int, int, Any]:
     """Spell out :eq:`grid-codes`: lowest code, highest code, distance of a level from its code."""
+    if kind in ("binary", "ternary"):
+        return -1, 1, 0
+    if not signed:
+        return 0, 2**bits - 1, 0
     half = 2 ** (bits - 1)
-    return (1 - half if narrow else -half), half - 1, (Fraction(1, 2) if mid_rise else 0)
+    symmetric = narrow or kind == "log2"
+    return (1 - half if symmetric else -half), half - 1, (Fraction(1, 2) if mid_rise else 0)
+
+
+def grid_levels(grid: dict[str, Any]) -> dict[int, Any]:
+    """Spell out :eq:`grid-kinds`: the level of every code."""
+    lowest, highest, offset = code_range(**grid)
+    codes = range(lowest, highest + 1)
+    if grid.get("kind") == "binary":
+        return {-1: -1, 1: 1}
+    if grid.get("kind") == "log2":
+        power = {k: Fraction(1, 2 ** (highest - abs(k))) for k in codes}
+        return {k: power[k] if k > 0 else -power[k] if k < 0 else 0 for k in codes}
+    return {k: k + offset for k in codes}
 
 
 def spread(value: Nested, index: Sequence[int]) -> Any:
@@ -228,51 +274,272 @@ def spread(value: Nested, index: Sequence[int]) -> Any:
     return at(value, [0 if side == 1 else i for side, i in zip(shape, index, strict=True)])
 
 
-def quantize(x: Nested, grid: dict[str, Any], scale: Nested, zero_point: Nested = 0) -> Nested:
-    """Spell out :eq:`grid-quantize`; Python's ``round`` takes ties to even."""
-    lowest, highest, offset = code_range(**grid)
+def float32(x: Any) -> Fraction:
+    """Return the nearest of the numbers with 24 binary digits; ties to the even last digit."""
+    number = Fraction(x)
+    if number == 0:
+        return number
+    exponent = abs(number.numerator).bit_length() - number.denominator.bit_length()
+    if Fraction(2) ** exponent > abs(number):
+        exponent -= 1
+    unit = Fraction(2) ** max(exponent - 23, -149)
+    return round(number / unit) * unit
+
+
+def quotient(x: Any, scale: Any, division: str) -> Any:
+    """Spell out :eq:`grid-division`."""
+    if division == "float32":
+        return float32(float32(x) / float32(scale))
+    if division == "reciprocal":
+        return float32(float32(x) * float32(1 / float32(scale)))
+    return x / scale
+
+
+def rounded(t: Any, rounding: str = "half-even", draw: Any = 0) -> Any:
+    """Spell out :eq:`grid-rounding`: one of the two integers around ``t``."""
+    t = Fraction(t)
+    low = floor(t)
+    part = t - low
+    if rounding == "floor":
+        return low
+    if rounding == "ceil":
+        return low + (part > 0)
+    if rounding == "to-zero":
+        return low + (part > 0 and t < 0)
+    if rounding == "stochastic":
+        return low + (draw < part)
+    if part != Fraction(1, 2):
+        return low + (part > Fraction(1, 2))
+    even = low + low % 2
+    return {
+        "half-even": even,
+        "half-up": low + 1,
+        "half-away": low + (t > 0),
+        "dpu": low + 1 if t < 0 else even,
+    }[rounding]
+
+
+def place(t: Any, grid: dict[str, Any]) -> Any:
+    """Spell out :eq:`grid-place`: the number whose rounding is the code, before the zero point."""
+    if grid.get("kind") != "log2":
+        return t - code_range(**grid)[2]
+    table = grid_levels(grid)
+    t = min(max(Fraction(t), -1), 1)
+    low = max(k for k, level in table.items() if level <= t)
+    if table[low] == t:
+        return low
+    return low + (t - table[low]) / (table[low + 1] - table[low])
+
+
+def quantize(
+    x: Nested,
+    grid: dict[str, Any],
+    scale: Nested,
+    zero_point: Nested = 0,
+    *,
+    rounding: str = "half-even",
+    division: str = "float64",
+    draws: Nested = 0,
+) -> Nested:
+    """Spell out :eq:`grid-quantize`."""
+    lowest, highest, _ = code_range(**grid)
 
     def entry(*index: int) -> Any:
-        code = round(at(x, index) / spread(scale, index) - offset) + spread(zero_point, index)
+        if grid.get("kind") == "binary":
+            return 1 if at(x, index) >= 0 else -1
+        t = place(quotient(at(x, index), spread(scale, index), division), grid)
+        code = rounded(t, rounding, spread(draws, index)) + spread(zero_point, index)
         return min(max(code, lowest), highest)
 
     return build(shape_of(x), entry)
 
 
-def dequantize(codes: Nested, scale: Nested, zero_point: Nested = 0) -> Nested:
-    """Spell out :eq:`grid-dequantize`."""
-    return build(
-        shape_of(codes),
-        lambda *index: spread(scale, index) * (at(codes, index) - spread(zero_point, index)),
-    )
+def dequantize(
+    codes: Nested, scale: Nested, zero_point: Nested = 0, *, grid: dict[str, Any] | None = None
+) -> Nested:
+    """Spell out :eq:`grid-dequantize`; levels of a grid without zero point if one is given."""
+    level = grid_levels(grid) if grid else {}
+
+    def entry(*index: int) -> Any:
+        code = at(codes, index)
+        return spread(scale, index) * (level.get(code, code) - spread(zero_point, index))
+
+    return build(shape_of(codes), entry)
 
 
-def grid_moments(x: Nested, grid: dict[str, Any], scale: Any) -> tuple[Any, Any]:
+def grid_moments(
+    x: Nested, grid: dict[str, Any], scale: Any, zero_point: int = 0
+) -> tuple[Any, Any]:
     """Return S1 and S2 of :eq:`grid-gain`."""
-    offset = code_range(**grid)[2]
-    codes = quantize(x, grid, scale)
+    codes, level = quantize(x, grid, scale, zero_point), grid_levels(grid)
     places = list(indices(shape_of(x)))
-    levels = [at(codes, index) + offset for index in places]
-    first = sum(at(x, index) * level for index, level in zip(places, levels, strict=True))
-    return first, sum(level * level for level in levels)
+    levels = [level[at(codes, index)] - zero_point for index in places]
+    first = sum(at(x, index) * v for index, v in zip(places, levels, strict=True))
+    return first, sum(v * v for v in levels)
 
 
-def choose_scale(x: Nested, grid: dict[str, Any]) -> Any:
+def gain(x: Nested, grid: dict[str, Any], scale: Any, zero_point: int = 0) -> Any:
+    """Return :eq:`grid-gain`."""
+    first, second = grid_moments(x, grid, scale, zero_point)
+    return scale * (2 * first - scale * second)
+
+
+def choose_scale(x: Nested, grid: dict[str, Any], zero_point: int = 0) -> Any:
     """Spell out :eq:`grid-exact`: try every cell, and of equal gains take the largest scale."""
-    lowest, highest, offset = code_range(**grid)
-    breaks = {0}
+    levels = sorted(v - zero_point for v in grid_levels(grid).values())
+    breaks = {Fraction(0)}
     for index in indices(shape_of(x)):
-        for code in range(lowest + 1, highest + 1):
-            step = code + offset - Fraction(1, 2)
+        for low, high in pairwise(levels):
+            step = Fraction(low + high) / 2
             if step * at(x, index) > 0:
                 breaks.add(at(x, index) / step)
     ends = sorted(breaks)
     best, chosen = 0, 1
     for left, right in zip(ends, [*ends[1:], 2 * ends[-1] + 2], strict=True):
-        first, second = grid_moments(x, grid, (left + right) / 2)
+        first, second = grid_moments(x, grid, (left + right) / 2, zero_point)
         if first > 0 and (first * first / second, first / second) > (best, chosen):
             best, chosen = first * first / second, first / second
     return chosen
+
+
+def choose_affine(x: Nested, grid: dict[str, Any], rule: str = "mse-exact-affine") -> list[Any]:
+    """Spell out :eq:`grid-affine` and :eq:`grid-min-max`: scale and zero point."""
+    lowest, highest, _ = code_range(**grid)
+    values = [at(x, index) for index in indices(shape_of(x))]
+    if rule == "mse-exact-affine":
+        tried: list[Any] = [(0, 1, 0, 0)]
+        for zero in range(lowest, highest + 1):
+            scale = choose_scale(x, grid, zero)
+            tried.append((gain(x, grid, scale, zero), scale, -abs(zero), zero))
+        _, scale, _, zero = max(tried)
+        return [scale, zero]
+    bottom, top = min([*values, 0]), max([*values, 0])
+    if bottom == top:
+        return [1, 0]
+    scale = Fraction(top - bottom) / (highest - lowest)
+    zero = {
+        "min-max": rounded(lowest - bottom / scale),
+        "min-max-torch": lowest - rounded(bottom / scale),
+        "min-max-truncated": lowest - rounded(bottom / scale, "to-zero"),
+    }[rule]
+    return [scale, min(max(zero, lowest), highest)]
+
+
+def power_of_two(scale: Any, po2: str) -> Fraction:
+    """Spell out :eq:`grid-po2` for a scale that is chosen already."""
+    power = Fraction(1)
+    while power > scale:
+        power /= 2
+    while 2 * power <= scale:
+        power *= 2
+    up = {"floor": False, "ceil": scale > power, "round": scale * scale > 2 * power * power}[po2]
+    return 2 * power if up else power
+
+
+# --- ranges ---------------------------------------------------------------------------------------
+
+
+def flat(x: Nested) -> list[Any]:
+    """Return all entries in one list."""
+    return [at(x, index) for index in indices(shape_of(x))]
+
+
+def histogram(x: Nested, bins: int) -> Nested:
+    """Spell out :eq:`ranges-bins`: lower edge and count of every bin."""
+    values = flat(x)
+    low, high = min([*values, 0]), max([*values, 0])
+    width = Fraction(1) if low < high else Fraction(1, 2**1022)
+    while low < high and high // width - low // width < bins:
+        width /= 2
+    while high // width - low // width >= bins:
+        width *= 2
+    table = [[(low // width + b) * width, 0] for b in range(bins)]
+    for value in values:
+        table[int(value // width - low // width)][1] += 1
+    return table
+
+
+def histogram_error(table: Matrix, first: int, last: int, levels: int) -> Any:
+    """Spell out :eq:`ranges-error`: each bin is cut where one level takes over from another."""
+    width, start = table[1][0] - table[0][0], table[first][0]
+    step = width * (last - first + 1) / levels
+    total = 0
+    for edge, count in table:
+        for level in range(levels):
+            begin = edge if level == 0 else max(edge, start + level * step)
+            end = edge + width
+            if level < levels - 1:
+                end = min(end, start + (level + 1) * step)
+            if begin < end:
+                middle = start + level * step + step / 2
+                total += count * ((end - middle) ** 3 - (begin - middle) ** 3) / 3 / width
+    return total / sum(count for _, count in table)
+
+
+def histogram_range(
+    table: Matrix, levels: int, *, search: str = "greedy", steps: int = 100_000
+) -> list[Any]:
+    """Spell out :eq:`ranges-greedy` and :eq:`ranges-pairs`."""
+    width, counts = table[1][0] - table[0][0], [count for _, count in table]
+    used = [b for b, count in enumerate(counts) if count]
+    first, last, best = used[0], used[-1], None
+    if search == "all-pairs":
+        pairs = [(p, q) for p in range(first, last + 1) for q in range(p, last + 1)]
+        first, last = min(pairs, key=lambda pair: histogram_error(table, pair[0], pair[1], levels))
+        return [table[first][0], table[last][0] + width]
+    below = [sum(counts[: b + 1]) for b in range(len(counts))]
+    alpha, beta = Fraction(0), Fraction(1)
+    while alpha < beta:
+        left, right = first, last
+        while left < last and below[left] < (alpha + Fraction(1, steps)) * below[-1]:
+            left += 1
+        while right > first and below[right] > (beta - Fraction(1, steps)) * below[-1]:
+            right -= 1
+        if left - first > last - right:
+            alpha, new = alpha + Fraction(1, steps), (left, last)
+        else:
+            beta, new = beta - Fraction(1, steps), (first, right)
+        if new != (first, last):
+            error = histogram_error(table, *new, levels)
+            if best is not None and error > best:
+                break
+            best, (first, last) = error, new
+    return [table[first][0], table[last][0] + width]
+
+
+def percentile(x: Nested, share: Any) -> Any:
+    """Return the number below which ``share`` of 100 parts lie: :eq:`ranges-percentile`."""
+    values = sorted(flat(x))
+    place = (len(values) - 1) * Fraction(share) / 100
+    low = floor(place)
+    high = min(low + 1, len(values) - 1)
+    return values[low] + (place - low) * (values[high] - values[low])
+
+
+def activation_scale(
+    batches: Sequence[Nested], grid: dict[str, Any], *, rule: str = "min-max", **options: Any
+) -> list[Any]:
+    """Spell out the rules of the chapter: scale and zero point."""
+    values = [value for x in batches for value in flat(x)]
+    if rule == "mse-exact":
+        return choose_affine(values, grid)
+    low, high = min(values), max(values)
+    if rule == "moving-average":
+        new = Fraction(options["averaging"])
+        low, high = min(flat(batches[0])), max(flat(batches[0]))
+        for x in batches[1:]:
+            low = (1 - new) * low + new * min(flat(x))
+            high = (1 - new) * high + new * max(flat(x))
+    elif rule == "percentile":
+        cut = (100 - Fraction(options["percentile"])) / 2
+        low, high = percentile(values, cut), percentile(values, 100 - cut)
+    elif rule != "min-max":
+        lowest, highest, _ = code_range(**grid)
+        search = "greedy" if rule == "histogram" else "all-pairs"
+        table = histogram(values, options["bins"])
+        ends = histogram_range(table, highest - lowest + 1, search=search)
+        low, high = max(low, ends[0]), min(high, ends[1])
+    return choose_affine([low, high], grid, "min-max")
 
 
 # --- admm -----------------------------------------------------------------------------------------
@@ -352,62 +619,73 @@ def window_starts(
     sides: Sequence[int], spans: Sequence[int], stride: Any, padding: Any
 ) -> list[range]:
     """List where windows start, per axis, from the image's first pixel; zeros lie outside."""
-    steps = [stride, stride] if isinstance(stride, int) else stride
+    d = len(sides)
+    steps = [stride] * d if isinstance(stride, int) else stride
+    if padding == "valid":
+        padding = 0
+    zeros = [padding] * d if isinstance(padding, int) else padding
     starts = []
     for axis, (side, span, step) in enumerate(zip(sides, spans, steps, strict=True)):
-        before = after = 0
         if padding == "same":
             # One window per step of the image; the last one decides how many zeros are missing.
             missing = max(0, range(0, side, step)[-1] + span - side)
             before, after = missing // 2, missing - missing // 2
-        elif isinstance(padding, int):
-            before = after = padding
-        elif len(padding) == 2:
-            before = after = padding[axis]
-        elif padding != "valid":
-            top, left, bottom, right = padding
-            before, after = [(top, bottom), (left, right)][axis]
+        elif len(zeros) == 2 * d:
+            before, after = zeros[axis], zeros[d + axis]
+        else:
+            before = after = zeros[axis]
         starts.append(range(-before, side + after - span + 1, step))
     return starts
 
 
-def conv2d(
+def conv(
     x: Nested, W: Nested, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1, bias: Any = None
 ) -> Nested:
     """Spell out :eq:`conv-dense`; padding is a zero that is read outside the image."""
-    images, channels, height, width = shape_of(x)
-    outputs, _, kh, kw = shape_of(W)
-    down, right = [dilation, dilation] if isinstance(dilation, int) else dilation
-    spans = (down * (kh - 1) + 1, right * (kw - 1) + 1)
-    rows, columns = window_starts((height, width), spans, stride, padding)
+    images, channels, *sides = shape_of(x)
+    outputs, _, *kernel = shape_of(W)
+    apart = [dilation] * len(sides) if isinstance(dilation, int) else dilation
+    spans = [d * (k - 1) + 1 for k, d in zip(kernel, apart, strict=True)]
+    starts = window_starts(sides, spans, stride, padding)
 
-    def entry(n: int, o: int, u: int, v: int) -> Any:
+    def entry(n: int, o: int, *position: int) -> Any:
         value = 0 if bias is None else bias[o]
-        for c, i, j in indices((channels, kh, kw)):
-            p, q = rows[u] + down * i, columns[v] + right * j
-            inside = 0 <= p < height and 0 <= q < width
-            value = value + W[o][c][i][j] * (x[n][c][p][q] if inside else 0)
+        for i in indices(kernel):
+            pixel = [starts[a][position[a]] + apart[a] * i[a] for a in range(len(sides))]
+            inside = all(0 <= p < side for p, side in zip(pixel, sides, strict=True))
+            for c in range(channels):
+                value = value + at(W[o][c], i) * (at(x[n][c], pixel) if inside else 0)
         return value
 
-    return build((images, outputs, len(rows), len(columns)), entry)
+    return build((images, outputs, *map(len, starts)), entry)
 
 
 def pointwise(x: Nested, A: Matrix, **options: Any) -> Nested:
     """Spell out :eq:`conv-pointwise`: the matrix is a 1x1 kernel."""
-    return conv2d(x, [[[[a]] for a in row] for row in A], **options)
+    ones = [1] * len(shape_of(x)[2:])
+    return conv(x, build((*shape_of(A), *ones), lambda o, c, *_: A[o][c]), **options)
+
+
+def number(index: Sequence[int], sides: Sequence[int]) -> int:
+    """Count the entries before one of a kernel, in the order of :eq:`conv-tensor`."""
+    k = 0
+    for i, side in zip(index, sides, strict=True):
+        k = k * side + i
+    return k
 
 
 def depthwise(x: Nested, C: Matrix, *, kernel_size: Any, **options: Any) -> Nested:
     """Spell out :eq:`conv-depthwise`: each channel by itself, with its column as the kernel."""
-    kh, kw = [kernel_size, kernel_size] if isinstance(kernel_size, int) else kernel_size
+    d = len(shape_of(x)) - 2
+    kernel = [kernel_size] * d if isinstance(kernel_size, int) else kernel_size
     planes = []
     for r in range(len(C[0])):
-        W = build((1, 1, kh, kw), lambda _o, _c, i, j: C[i * kw + j][r])  # noqa: B023
-        planes.append(conv2d([[image[r]] for image in x], W, **options))
+        W = build((1, 1, *kernel), lambda _o, _c, *i: C[number(i, kernel)][r])  # noqa: B023
+        planes.append(conv([[image[r]] for image in x], W, **options))
     return [[plane[n][0] for plane in planes] for n in range(len(x))]
 
 
-def cp_conv2d(
+def cp_conv(
     x: Nested, factors: Sequence[Matrix], *, kernel_size: Any, bias: Any = None, **options: Any
 ) -> Nested:
     """Spell out :eq:`conv-cp` for two or three factors with unit weights."""
@@ -420,10 +698,137 @@ def cp_conv2d(
     return pointwise(z, a_out, bias=bias)
 
 
+# Under the names of the public functions, which fix the number of axes.
+conv1d = conv2d = conv3d = conv
+cp_conv1d = cp_conv2d = cp_conv3d = cp_conv
+
+
 def kernel_to_tensor(W: Nested) -> Nested:
-    """Spell out :eq:`conv-tensor` for kernels larger than 1x1."""
-    outputs, channels, kh, kw = shape_of(W)
-    return build((outputs, channels, kh * kw), lambda o, c, k: W[o][c][k // kw][k % kw])
+    """Spell out :eq:`conv-tensor` for kernels of more than one entry."""
+    outputs, channels, *kernel = shape_of(W)
+    X = build((outputs, channels, len(list(indices(kernel)))), lambda *_: None)
+    for o, c, *i in indices((outputs, channels, *kernel)):
+        X[o][c][number(i, kernel)] = at(W[o][c], i)
+    return X
+
+
+# --- integer --------------------------------------------------------------------------------------
+
+
+def accumulators(
+    operation: Callable[..., Nested], x: Nested, weights: Nested, zero_point: int, **options: Any
+) -> Nested:
+    """Spell out :eq:`integer-accumulator`: codes times weights, less zero point times weights.
+
+    Both sums leave out the positions outside the image, where the two would cancel.
+    """
+    codes = operation(x, weights, **options)
+    options.pop("bias", None)
+    ones = operation(build(shape_of(x), lambda *_: 1), weights, **options)
+    return build(shape_of(codes), lambda *index: at(codes, index) - zero_point * at(ones, index))
+
+
+def int_conv(x: Nested, W: Nested, *, zero_point: int = 0, **options: Any) -> Nested:
+    """Spell out :eq:`integer-accumulator` for a dense kernel."""
+    return accumulators(conv, x, W, zero_point, **options)
+
+
+def accumulator_bound(
+    W: Nested, grid: dict[str, Any], *, zero_point: int = 0, bias: Any = None
+) -> list[Any]:
+    """Spell out :eq:`integer-bound`: each weight meets the code that is worst for it."""
+    lowest, highest, _ = code_range(**grid)
+    shape, bounds = shape_of(W), []
+    for o in range(shape[0]):
+        start = 0 if bias is None else bias[o]
+        upper, lower = max(start, 0), min(start, 0)
+        for index in indices(shape[1:]):
+            terms = [at(W[o], index) * (q - zero_point) for q in range(lowest, highest + 1)]
+            upper, lower = upper + max(terms), lower + min(terms)
+        bounds.append(max(upper, -lower))
+    return bounds
+
+
+def fixed_point(multiplier: Any) -> tuple[int, int]:
+    """Spell out :eq:`integer-fixed`: double or halve until the number is in [1/2, 1)."""
+    value, shift = Fraction(multiplier), 0
+    while value >= 1:
+        value, shift = value / 2, shift + 1
+    while value < Fraction(1, 2):
+        value, shift = value * 2, shift - 1
+    m = floor(value * 2**31 + Fraction(1, 2))
+    if m == 2**31:
+        m, shift = 2**30, shift + 1
+    return (m, shift) if shift >= -31 else (0, 0)
+
+
+def rescale(acc: Any, multiplier: Any, mode: str) -> int:
+    """Spell out the roundings of :eq:`integer-exact`, -single and -double for one accumulator."""
+    if mode == "exact":
+        code: int = round(acc * multiplier)
+        return code
+    half = Fraction(1, 2)
+    m, shift = fixed_point(multiplier)
+    if mode == "single":
+        return floor(Fraction(acc * m, 2 ** (31 - shift)) + half)
+    wide = min(max(acc * 2 ** max(shift, 0), -(2**31)), 2**31 - 1)
+    high = floor(Fraction(wide * m, 2**31) + half)
+    size = floor(Fraction(abs(high), 2 ** max(-shift, 0)) + half)
+    return size if high >= 0 else -size
+
+
+def requantize(
+    acc: Nested, multiplier: Nested, zero_point: int, grid: dict[str, Any], *, mode: str = "exact"
+) -> Nested:
+    """Round, add the zero point, clip."""
+    lowest, highest, _ = code_range(**grid)
+
+    def entry(*index: int) -> int:
+        code = rescale(at(acc, index), spread(multiplier, index), mode) + zero_point
+        return min(max(code, lowest), highest)
+
+    return build(shape_of(acc), entry)
+
+
+def integer_cp(
+    x: Nested,
+    factors: Sequence[Matrix],
+    steps: Sequence[Any],
+    scales: Sequence[tuple[Any, int]],
+    grid: dict[str, Any],
+    *,
+    kernel_size: Any = 1,
+    bias: Any = None,
+    relu: bool = False,
+    mode: str = "exact",
+    **options: Any,
+) -> Nested:
+    """Spell out :eq:`integer-layer`; ``steps`` are the scales of the factors.
+
+    On floats the multipliers are made in the order of :eq:`integer-multiplier`.
+    """
+    a_out, a_in, *a_kernel = factors
+    transposed = [list(column) for column in zip(*a_in, strict=True)]
+    by_column = shape_of(steps[0])[:1] == (1,)
+    sigma = max(steps[0][0]) if by_column else steps[0]
+    widths = [[spread(step, (0, r)) for r in range(len(transposed))] for step in steps[1:]]
+    widths.append([spread(sigma, (o, 0)) for o in range(len(a_out))])
+    unit, zeros = scales[-2][0], [0] * len(a_out)
+    start = [round(b / (unit * w)) for b, w in zip(bias or zeros, widths[-1], strict=True)]
+    stages: list[Any] = [(pointwise, transposed, {} if a_kernel else options)]
+    stages += [(depthwise, C, {"kernel_size": kernel_size, **options}) for C in a_kernel]
+    stages += [(pointwise, a_out, {"bias": start})]
+    for n, (operation, weights, more) in enumerate(stages):
+        (s, z), (s_next, z_next) = scales[n], scales[n + 1]
+        M = [s * w / s_next for w in widths[n]]
+        if by_column and n == len(stages) - 2:
+            M = [m * (spread(steps[0], (0, r)) / sigma) for r, m in enumerate(M)]
+        acc = accumulators(operation, x, weights, z, **more)
+        spatial = [1] * (len(shape_of(acc)) - 2)
+        each = build((1, len(M), *spatial), lambda _, c, *__: M[c])  # noqa: B023
+        x = requantize(acc, each, z_next, grid, mode=mode)
+    lowest = scales[-1][1] if relu else code_range(**grid)[0]
+    return build(shape_of(x), lambda *index: max(at(x, index), lowest))
 
 
 # --- cost -----------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ from qcp_ref.admm import admm
 from qcp_ref.als import STARTS, Callback, _fit_error, _initial, cp_als
 from qcp_ref.cp import CP, balance, relative_error
 from qcp_ref.epc import epc
-from qcp_ref.grid import Grid, _check_grid, choose_scale, dequantize, quantize
+from qcp_ref.grid import _AFFINE, Grid, _check_grid, _off_grid, choose_scale, dequantize, quantize
 from qcp_ref.tensor import gram, mttkrp_sweep
 
 __all__ = [
@@ -117,7 +117,7 @@ class QuantizedCP:
         for n, k in enumerate(map(np.asarray, codes)):
             if k.dtype.kind not in "iu":
                 raise TypeError(f"codes[{n}]: expected integers, got dtype {k.dtype}")
-            if k.ndim != 2 or k.size == 0 or k.min() < grid.qmin or k.max() > grid.qmax:
+            if k.ndim != 2 or k.size == 0 or _off_grid(k, grid):
                 raise ValueError(
                     f"codes[{n}]: expected a matrix of codes from {grid.qmin} to {grid.qmax}, "
                     f"got shape {k.shape}"
@@ -158,8 +158,7 @@ class QuantizedCP:
     def dequantize(self) -> CP:
         """Return the CP tensor with float64 factors that the codes stand for."""
         return CP(
-            dequantize(k, s, -self.grid.offset)
-            for k, s in zip(self.codes, self.scales, strict=True)
+            dequantize(k, s, grid=self.grid) for k, s in zip(self.codes, self.scales, strict=True)
         )
 
 
@@ -235,6 +234,7 @@ def quantize_cp(
     >>> quantize_cp(CP([[[1.0], [3.0]], [[1.0], [-3.0]]]), Grid(3)).codes[1].tolist()
     [[1], [-3]]
     """
+    _refuse_zero_points(rule)
     codes, scales = [], []
     for A in balance(cp).factors:
         scale = choose_scale(A, grid, rule=rule, axis=axis)
@@ -328,6 +328,7 @@ def ao_admm(
     max_steps = check_int(max_steps, "max_steps", minimum=1)
     tol = check_real(tol, "tol", minimum=0.0)
     inner_tol = check_real(inner_tol, "inner_tol", minimum=0.0)
+    _refuse_zero_points(rule)
     choose_scale(np.ones((1, 1)), grid, rule=rule, axis=axis)  # refuse bad options before fitting
     state = _State(X, _start(X, rank, start, rng, None), grid, axis, rule, refit)
     if not X.any():
@@ -408,6 +409,7 @@ def factorize(
     """
     X = check_tensor(X)
     slack = check_real(slack, "slack", minimum=0.0)
+    _refuse_zero_points(rule)
     choose_scale(np.ones((1, 1)), grid, rule=rule, axis=axis)  # refuse bad options before fitting
     if check_option(method, "method", METHODS) == "als-round":
         if slack:
@@ -424,6 +426,11 @@ def factorize(
     )
 
 
+def _refuse_zero_points(rule: str) -> None:
+    if rule in _AFFINE:
+        raise ValueError(f"rule: factors have no zero points, got {rule!r}; use 'mse-exact'")
+
+
 class _Projection:
     """Projection on the grids of one factor; the refit policy decides which of them."""
 
@@ -436,7 +443,7 @@ class _Projection:
             self.scale = choose_scale(V, self.grid, rule=rule, axis=axis).scale
             self.stale = False
         self.codes = quantize(V, self.grid, self.scale)
-        return dequantize(self.codes, self.scale, -self.grid.offset)
+        return dequantize(self.codes, self.scale, grid=self.grid)
 
 
 class _State:

@@ -1,7 +1,11 @@
-"""Laws, exact vectors and bad input of qcp_ref.conv; its planted faults stand at the end."""
+"""Laws, exact vectors and bad input of qcp_ref.conv; its planted faults stand at the end.
+
+The laws are drawn for one, two and three spatial axes.
+"""
 
 import sys
 import tracemalloc
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -13,8 +17,12 @@ from support import assert_same, assert_within, caught, exact, seeds, sides
 from qcp_ref import (
     CP,
     conv,
+    conv1d,
     conv2d,
+    conv3d,
+    cp_conv1d,
     cp_conv2d,
+    cp_conv3d,
     cp_conv_bound,
     cp_linear,
     depthwise,
@@ -30,13 +38,23 @@ THIS = sys.modules[__name__]
 DTYPES = st.sampled_from([np.float32, np.float64])
 
 
+def dense(x, W, **options):
+    """Call the function for images with this many axes."""
+    return (conv1d, conv2d, conv3d)[x.ndim - 3](x, W, **options)
+
+
+def stages(x, cp, **options):
+    """Call the function for images with this many axes."""
+    return (cp_conv1d, cp_conv2d, cp_conv3d)[x.ndim - 3](x, cp, **options)
+
+
 class Geometry(NamedTuple):
     """Sizes and options that fit each other; ``options`` are those of conv2d."""
 
     images: tuple[int, int]  # number, channels
-    size: tuple[int, int]
+    size: tuple[int, ...]
     outputs: int
-    kernel: tuple[int, int]
+    kernel: tuple[int, ...]
     options: dict
     seed: int
 
@@ -49,37 +67,57 @@ class Geometry(NamedTuple):
         return (self.outputs, self.images[1], *self.kernel)
 
 
-def one_or_pair(numbers):
-    return numbers | st.tuples(numbers, numbers)
+def one_or_each(numbers, d):
+    return numbers | st.tuples(*[numbers] * d)
 
 
-def pair(value):
-    return (value, value) if isinstance(value, int) else tuple(value)
+def each(value, d):
+    return (value,) * d if isinstance(value, int) else tuple(value)
+
+
+def steps(step, d):
+    """Index that picks every so many pixels of all images and channels."""
+    return (..., *(slice(None, None, s) for s in each(step, d)))
+
+
+def first(shape):
+    """Index of as many first pixels."""
+    return (..., *(slice(n) for n in shape))
+
+
+def before_and_after(padding, d):
+    """All begins and all ends of a padding in numbers."""
+    zeros = each(padding, d)
+    return (zeros[:d], zeros[d:]) if len(zeros) == 2 * d else (zeros, zeros)
 
 
 def spans(kernel, dilation):
-    return [d * (k - 1) + 1 for k, d in zip(kernel, pair(dilation), strict=True)]
+    return [s * (k - 1) + 1 for k, s in zip(kernel, each(dilation, len(kernel)), strict=True)]
 
 
 @st.composite
-def geometries(draw, paddings=("numbers", "four numbers", "valid", "same")):
+def geometries(draw, paddings=("numbers", "begins and ends", "valid", "same"), axes=(1, 2, 3)):
     """Draw distinct sizes, sides of 1, and every form that an option can take."""
+    d = draw(st.sampled_from(axes))
     small = st.integers(1, 3)
-    kernel = draw(st.tuples(small, small))
-    stride, dilation = draw(one_or_pair(small)), draw(one_or_pair(st.integers(1, 2)))
-    padding, given_zeros = draw(st.sampled_from(paddings)), (0, 0)
-    if padding.endswith("numbers"):
+    # Volumes are small: the index loops meet each pixel with each kernel entry and channel.
+    channels, slack = (sides, 3) if d < 3 else (small, 1)
+    kernel = draw(st.tuples(*[small] * d))
+    stride, dilation = draw(one_or_each(small, d)), draw(one_or_each(st.integers(1, 2), d))
+    padding, given_zeros = draw(st.sampled_from(paddings)), (0,) * d
+    if padding not in ("valid", "same"):
         zeros = st.integers(0, 2)
-        padding = draw(one_or_pair(zeros) if padding == "numbers" else st.tuples(*[zeros] * 4))
-        top, left, bottom, right = padding if np.size(padding) == 4 else pair(padding) * 2
-        given_zeros = (top + bottom, left + right)
+        padding = draw(
+            one_or_each(zeros, d) if padding == "numbers" else st.tuples(*[zeros] * 2 * d)
+        )
+        given_zeros = map(sum, zip(*before_and_after(padding, d), strict=True))
     size = [
-        draw(st.integers(1 if padding == "same" else max(1, span - zeros), span + 3))
+        draw(st.integers(1 if padding == "same" else max(1, span - zeros), span + slack))
         for span, zeros in zip(spans(kernel, dilation), given_zeros, strict=True)
     ]
     options = {"stride": stride, "padding": padding, "dilation": dilation}
-    images = draw(st.tuples(st.integers(1, 2), sides))
-    return Geometry(images, tuple(size), draw(sides), kernel, options, draw(seeds))
+    images = draw(st.tuples(st.integers(1, 2), channels))
+    return Geometry(images, tuple(size), draw(channels), kernel, options, draw(seeds))
 
 
 class Layer(NamedTuple):
@@ -90,11 +128,10 @@ class Layer(NamedTuple):
 
 
 @st.composite
-def layers(draw, g, values, modes=(2, 3, 4)):
-    """Draw a CP tensor that fits a geometry: 2 modes (for 1x1 kernels), 3, or 4."""
-    d = draw(st.sampled_from([m for m in modes if m > 2 or g.kernel == (1, 1)]))
-    tail = {2: (), 3: (g.kernel[0] * g.kernel[1],), 4: g.kernel}[d]
-    rank = draw(sides)
+def layers(draw, g, values, per_axis=True):
+    """Draw a CP tensor that fits a geometry: its kernel is one mode, one per axis, or none."""
+    tails = [(prod(g.kernel),), *[g.kernel] * per_axis, *[()] * (prod(g.kernel) == 1)]
+    tail, rank = draw(st.sampled_from(tails)), draw(sides)
     factors = [values((side, rank)) for side in (g.outputs, g.images[1], *tail)]
     return Layer(CP(factors, values(rank)), values(g.outputs))
 
@@ -120,123 +157,172 @@ def kernel_of(cp, g):
     return tensor_to_kernel(reconstruct(cp), g.kernel).astype(cp.weights.dtype)
 
 
+def as_kernel(A, d):
+    """Matrix as a kernel of one entry."""
+    return A.reshape(*A.shape, *[1] * d)
+
+
 # --- dense --------------------------------------------------------------------------------------
 
 
 @given(geometries())
-def test_conv2d_is_the_sum_over_kernel_entries(g):
+def test_dense_is_the_sum_over_kernel_entries(g):
     values = integers(g.seed)
     x, W, b = values(g.x_shape), values(g.W_shape), values(g.outputs)
-    truth = loops.conv2d(ints(x), ints(W), bias=ints(b), **g.options)
-    assert_same(conv2d(x, W, bias=b, **g.options), truth)
+    truth = loops.conv(ints(x), ints(W), bias=ints(b), **g.options)
+    assert_same(dense(x, W, bias=b, **g.options), truth)
 
 
 @settings(max_examples=30)
 @given(geometries(), DTYPES)
-def test_conv2d_stays_within_its_rounding_bound(g, dtype):
+def test_dense_stays_within_its_rounding_bound(g, dtype):
     values = normals(g.seed, dtype)
     x, W, b = values(g.x_shape), values(g.W_shape), values(g.outputs)
-    size = conv2d(*(abs(a).astype(float) for a in (x, W)), bias=abs(b), **g.options)
-    truth = loops.conv2d(exact(x), exact(W), bias=exact(b), **g.options)
-    actual = conv2d(x, W, bias=b, **g.options)
+    size = dense(*(abs(a).astype(float) for a in (x, W)), bias=abs(b), **g.options)
+    truth = loops.conv(exact(x), exact(W), bias=exact(b), **g.options)
+    actual = dense(x, W, bias=b, **g.options)
     assert actual.dtype == dtype
     assert_within(actual, truth, rounding_bound(W[0].size + 1, size, dtype=dtype))
 
 
 @given(geometries())
-def test_conv2d_is_linear_in_image_and_kernel(g):
+def test_dense_is_linear_in_image_and_kernel(g):
     values = integers(g.seed)
     x, x2, W, W2 = (values(shape) for shape in [g.x_shape] * 2 + [g.W_shape] * 2)
-    y = conv2d(x, W, **g.options)
-    assert np.array_equal(conv2d(2 * x - x2, W, **g.options), 2 * y - conv2d(x2, W, **g.options))
-    assert np.array_equal(conv2d(x, 2 * W - W2, **g.options), 2 * y - conv2d(x, W2, **g.options))
+    y = dense(x, W, **g.options)
+    assert np.array_equal(dense(2 * x - x2, W, **g.options), 2 * y - dense(x2, W, **g.options))
+    assert np.array_equal(dense(x, 2 * W - W2, **g.options), 2 * y - dense(x, W2, **g.options))
 
 
 @given(geometries())
 def test_each_image_and_each_output_channel_is_on_its_own(g):
     values = integers(g.seed)
     x, W = values(g.x_shape), values(g.W_shape)
-    y = conv2d(x, W, **g.options)
-    assert np.array_equal(conv2d(x[::-1], W, **g.options), y[::-1])
-    assert np.array_equal(conv2d(x[-1:], W, **g.options), y[-1:])
-    assert np.array_equal(conv2d(x, W[:1], **g.options), y[:, :1])
+    y = dense(x, W, **g.options)
+    assert np.array_equal(dense(x[::-1], W, **g.options), y[::-1])
+    assert np.array_equal(dense(x[-1:], W, **g.options), y[-1:])
+    assert np.array_equal(dense(x, W[:1], **g.options), y[:, :1])
 
 
-@given(geometries(paddings=("valid",)), st.tuples(st.integers(0, 2), st.integers(0, 2)))
+@given(geometries(paddings=("valid",)), st.tuples(*[st.integers(0, 2)] * 3))
 def test_a_shifted_image_gives_a_shifted_output(g, shift):
     values = integers(g.seed)
     margins = [(s + 2, s + 2) for s in spans(g.kernel, g.options["dilation"])]
     x = np.pad(values(g.x_shape), [(0, 0), (0, 0), *margins])
     options = {"dilation": g.options["dilation"]}
-    W = values(g.W_shape)
-    shifted = conv2d(np.roll(x, shift, axis=(2, 3)), W, **options)
-    assert np.array_equal(shifted, np.roll(conv2d(x, W, **options), shift, axis=(2, 3)))
+    W, axes = values(g.W_shape), tuple(range(2, x.ndim))
+    shift = shift[: len(axes)]
+    shifted = dense(np.roll(x, shift, axes), W, **options)
+    assert np.array_equal(shifted, np.roll(dense(x, W, **options), shift, axes))
 
 
-@given(geometries(paddings=("numbers", "four numbers", "valid")))
+@given(geometries(paddings=("numbers", "begins and ends", "valid")))
 def test_a_stride_picks_from_the_output_of_stride_one(g):
     values = integers(g.seed)
     x, W = values(g.x_shape), values(g.W_shape)
-    down, right = pair(g.options["stride"])
-    every = conv2d(x, W, **{**g.options, "stride": 1})
-    assert np.array_equal(conv2d(x, W, **g.options), every[:, :, ::down, ::right])
+    every = dense(x, W, **{**g.options, "stride": 1})
+    picked = every[steps(g.options["stride"], len(g.size))]
+    assert np.array_equal(dense(x, W, **g.options), picked)
 
 
 @given(geometries())
 def test_a_dilation_is_a_kernel_with_zeros_in_between(g):
     values = integers(g.seed)
     x, W = values(g.x_shape), values(g.W_shape)
-    down, right = pair(g.options["dilation"])
     stuffed = np.zeros((*W.shape[:2], *spans(g.kernel, g.options["dilation"])))
-    stuffed[:, :, ::down, ::right] = W
-    plain = {**g.options, "dilation": (1, 1)}
-    assert np.array_equal(conv2d(x, W, **g.options), conv2d(x, stuffed, **plain))
+    stuffed[steps(g.options["dilation"], len(g.size))] = W
+    plain = {**g.options, "dilation": 1}
+    assert np.array_equal(dense(x, W, **g.options), dense(x, stuffed, **plain))
 
 
-@given(geometries(), st.tuples(*[st.integers(0, 3)] * 4))
+@given(geometries(), st.tuples(*[st.integers(0, 3)] * 6))
 def test_padding_is_zeros_written_around_the_image(g, zeros):
     values = integers(g.seed)
-    size = spans(g.kernel, g.options["dilation"])
-    x, W = values((*g.images, *size)), values(g.W_shape)
-    top, left, bottom, right = zeros
-    written = np.pad(x, [(0, 0), (0, 0), (top, bottom), (left, right)])
+    size, d = spans(g.kernel, g.options["dilation"]), len(g.size)
+    x, W, zeros = values((*g.images, *size)), values(g.W_shape), zeros[: 2 * d]
+    ends = zip(zeros[:d], zeros[d:], strict=True)
+    written = np.pad(x, [(0, 0), (0, 0), *ends])
     options = {**g.options, "padding": zeros}
-    expected = conv2d(written, W, **{**options, "padding": "valid"})
-    assert np.array_equal(conv2d(x, W, **options), expected)
+    expected = dense(written, W, **{**options, "padding": "valid"})
+    assert np.array_equal(dense(x, W, **options), expected)
 
 
 @given(geometries(paddings=("same",)))
 def test_same_padding_gives_one_output_per_step(g):
-    y = conv2d(np.ones(g.x_shape), np.ones(g.W_shape), **g.options)
-    steps = [len(range(0, n, s)) for n, s in zip(g.size, pair(g.options["stride"]), strict=True)]
-    assert y.shape == (g.images[0], g.outputs, *steps)
+    y = dense(np.ones(g.x_shape), np.ones(g.W_shape), **g.options)
+    stride = each(g.options["stride"], len(g.size))
+    counts = [len(range(0, n, s)) for n, s in zip(g.size, stride, strict=True)]
+    assert y.shape == (g.images[0], g.outputs, *counts)
 
 
-def test_same_padding_puts_the_odd_zero_at_the_end():
-    x = np.array([1.0, 2, 3, 4]).reshape(1, 1, 1, 4)
-    y = conv2d(x, np.ones((1, 1, 1, 3)), padding="same", stride=2)
-    assert y.tolist() == [[[[6.0, 7.0]]]]
+@pytest.mark.parametrize(("d", "axis"), [(1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (3, 2)])
+def test_same_padding_puts_the_odd_zero_at_the_end(d, axis):
+    x, W = np.arange(1.0, 5), np.ones(3)
+    x, W = (np.moveaxis(a.reshape(*[1] * (d + 1), -1), -1, 2 + axis) for a in (x, W))
+    y = dense(x, W, padding="same", stride=2)
+    assert y.ravel().tolist() == [6.0, 7.0]
+
+
+@given(geometries(axes=(1, 2)), st.integers(1, 3), st.data())
+def test_an_axis_of_one_pixel_does_not_show(g, stride, data):
+    values, d = integers(g.seed), len(g.size)
+    x, W, b = values(g.x_shape), values(g.W_shape), values(g.outputs)
+    longer = {"stride": (stride, *each(g.options["stride"], d))}
+    longer["dilation"] = (1, *each(g.options["dilation"], d))
+    longer["padding"] = padding = g.options["padding"]
+    if not isinstance(padding, str):
+        before, after = before_and_after(padding, d)
+        longer["padding"] = (0, *before, 0, *after)
+    y = dense(x, W, bias=b, **g.options)
+    assert np.array_equal(dense(x[:, :, None], W[:, :, None], bias=b, **longer)[:, :, 0], y)
+    cp, _ = data.draw(layers(g, values, per_axis=False))
+    size = {"kernel_size": (1, *g.kernel)}
+    y = stages(x, cp, kernel_size=g.kernel, bias=b, **g.options)
+    assert np.array_equal(stages(x[:, :, None], cp, bias=b, **size, **longer)[:, :, 0], y)
+    C = values((prod(g.kernel), g.images[1]))
+    y = depthwise(x, C, kernel_size=g.kernel, **g.options)
+    assert np.array_equal(depthwise(x[:, :, None], C, **size, **longer)[:, :, 0], y)
+
+
+@given(geometries(axes=(2, 3)), st.data())
+def test_no_spatial_axis_is_special(g, data):
+    values, d = integers(g.seed), len(g.size)
+    x, W = values(g.x_shape), values(g.W_shape)
+    order = data.draw(st.permutations(range(d)))
+    axes = (0, 1, *(2 + axis for axis in order))
+
+    def moved(value):
+        if isinstance(value, str):
+            return value
+        return [
+            each(value, d)[n + axis] for n in range(0, len(each(value, d)), d) for axis in order
+        ]
+
+    options = {name: moved(value) for name, value in g.options.items()}
+    y = dense(x.transpose(axes), W.transpose(axes), **options)
+    assert np.array_equal(y, dense(x, W, **g.options).transpose(axes))
 
 
 @given(geometries())
-def test_conv2d_is_adjoint_to_the_scattering_of_its_output(g):
+def test_dense_is_adjoint_to_the_scattering_of_its_output(g):
     values = integers(g.seed)
-    (down, right), dilation = pair(g.options["stride"]), g.options["dilation"]
+    d, stride, dilation = len(g.size), g.options["stride"], g.options["dilation"]
     size = [span + 3 for span in spans(g.kernel, dilation)]
     x, W = values((*g.images, *size)), values(g.W_shape)
-    y = conv2d(x, W, stride=(down, right), dilation=dilation)
+    y = dense(x, W, stride=stride, dilation=dilation)
     weights = values(y.shape)
-    stuffed = np.zeros((*y.shape[:2], (y.shape[2] - 1) * down + 1, (y.shape[3] - 1) * right + 1))
-    stuffed[:, :, ::down, ::right] = weights
-    flipped = W.transpose(1, 0, 2, 3)[:, :, ::-1, ::-1]
+    apart = [(n - 1) * s + 1 for n, s in zip(y.shape[2:], each(stride, d), strict=True)]
+    stuffed = np.zeros((*y.shape[:2], *apart))
+    stuffed[steps(stride, d)] = weights
+    flipped = W.swapaxes(0, 1)[steps(-1, d)]
     border = tuple(span - 1 for span in spans(g.kernel, dilation))
-    scattered = conv2d(stuffed, flipped, padding=border, dilation=dilation)
-    reached = x[:, :, : scattered.shape[2], : scattered.shape[3]]
+    scattered = dense(stuffed, flipped, padding=border, dilation=dilation)
+    reached = x[first(scattered.shape[2:])]
     assert (y * weights).sum() == (reached * scattered).sum()
 
 
 @given(geometries(paddings=("valid",)))
-def test_conv2d_agrees_with_scipy(g):
+def test_dense_agrees_with_scipy(g):
     from scipy.signal import correlate
 
     values = integers(g.seed)
@@ -246,25 +332,30 @@ def test_conv2d_agrees_with_scipy(g):
     expected = [
         [correlate(image, kernel, mode="valid", method="direct")[0] for kernel in W] for image in x
     ]
-    assert np.array_equal(conv2d(x, W), expected)
+    assert np.array_equal(dense(x, W), expected)
 
 
+@pytest.mark.parametrize("d", [1, 2, 3])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(
-    ("stride", "padding", "dilation"), [(1, 1, 1), ((2, 3), (2, 0), (1, 2)), (2, "valid", 2)]
+    ("stride", "padding", "dilation"),
+    [(1, 1, 1), ((2, 3, 1), (2, 0, 1), (1, 2, 1)), (2, "valid", 2), (1, "same", (2, 1, 2))],
 )
-def test_both_layers_agree_with_torch(stride, padding, dilation, dtype):
+def test_both_layers_agree_with_torch(d, stride, padding, dilation, dtype):
     torch = pytest.importorskip("torch")
     values = normals(20, dtype)
-    x, b = values((3, 5, 11, 9)), values(7)
-    cp = CP([values((side, 4)) for side in (7, 5, 6)])
-    W = tensor_to_kernel(reconstruct(cp), (3, 2)).astype(dtype)
+    kernel = (3, 1, 2)[:d]
+    x, b = values((3, 5, *(11, 9, 7)[:d])), values(7)
+    cp = CP([values((side, 4)) for side in (7, 5, prod(kernel))])
+    W = tensor_to_kernel(reconstruct(cp), kernel).astype(dtype)
     options = {"stride": stride, "padding": padding, "dilation": dilation}
-    bound = cp_conv_bound(x, cp, kernel_size=(3, 2), bias=b, **options)
-    theirs = torch.nn.functional.conv2d(*map(torch.from_numpy, (x, W, b)), **options).numpy()
+    options = {k: v[:d] if isinstance(v, tuple) else v for k, v in options.items()}
+    bound = cp_conv_bound(x, cp, kernel_size=kernel, bias=b, **options)
+    function = getattr(torch.nn.functional, f"conv{d}d")
+    theirs = function(*map(torch.from_numpy, (x, W, b)), **options).numpy()
     for ours in (
-        conv2d(x, W, bias=b, **options),
-        cp_conv2d(x, cp, kernel_size=(3, 2), bias=b, **options),
+        dense(x, W, bias=b, **options),
+        stages(x, cp, kernel_size=kernel, bias=b, **options),
     ):
         assert ours.dtype == theirs.dtype
         assert (abs(ours.astype(float) - theirs) <= bound).all()
@@ -275,26 +366,26 @@ def test_both_layers_agree_with_torch(stride, padding, dilation, dtype):
 
 @given(geometries(paddings=("valid",)))
 def test_pointwise_is_a_matrix_product_at_each_pixel(g):
-    values = integers(g.seed)
+    values, d = integers(g.seed), len(g.size)
     x, A, b = values(g.x_shape), values((g.outputs, g.images[1])), values(g.outputs)
     stride = g.options["stride"]
     y = pointwise(x, A, stride=stride, bias=b)
-    assert np.array_equal(y, conv2d(x, A[:, :, None, None], stride=stride, bias=b))
+    assert np.array_equal(y, dense(x, as_kernel(A, d), stride=stride, bias=b))
     assert_same(y, loops.pointwise(ints(x), ints(A), stride=stride, bias=ints(b)))
-    down, right = pair(stride)
-    assert np.array_equal(y[0, :, -1, 0], A @ x[0, :, ::down, ::right][:, -1, 0] + b)
+    last = x[steps(stride, d)][0].reshape(x.shape[1], -1)[:, -1]
+    assert np.array_equal(y[0].reshape(len(A), -1)[:, -1], A @ last + b)
 
 
 @given(geometries())
 def test_depthwise_is_a_kernel_that_keeps_channels_apart(g):
     values = integers(g.seed)
     channels = g.images[1]
-    x, C = values(g.x_shape), values((g.kernel[0] * g.kernel[1], channels))
+    x, C = values(g.x_shape), values((prod(g.kernel), channels))
     W = np.zeros((channels, channels, *g.kernel))
     for r in range(channels):
         W[r, r] = C[:, r].reshape(g.kernel)
     y = depthwise(x, C, kernel_size=g.kernel, **g.options)
-    assert np.array_equal(y, conv2d(x, W, **g.options))
+    assert np.array_equal(y, dense(x, W, **g.options))
     assert_same(y, loops.depthwise(ints(x), ints(C), kernel_size=g.kernel, **g.options))
 
 
@@ -303,8 +394,8 @@ def test_stages_are_the_dense_convolution_exactly(g, data):
     values = integers(g.seed)
     cp, bias = data.draw(layers(g, values))
     x = values(g.x_shape)
-    stages = cp_conv2d(x, cp, kernel_size=g.kernel, bias=bias, **g.options)
-    assert np.array_equal(stages, conv2d(x, kernel_of(cp, g), bias=bias, **g.options))
+    y = stages(x, cp, kernel_size=g.kernel, bias=bias, **g.options)
+    assert np.array_equal(y, dense(x, kernel_of(cp, g), bias=bias, **g.options))
 
 
 @given(geometries(), DTYPES, st.data())
@@ -313,11 +404,11 @@ def test_stages_are_the_dense_convolution_within_the_bound(g, dtype, data):
     cp, bias = data.draw(layers(g, values))
     x = values(g.x_shape)
     options = {"kernel_size": g.kernel, "bias": bias, **g.options}
-    stages = cp_conv2d(x, cp, **options)
-    dense = conv2d(x, kernel_of(cp, g), bias=bias, **g.options)
-    assert stages.dtype == dense.dtype == dtype
+    factorized = stages(x, cp, **options)
+    whole = dense(x, kernel_of(cp, g), bias=bias, **g.options)
+    assert factorized.dtype == whole.dtype == dtype
     bound = cp_conv_bound(x, cp, **options)
-    assert (abs(stages.astype(float) - dense.astype(float)) <= bound).all()
+    assert (abs(factorized.astype(float) - whole.astype(float)) <= bound).all()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -340,13 +431,12 @@ def test_stages_are_the_dense_convolution_at_the_size_of_real_layers(
 @given(geometries(), DTYPES, st.data())
 def test_stages_equal_the_index_loops(g, dtype, data):
     for values in (integers(g.seed), normals(g.seed, dtype)):
-        cp, bias = data.draw(layers(g, values, modes=(2, 3)))
+        cp, bias = data.draw(layers(g, values, per_axis=False))
         x, cp = values(g.x_shape), CP(cp.factors)
-        stages = cp_conv2d(x, cp, kernel_size=g.kernel, bias=bias, **g.options)
-        bound = cp_conv_bound(x, cp, kernel_size=g.kernel, bias=bias, **g.options)
-        lists = map(exact, (x, cp.factors))
-        truth = loops.cp_conv2d(*lists, kernel_size=g.kernel, bias=exact(bias), **g.options)
-        assert_within(stages, truth, bound)
+        options = {"kernel_size": g.kernel, **g.options}
+        bound = cp_conv_bound(x, cp, bias=bias, **options)
+        truth = loops.cp_conv(*map(exact, (x, cp.factors)), bias=exact(bias), **options)
+        assert_within(stages(x, cp, bias=bias, **options), truth, bound)
 
 
 @given(st.lists(sides, max_size=3), sides, sides, sides, seeds)
@@ -364,13 +454,15 @@ def test_cp_linear_is_the_layer_of_one_pixel(lead, outputs, inputs, rank, seed):
 def test_kernel_and_tensor_are_views_of_each_other(g):
     W = integers(g.seed)(g.W_shape)
     X = kernel_to_tensor(W)
-    if g.kernel == (1, 1):
-        assert np.array_equal(X, W[:, :, 0, 0])
+    if prod(g.kernel) == 1:
+        assert np.array_equal(as_kernel(X, len(g.kernel)), W)
     else:
         assert_same(X, loops.kernel_to_tensor(ints(W)))
     assert np.array_equal(tensor_to_kernel(X, g.kernel), W)
     assert np.array_equal(tensor_to_kernel(W, g.kernel), W)
     assert tensor_to_kernel(X.astype(np.float32), g.kernel).dtype == np.float32
+    square = W.reshape(*W.shape[:2], -1)[:, :, :1]
+    assert tensor_to_kernel(square, 1).shape == (*W.shape[:2], 1, 1)
 
 
 # --- memory and precision -------------------------------------------------------------------------
@@ -380,25 +472,32 @@ def test_kernel_and_tensor_are_views_of_each_other(g):
 def test_blocks_do_not_show(g, block, data):
     values = integers(g.seed)
     cp, _ = data.draw(layers(g, values))
-    x, C = values(g.x_shape), values((g.kernel[0] * g.kernel[1], g.images[1]))
+    x, C = values(g.x_shape), values((prod(g.kernel), g.images[1]))
     W = kernel_of(cp, g)
-    whole = conv2d(x, W, **g.options), depthwise(x, C, kernel_size=g.kernel, **g.options)
+    whole = dense(x, W, **g.options), depthwise(x, C, kernel_size=g.kernel, **g.options)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(conv, "_BLOCK_BYTES", block)
-        assert np.array_equal(conv2d(x, W, **g.options), whole[0])
-        assert np.array_equal(cp_conv2d(x, cp, kernel_size=g.kernel, **g.options), whole[0])
+        assert np.array_equal(dense(x, W, **g.options), whole[0])
+        assert np.array_equal(stages(x, cp, kernel_size=g.kernel, **g.options), whole[0])
         assert np.array_equal(depthwise(x, C, kernel_size=g.kernel, **g.options), whole[1])
 
 
-def test_temporaries_stay_small():
-    # All patches together would take 170 MB, all channels between the stages 75 MB.
-    x, W = np.ones((60, 16, 56, 44), np.float32), np.ones((4, 16, 3, 3), np.float32)
-    cp = CP([np.ones((side, 128), np.float32) for side in (4, 16, 9)])
-    for run in (
-        lambda: conv2d(x, W, padding=1),
-        lambda: cp_conv2d(x, cp, kernel_size=3, padding=1),
-        lambda: depthwise(x, W[0].reshape(16, 9).T, kernel_size=3, padding=1),
-    ):
+@pytest.mark.parametrize(
+    ("shape", "kernel"),
+    # All patches together would take 170 MB, 86 MB (of a signal 29), 83 MB (of a depth 21).
+    [((60, 16, 56, 44), (3, 3)), ((3, 16, 50_000), (9,)), ((1, 16, 4, 120, 100), (3, 3, 3))],
+)
+def test_temporaries_stay_small(shape, kernel):
+    x, W = np.ones(shape, np.float32), np.ones((4, shape[1], *kernel), np.float32)
+    C = np.ones((prod(kernel), shape[1]), np.float32)
+    runs = [
+        lambda: dense(x, W, padding=1),
+        lambda: depthwise(x, C, kernel_size=kernel, padding=1),
+    ]
+    if len(kernel) == 2:  # all channels between the stages would take 75 MB
+        cp = CP([np.ones((side, 128), np.float32) for side in (4, shape[1], 9)])
+        runs.append(lambda: cp_conv2d(x, cp, kernel_size=3, padding=1))
+    for run in runs:
         tracemalloc.start()
         y = run()
         peak = tracemalloc.get_traced_memory()[1] - y.nbytes
@@ -406,39 +505,46 @@ def test_temporaries_stay_small():
         assert peak < 16 * 2**20
 
 
-def test_any_memory_layout_gives_the_same_and_nothing_is_changed():
-    values = integers(1)
-    x, W = values((2, 3, 5, 4)), values((4, 3, 2, 3))
-    C, cp = values((6, 3)), CP([values((side, 2)) for side in (4, 3, 6)])
-    stages = cp_conv2d(x, cp, kernel_size=(2, 3))
-    expected = conv2d(x, W, padding=1), depthwise(x, C, kernel_size=(2, 3), padding=1)
-    frozen, backwards = np.asfortranarray(x), x[:, ::-1, ::-1].copy()[:, ::-1, ::-1]
+@pytest.mark.parametrize(
+    ("size", "kernel"), [((9,), (3,)), ((5, 4), (2, 3)), ((3, 5, 4), (2, 3, 1))]
+)
+def test_any_memory_layout_gives_the_same_and_nothing_is_changed(size, kernel):
+    values, d = integers(1), len(size)
+    x, W = values((2, 3, *size)), values((4, 3, *kernel))
+    C, cp = values((prod(kernel), 3)), CP([values((side, 2)) for side in (4, 3, prod(kernel))])
+    factorized = stages(x, cp, kernel_size=kernel)
+    expected = dense(x, W, padding=1), depthwise(x, C, kernel_size=kernel, padding=1)
+    backwards = (slice(None), *[slice(None, None, -1)] * (d + 1))
+    frozen, reverse = np.asfortranarray(x), x[backwards].copy()[backwards]
     frozen.setflags(write=False)
-    for same in (frozen, backwards, x.astype(np.float16), x.astype(np.int8), x.tolist()):
-        assert np.array_equal(conv2d(same, np.asfortranarray(W), padding=1), expected[0])
+    for same in (frozen, reverse, x.astype(np.float16), x.astype(np.int8)):
+        assert np.array_equal(dense(same, np.asfortranarray(W), padding=1), expected[0])
         assert np.array_equal(
-            depthwise(same, C[::-1].copy()[::-1], kernel_size=(2, 3), padding=1), expected[1]
+            depthwise(same, C[::-1].copy()[::-1], kernel_size=kernel, padding=1), expected[1]
         )
-        assert np.array_equal(cp_conv2d(same, cp, kernel_size=(2, 3)), stages)
-    y = conv2d(x, W)
+        assert np.array_equal(stages(same, cp, kernel_size=kernel), factorized)
+    assert np.array_equal(depthwise(x.tolist(), C, kernel_size=kernel, padding=1), expected[1])
+    y = dense(x, W)
     y += 1
-    assert np.array_equal(x, integers(1)((2, 3, 5, 4)))
+    assert np.array_equal(x, integers(1)((2, 3, *size)))
 
 
-def test_float32_needs_every_array_in_float32():
+@pytest.mark.parametrize("d", [1, 2, 3])
+def test_float32_needs_every_array_in_float32(d):
     single, double = np.float32, np.float64
+    shapes = [(1, 2, *[3] * d), (2, 2), 2]
     for dtypes in (
         [single] * 3,
         [double, single, single],
         [single, double, single],
         [single, single, double],
     ):
-        x, A, b = (np.ones(s, t) for s, t in zip([(1, 2, 3, 3), (2, 2), 2], dtypes, strict=True))
+        x, A, b = (np.ones(s, t) for s, t in zip(shapes, dtypes, strict=True))
         cp = CP([A, A])
         expected = np.result_type(*dtypes)
-        assert conv2d(x, A[:, :, None, None], bias=b).dtype == expected
+        assert dense(x, as_kernel(A, d), bias=b).dtype == expected
         assert pointwise(x, A, bias=b).dtype == expected
-        assert cp_conv2d(x, cp, kernel_size=1, bias=b).dtype == expected
+        assert stages(x, cp, kernel_size=1, bias=b).dtype == expected
         assert cp_linear(x, CP([A, np.ones((3, 2), A.dtype)]), bias=b).dtype == expected
         assert depthwise(x, A[:1], kernel_size=1).dtype == np.result_type(*dtypes[:2])
         assert cp_conv_bound(x, cp, kernel_size=1, bias=b).max() < (
@@ -488,6 +594,57 @@ def test_bad_options_are_refused(options, error, message):
 
 
 @pytest.mark.parametrize(
+    ("d", "options", "message"),
+    [
+        (1, {"stride": (1, 2)}, "stride: expected 1 integer, got"),
+        (1, {"dilation": (1, 2)}, "dilation: expected 1 integer, got"),
+        (1, {"padding": (1, 2, 3)}, "padding: expected 1 or 2 integers"),
+        (1, {"padding": "full"}, "padding: expected one of"),
+        (1, {"dilation": 3}, "padded width of at least 7"),
+        (3, {"stride": (1, 2)}, "stride: expected 1 or 3 integers"),
+        (3, {"dilation": (1, 2)}, "dilation: expected 1 or 3 integers"),
+        (3, {"padding": (1, 2)}, "padding: expected 1 or 3 or 6 integers"),
+        (3, {"padding": (1, 2, 3, 4)}, "padding: expected 1 or 3 or 6 integers"),
+        (3, {"dilation": (3, 1, 1)}, "padded depth of at least 7"),
+        (3, {"dilation": (1, 3, 1)}, "padded height of at least 7"),
+    ],
+)
+def test_options_for_another_number_of_axes_are_refused(d, options, message):
+    x, cp = np.ones((1, 3, *[5] * d)), CP([np.ones((side, 2)) for side in (2, 3, 3**d)])
+    for run in (
+        lambda: dense(x, np.ones((2, 3, *[3] * d)), **options),
+        lambda: depthwise(x, np.ones((3**d, 3)), kernel_size=3, **options),
+        lambda: stages(x, cp, kernel_size=3, **options),
+        lambda: cp_conv_bound(x, cp, kernel_size=3, **options),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run()
+
+
+def test_images_and_kernels_with_another_number_of_axes_are_refused():
+    for d, run in ((1, conv1d), (2, conv2d), (3, conv3d)):
+        good, bad = np.ones([1] * (d + 2)), np.ones([1] * (d + 3))
+        with pytest.raises(ValueError, match=f"x: expected {d + 2} axes, got {d + 3}"):
+            run(bad, good)
+        with pytest.raises(ValueError, match=f"W: expected {d + 2} axes, got {d + 3}"):
+            run(good, bad)
+    cp = CP([np.ones((1, 1))] * 3)
+    for d, run in ((1, cp_conv1d), (2, cp_conv2d), (3, cp_conv3d)):
+        with pytest.raises(ValueError, match=f"x: expected {d + 2} axes, got {d + 1}"):
+            run(np.ones([1] * (d + 1)), cp, kernel_size=1)
+    for bad in (np.ones((1, 1)), np.ones([1] * 6)):
+        for run in (
+            lambda bad: pointwise(bad, [[1]]),
+            lambda bad: depthwise(bad, [[1]], kernel_size=1),
+            lambda bad: cp_conv_bound(bad, cp, kernel_size=1),
+        ):
+            with pytest.raises(ValueError, match=f"x: expected 3 to 5 axes, got {bad.ndim}"):
+                run(bad)
+        with pytest.raises(ValueError, match=f"W: expected 3 to 5 axes, got {bad.ndim}"):
+            kernel_to_tensor(bad)
+
+
+@pytest.mark.parametrize(
     ("bad", "error", "message"),
     [
         (np.full((2, 3, 5, 4), np.nan), ValueError, "expected finite"),
@@ -496,8 +653,8 @@ def test_bad_options_are_refused(options, error, message):
         (np.ones((2, 3, 5, 4), bool), TypeError, "expected an array of real"),
         (np.ones((2, 3, 5, 4), object), TypeError, "expected an array of real"),
         (np.ones((2, 3, 0, 4)), ValueError, "expected a non-empty"),
-        (np.ones((3, 5, 4)), ValueError, "expected 4 axes, got 3"),
-        (np.float64(1), ValueError, "expected 4 axes, got 0"),
+        (np.ones((3, 5)), ValueError, "expected (4|3 to 5) axes, got 2"),
+        (np.float64(1), ValueError, "expected (4|3 to 5) axes, got 0"),
     ],
 )
 def test_bad_images_and_kernels_are_refused(bad, error, message):
@@ -559,7 +716,11 @@ def test_shapes_that_do_not_fit_are_refused():
             call(X, KERNEL, kernel_size=3)
     with pytest.raises(TypeError, match="cp: expected a CP, got list"):
         cp_linear(X, list(cp.factors))
-    for size, error in ((0, ValueError), (3.0, TypeError), ((3, 3, 3), ValueError)):
+    with pytest.raises(ValueError, match=r"X: expected shape \(Cout, Cin, 27\)"):
+        tensor_to_kernel(np.ones((2, 3, 9)), (3, 3, 3))
+    with pytest.raises(ValueError, match="kernel_size: expected 1 or 2 integers"):
+        cp_conv2d(X, cp, kernel_size=(3, 3, 3))
+    for size, error in ((0, ValueError), (3.0, TypeError), ((3, 3, 3, 3), ValueError)):
         with pytest.raises(error, match="kernel_size: expected"):
             tensor_to_kernel(np.ones((2, 3, 9)), size)
         with pytest.raises(error, match="kernel_size: expected"):
@@ -567,47 +728,82 @@ def test_shapes_that_do_not_fit_are_refused():
 
 
 # --- planted faults -------------------------------------------------------------------------------
-# Each calls the module's own function, not the global that it replaces.
+# They call what stands behind the public functions, not the global that they replace.
+
+
+def right(x, W, **options):
+    return conv._conv(x, W, x.ndim - 2, **options)
+
+
+def right_stages(x, cp, *, kernel_size, **options):
+    return conv._cp_conv(x, cp, x.ndim - 2, kernel_size, **options)
 
 
 def convolution(x, W, **options):
     """Flips the kernel, as mathematicians do."""
-    return conv.conv2d(x, W[:, :, ::-1, ::-1], **options)
+    return right(x, W[steps(-1, x.ndim - 2)], **options)
 
 
-def torch_order(x, W, *, padding=0, **options):
-    """Reads four numbers as (top, bottom, left, right)."""
-    if np.ndim(padding) and len(padding) == 4:
-        top, bottom, left, right = padding
-        padding = (top, left, bottom, right)
-    return conv.conv2d(x, W, padding=padding, **options)
+def _fault_of_padding(order):
+    """Read begins and ends in another order."""
+
+    def fault(x, W, *, padding=0, **options):
+        d = x.ndim - 2
+        if np.size(padding) == 2 * d:
+            padding = np.array(padding)[order(d)].tolist()
+        return right(x, W, padding=padding, **options)
+
+    return fault
+
+
+# Axis by axis, (top, bottom, left, right); the same, last axis first, as torch's pad does; ends
+# first; begins of the axes in reverse.
+axis_by_axis = _fault_of_padding(lambda d: np.arange(2 * d).reshape(d, 2).T.ravel())
+last_axis_first = _fault_of_padding(lambda d: np.arange(2 * d).reshape(d, 2)[::-1].T.ravel())
+ends_first = _fault_of_padding(lambda d: np.roll(np.arange(2 * d), d))
+axes_reversed = _fault_of_padding(lambda d: np.arange(2 * d).reshape(2, d)[:, ::-1].ravel())
 
 
 def pads_of_other_axes(x, W, *, padding=0, stride=1, dilation=1, **options):
-    """Takes the sides for 'same' from the axes of images and channels."""
+    """Takes the sides for 'same' from the axes before: channels instead of rows, and so on."""
     if padding == "same":
-        axes = conv._axes(x.shape[:2], W.shape[2:], stride, "same", dilation)
+        axes = conv._axes(x.shape[1:-1], W.shape[2:], stride, "same", dilation)
         # More zeros at the end where the kernel would not fit otherwise.
         after = [
             max(a.padded - a.before - a.size, a.span - n)
             for a, n in zip(axes, x.shape[2:], strict=True)
         ]
-        padding = (axes[0].before, axes[1].before, *after)
-    return conv.conv2d(x, W, padding=padding, stride=stride, dilation=dilation, **options)
+        padding = (*(a.before for a in axes), *after)
+    return right(x, W, padding=padding, stride=stride, dilation=dilation, **options)
 
 
 def same_lower(x, W, *, padding=0, **options):
     """Puts the odd zero of 'same' at the start."""
     if padding == "same":
-        kernel, stride, dilation = W.shape[2:], options.get("stride", 1), options.get("dilation", 1)
-        v, h = conv._axes(x.shape[2:], kernel, stride, "same", dilation)
-        padding = (v.padded - v.before - v.size, h.padded - h.before - h.size, v.before, h.before)
-    return conv.conv2d(x, W, padding=padding, **options)
+        stride, dilation = options.get("stride", 1), options.get("dilation", 1)
+        axes = conv._axes(x.shape[2:], W.shape[2:], stride, "same", dilation)
+        after = (a.padded - a.before - a.size for a in axes)
+        padding = (*after, *(a.before for a in axes))
+    return right(x, W, padding=padding, **options)
 
 
 def swapped_stride(x, W, *, stride=1, **options):
-    """Reads a pair as (width, height)."""
-    return conv.conv2d(x, W, stride=pair(stride)[::-1], **options)
+    """Gives each axis the stride of the one before."""
+    return right(x, W, stride=np.roll(each(stride, x.ndim - 2), 1).tolist(), **options)
+
+
+def last_stride(x, W, *, stride=1, **options):
+    """Gives all axes the stride of the last."""
+    return right(x, W, stride=each(stride, x.ndim - 2)[-1], **options)
+
+
+def swapped_dilation(x, W, *, dilation=1, **options):
+    """Gives each axis the dilation of the one before, where the kernel still fits."""
+    turned = np.roll(each(dilation, x.ndim - 2), 1).tolist()
+    try:
+        return right(x, W, dilation=turned, **options)
+    except ValueError:
+        return right(x, W, dilation=dilation, **options)
 
 
 def stride_in_first_stage(x, cp, *, kernel_size, stride=1, padding=0, dilation=1, bias=None):
@@ -616,39 +812,63 @@ def stride_in_first_stage(x, cp, *, kernel_size, stride=1, padding=0, dilation=1
     thin = conv.pointwise(x, a_in.T * cp.weights[:, None], stride=stride)
     if len(a_kernel) == 1:
         z = np.zeros((len(x), cp.rank, *x.shape[2:]))  # room for a kernel that would not fit
-        z[:, :, : thin.shape[2], : thin.shape[3]] = thin
+        z[first(thin.shape[2:])] = thin
         options = {"kernel_size": kernel_size, "padding": padding, "dilation": dilation}
         thin = conv.depthwise(z, a_kernel[0], **options)
     return conv.pointwise(thin, a_out, bias=bias)
 
 
-def height_fastest(x, cp, *, kernel_size, **options):
-    """Numbers the kernel entries in Fortran order."""
-    factors = list(cp.factors)
-    if len(factors) == 3:
-        order = np.arange(len(factors[2])).reshape(kernel_size).ravel(order="F")
-        factors[2] = factors[2][order]
-    return conv.cp_conv2d(x, CP(factors, cp.weights), kernel_size=kernel_size, **options)
+def _fault_of_order(renumbered):
+    """Number the entries of a kernel that is one mode in another order."""
+
+    def fault(x, cp, *, kernel_size, **options):
+        factors = list(cp.factors)
+        if len(factors) == 3:
+            order = renumbered(np.arange(len(factors[2])), each(kernel_size, x.ndim - 2)).ravel()
+            factors[2] = factors[2][order]
+        cp = CP(factors, cp.weights)
+        return right_stages(x, cp, kernel_size=kernel_size, **options)
+
+    return fault
+
+
+def depth_first(k, sides):
+    """Has height and width in order, but depth runs fastest: only volumes show it."""
+    return np.moveaxis(k.reshape(*sides[-2:], *sides[:-2]), -1, 0) if len(sides) == 3 else k
+
+
+def height_first(k, sides):
+    """Has the width fastest, but then depth: only volumes show it."""
+    return k.reshape(sides[1], sides[0], sides[2]).swapaxes(0, 1) if len(sides) == 3 else k
+
+
+first_fastest = _fault_of_order(lambda k, sides: k.reshape(sides, order="F"))
+depth_fastest, depth_next = _fault_of_order(depth_first), _fault_of_order(height_first)
 
 
 def factors_swapped(x, cp, **options):
     """Takes the factors in the order in, out, and cuts or repeats rows to make them fit."""
     a_out, a_in, *rest = cp.factors
     swapped = [np.resize(a_in, a_out.shape), np.resize(a_out, a_in.shape)]
-    return conv.cp_conv2d(x, CP([*swapped, *rest], cp.weights), **options)
+    return right_stages(x, CP([*swapped, *rest], cp.weights), **options)
 
 
 def without_weights(x, cp, **options):
-    return conv.cp_conv2d(x, CP(cp.factors), **options)
+    return right_stages(x, CP(cp.factors), **options)
 
 
 def bias_before_the_last_stage(x, cp, *, bias=None, **options):
     """Adds the bias once per component."""
-    return conv.cp_conv2d(x, cp, bias=None if bias is None else cp.rank * bias, **options)
+    return right_stages(x, cp, bias=None if bias is None else cp.rank * bias, **options)
 
 
 def fortran_tensor(W):
-    return conv.kernel_to_tensor(W.transpose(0, 1, 3, 2))
+    return conv.kernel_to_tensor(W.transpose(0, 1, *range(W.ndim - 1, 1, -1)))
+
+
+def half_fortran_tensor(W):
+    """Has the width fastest, but of the others the first."""
+    return conv.kernel_to_tensor(W.swapaxes(2, -2))
 
 
 def double_bound(x, cp, **options):
@@ -659,23 +879,45 @@ def double_bound(x, cp, **options):
 @pytest.mark.parametrize(
     ("test", "fault"),
     [
-        (test_conv2d_is_the_sum_over_kernel_entries, {"conv2d": convolution}),
-        (test_conv2d_agrees_with_scipy, {"conv2d": convolution}),
-        (test_stages_are_the_dense_convolution_exactly, {"conv2d": convolution}),
-        (test_padding_is_zeros_written_around_the_image, {"conv2d": torch_order}),
-        (test_same_padding_gives_one_output_per_step, {"conv2d": pads_of_other_axes}),
-        (test_same_padding_puts_the_odd_zero_at_the_end, {"conv2d": same_lower}),
-        (test_conv2d_is_the_sum_over_kernel_entries, {"conv2d": swapped_stride}),
-        (test_a_stride_picks_from_the_output_of_stride_one, {"conv2d": swapped_stride}),
-        (test_stages_are_the_dense_convolution_exactly, {"cp_conv2d": stride_in_first_stage}),
-        (test_stages_are_the_dense_convolution_within_the_bound, {"cp_conv2d": height_fastest}),
-        (test_stages_equal_the_index_loops, {"cp_conv2d": height_fastest}),
-        (test_stages_are_the_dense_convolution_exactly, {"cp_conv2d": factors_swapped}),
-        (test_stages_are_the_dense_convolution_exactly, {"cp_conv2d": without_weights}),
-        (test_stages_equal_the_index_loops, {"cp_conv2d": bias_before_the_last_stage}),
+        (test_dense_is_the_sum_over_kernel_entries, {"dense": convolution}),
+        (test_dense_agrees_with_scipy, {"dense": convolution}),
+        (test_stages_are_the_dense_convolution_exactly, {"dense": convolution}),
+        (test_padding_is_zeros_written_around_the_image, {"dense": axis_by_axis}),
+        (test_padding_is_zeros_written_around_the_image, {"dense": last_axis_first}),
+        (test_padding_is_zeros_written_around_the_image, {"dense": ends_first}),
+        (test_padding_is_zeros_written_around_the_image, {"dense": axes_reversed}),
+        (test_dense_is_the_sum_over_kernel_entries, {"dense": ends_first}),
+        (test_same_padding_gives_one_output_per_step, {"dense": pads_of_other_axes}),
+        (test_dense_is_the_sum_over_kernel_entries, {"dense": same_lower}),
+        (test_dense_is_the_sum_over_kernel_entries, {"dense": swapped_stride}),
+        (test_a_stride_picks_from_the_output_of_stride_one, {"dense": swapped_stride}),
+        (test_an_axis_of_one_pixel_does_not_show, {"dense": swapped_stride}),
+        (test_dense_is_the_sum_over_kernel_entries, {"dense": swapped_dilation}),
+        (test_no_spatial_axis_is_special, {"dense": last_stride}),
+        (test_stages_are_the_dense_convolution_exactly, {"stages": stride_in_first_stage}),
+        (test_stages_are_the_dense_convolution_within_the_bound, {"stages": first_fastest}),
+        (test_stages_equal_the_index_loops, {"stages": first_fastest}),
+        (test_stages_are_the_dense_convolution_exactly, {"stages": factors_swapped}),
+        (test_stages_are_the_dense_convolution_exactly, {"stages": without_weights}),
+        (test_stages_equal_the_index_loops, {"stages": bias_before_the_last_stage}),
         (test_kernel_and_tensor_are_views_of_each_other, {"kernel_to_tensor": fortran_tensor}),
+        (test_kernel_and_tensor_are_views_of_each_other, {"kernel_to_tensor": half_fortran_tensor}),
         (test_stages_are_the_dense_convolution_within_the_bound, {"cp_conv_bound": double_bound}),
     ],
 )
 def test_planted_faults_are_caught(test, fault):
     assert caught(THIS, test, **fault)
+
+
+@pytest.mark.parametrize("fault", [depth_fastest, depth_next])
+def test_kernel_orders_that_only_volumes_show_are_caught(fault):
+    law = test_stages_are_the_dense_convolution_exactly.hypothesis.inner_test
+    assert caught(THIS, given(geometries(axes=(3,)), st.data())(law), stages=fault)
+
+
+@pytest.mark.parametrize(("d", "axis"), [(1, 0), (2, 1), (3, 2)])
+def test_same_padding_with_the_odd_zero_at_the_start_is_caught(d, axis):
+    def test():
+        test_same_padding_puts_the_odd_zero_at_the_end(d, axis)
+
+    assert caught(THIS, test, dense=same_lower)

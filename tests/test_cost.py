@@ -88,15 +88,15 @@ def counted(shape):
 @given(geometries(), st.none() | sides)
 def test_macs_and_parameters_are_those_of_the_index_loops(g, rank):
     one_image = counted((1, *g.x_shape[1:]))
-    area = g.kernel[0] * g.kernel[1]
+    area = prod(g.kernel)
     Counted.multiplications = 0
     if rank is None:
         weights = [counted(g.W_shape)]
-        loops.conv2d(one_image, weights[0], **g.options)
+        loops.conv(one_image, weights[0], **g.options)
     else:
         tail = () if area == 1 else (area,)
         weights = [counted((side, rank)) for side in (*g.W_shape[:2], *tail)]
-        loops.cp_conv2d(one_image, weights, kernel_size=g.kernel, **g.options)
+        loops.cp_conv(one_image, weights, kernel_size=g.kernel, **g.options)
     costs = conv_costs(g.W_shape, g.size, rank=rank, **g.options)
     assert costs.macs == Counted.multiplications
     assert costs.parameters == sum(prod(loops.shape_of(A)) for A in weights)
@@ -143,13 +143,15 @@ def test_a_linear_layer_is_a_convolution_of_one_pixel():
 
 
 @given(
-    st.tuples(*[st.integers(1, 300)] * 2, st.integers(1, 5), st.integers(1, 5)),
+    st.tuples(*[st.integers(1, 300)] * 2, *[st.integers(1, 5)] * 3),
+    st.integers(1, 3),
     st.integers(5, 30),
     rates,
     bit_widths,
 )
-def test_rate_and_bits_cost_what_the_dense_kernel_costs_at_fewer_bits(shape, size, rate, bits):
-    area = shape[2] * shape[3]
+def test_rate_and_bits_cost_what_the_dense_kernel_costs_at_fewer_bits(shape, d, size, rate, bits):
+    shape = shape[: 2 + d]
+    area = prod(shape[2:])
     tensor = shape[:2] if area == 1 else (*shape[:2], area)
     if not loops.rank_for_rate(tensor, rate):
         return
@@ -158,7 +160,7 @@ def test_rate_and_bits_cost_what_the_dense_kernel_costs_at_fewer_bits(shape, siz
     small = conv_costs(shape, size, rank=rank, **options)
     dense = conv_costs(shape, size, **{**options, "weight_bits": 1})
     component = sum(tensor)
-    pixels = size * size
+    pixels = size**d
     assert 0 <= dense.parameters / rate - small.parameters < component
     assert 0 <= dense.macs / rate - small.macs < component * pixels
     assert 0 <= dense.bops * bits / rate - small.bops < component * pixels * 8 * bits
@@ -306,8 +308,11 @@ def test_bad_shapes_and_numbers_are_refused():
     ):
         with pytest.raises(error, match=message):
             conv_costs(shape, 5, **options)
-    with pytest.raises(ValueError, match="shape: expected 4 integers"):
-        conv_costs((64, 64, 9), 5)
+    for bad in ((64, 64), (1, 1, 1, 1, 1, 1)):
+        with pytest.raises(ValueError, match="shape: expected 3 or 4 or 5 integers"):
+            conv_costs(bad, 5)
+    with pytest.raises(ValueError, match="input_size: expected 1 or 3 integers"):
+        conv_costs((6, 3, 3, 3, 3), (5, 5))
     with pytest.raises(ValueError, match="input_size: expected at least 1"):
         conv_costs(shape, (5, 0))
 
@@ -359,7 +364,7 @@ def _all_at_output(right, shape, size, rank, options):
 
 def _three_stages(right, shape, size, rank, options):
     """Gives a 1x1 kernel a depthwise stage of its own."""
-    return right + Costs(parameters=rank) if shape[2:] == (1, 1) else right
+    return right + Costs(parameters=rank) if prod(shape[2:]) == 1 else right
 
 
 def _rounded_down(right, shape, size, rank, options):

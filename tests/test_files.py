@@ -31,7 +31,16 @@ def test_a_failing_writer_leaves_the_old_file_and_nothing_else(tmp_path):
 
 
 @pytest.mark.parametrize("axis", [None, 0, 1])
-@pytest.mark.parametrize("grid", [Grid(4), Grid(9, narrow=True), Grid(2, mid_rise=True)])
+@pytest.mark.parametrize(
+    "grid",
+    [
+        Grid(4),
+        Grid(9, narrow=True),
+        Grid(2, mid_rise=True),
+        Grid(3, kind="log2"),
+        Grid(3, signed=False),
+    ],
+)
 def test_compressed_layers_come_back_exactly(tmp_path, grid, axis):
     layers = {
         "block1.conv1": quantize_cp(random_cp((4, 3, 9), 2, rng=1), grid, axis=axis),

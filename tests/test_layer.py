@@ -15,7 +15,9 @@ from qcp_ref import (
     Grid,
     compress_conv,
     compress_linear,
+    conv1d,
     conv2d,
+    conv3d,
     cp_conv_bound,
     rank_for_rate,
     rounding_bound,
@@ -32,19 +34,22 @@ def kernel(seed, shape=(4, 3, 3, 2)):
 @settings(max_examples=25)
 @given(
     seeds,
-    st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(1, 3), st.integers(1, 3)),
+    st.tuples(st.integers(1, 5), st.integers(1, 4), *[st.integers(1, 3)] * 3),
+    st.integers(1, 3),
     st.integers(1, 3),
     st.integers(1, 2),
     methods,
 )
-def test_forward_equals_the_dense_convolution_with_its_kernel(seed, shape, rank, stride, method):
+def test_forward_equals_the_dense_convolution_with_its_kernel(seed, shape, d, rank, stride, method):
+    shape = shape[: 2 + d]
     W = kernel(seed, shape)
     bias = np.arange(float(shape[0]))
     layer = compress_conv(
         W, rank=rank, method=method, rng=seed, stride=stride, padding=1, bias=bias
     )
-    x = np.random.default_rng([seed, 43]).standard_normal((2, shape[1], 5, 4))
-    dense = conv2d(x, layer.kernel(), stride=stride, padding=1, bias=bias)
+    x = np.random.default_rng([seed, 43]).standard_normal((2, shape[1], *(5, 4, 3)[:d]))
+    conv = (conv1d, conv2d, conv3d)[d - 1]
+    dense = conv(x, layer.kernel(), stride=stride, padding=1, bias=bias)
     options = {"kernel_size": shape[2:], "stride": stride, "padding": 1, "bias": bias}
     bound = cp_conv_bound(x, layer.cp.dequantize(), **options)
     assert (abs(layer.forward(x) - dense) <= bound).all()
@@ -204,8 +209,10 @@ def test_bad_input_is_refused():
     ):
         with pytest.raises(ValueError, match=message):
             compress_conv(W, rank=2, **options)
-    with pytest.raises(ValueError, match="W: expected 4 axes"):
-        compress_conv(W[0], rank=2)
+    with pytest.raises(ValueError, match="W: expected 3 to 5 axes"):
+        compress_conv(W[0, 0], rank=2)
+    with pytest.raises(ValueError, match="padding: expected 1 or 2 integers"):
+        compress_conv(W[0], rank=2, padding=(1, 2, 3))
     with pytest.raises(ValueError, match="W: expected 2 axes"):
         compress_linear(W, rank=2)
     with pytest.raises(ValueError, match="W: expected finite"):

@@ -261,6 +261,23 @@ def test_starts_by_name_and_by_value():
     assert np.isclose(fit.start_error, relative_error(X, given_start), rtol=1e-14)
 
 
+@pytest.mark.parametrize(
+    "grid",
+    [Grid(1, kind="binary"), Grid(2, kind="ternary"), Grid(3, kind="log2"), Grid(4, signed=False)],
+    ids=str,
+)
+def test_other_kinds_of_grids_hold_factors_too(grid):
+    X = abs(random_tensor(4, (4, 3, 5)))
+    fit = ao_admm(X, 2, grid, rng=2, max_sweeps=3)
+    assert np.isclose(fit.error, relative_error(X, fit.cp.dequantize()), rtol=1e-14)
+    assert fit.error < 1 and all(k.dtype == grid.dtype for k in fit.cp.codes)
+    for A, k, s in zip(fit.cp.dequantize().factors, fit.cp.codes, fit.cp.scales, strict=True):
+        assert np.array_equal(quantize(A, grid, s), k)
+        assert np.isin(A / s, grid.levels).all()
+    again = quantize_cp(fit.cp.dequantize(), grid)
+    assert relative_error(X, again.dequantize()) < 1
+
+
 def test_bad_input_is_refused():
     X = random_tensor(4, (4, 3, 5))
     grid = Grid(4)
@@ -270,6 +287,7 @@ def test_bad_input_is_refused():
         ({"start": random_cp((4, 3, 5), 2, rng=0)}, "start: expected shape"),
         ({"axis": 2}, "axis"),
         ({"rule": "best"}, "rule: expected one of"),
+        ({"rule": "min-max"}, "rule: factors have no zero points"),
         ({"max_sweeps": 0}, "max_sweeps: expected at least 1"),
         ({"max_steps": 0}, "max_steps: expected at least 1"),
         ({"tol": -1.0}, "tol: expected at least 0"),
@@ -282,6 +300,7 @@ def test_bad_input_is_refused():
         ({"slack": -0.5}, "slack: expected at least 0"),
         ({"slack": 0.5, "method": "als-round"}, "slack: expected 0 with method"),
         ({"rule": "best"}, "rule: expected one of"),
+        ({"rule": "min-max"}, "rule: factors have no zero points"),
         ({"axis": 5}, "axis: expected 0 to 1"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -297,6 +316,10 @@ def test_bad_input_is_refused():
         QuantizedCP([k * 1.0, k], [1.0, 1.0], grid)
     with pytest.raises(ValueError, match="codes from -8 to 7"):
         QuantizedCP([k + 8, k], [1.0, 1.0], grid)
+    with pytest.raises(ValueError, match="codes from -1 to 1"):
+        QuantizedCP([k, k], [1.0, 1.0], Grid(1, kind="binary"))
+    with pytest.raises(ValueError, match="rule: factors have no zero points, got 'min-max'"):
+        quantize_cp(random_cp((4, 3), 2, rng=8), grid, rule="min-max")
     for scale in (0.0, -1.0, np.nan, [[1.0, 1.0, 1.0]]):
         with pytest.raises(ValueError, match=r"scales\[0\]: expected"):
             QuantizedCP([k, k], [scale, 1.0], grid)

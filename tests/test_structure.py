@@ -20,20 +20,23 @@ ROOT = Path(__file__).parent.parent
 # The reading order: a module imports only what stands before it. Later chapters have their place.
 GROUND = ["_checks", "_kernels"]
 CHAPTERS = [
-    *["bounds", "tensor", "cp", "als", "grid", "admm", "epc"],
+    *["bounds", "tensor", "cp", "als", "grid", "ranges", "admm", "epc"],
     *["rows", "qcp", "conv", "integer", "cost", "layer"],
 ]
 BOOK = [*GROUND, *CHAPTERS]
 RINGS = ["book", "conformance", "app"]
 PACKAGES = {
     "book": {"numpy", "scipy", "numba", "threadpoolctl"},
-    "conformance": {"numpy", "scipy", "threadpoolctl", "hypothesis"},
+    "conformance": {"numpy", "scipy", "threadpoolctl", "hypothesis", "pytest"},
     "app": {"numpy", "scipy", "threadpoolctl", "rich", "matplotlib"},
 }
 LAZY = {"scipy", "numba"}  # in the book: importing qcp_ref has to stay cheap
+COMMANDS = {"conformance.__main__"}  # outside the app, what may print
+LOADERS = {"conformance.worker"}  # import what a user names
 
-TOTALS = {"book": 2100, "_kernels": 400, "conformance": 1900, "app": 800}
-MODULE, FUNCTION, PARAMETERS, NAMES = 350, 40, 6, 70
+# The book is what is read: the chapters and the checks, not the table of contents.
+TOTALS = {"book": 2300, "loops": 650, "_kernels": 400, "conformance": 1900, "app": 800}
+MODULE, FUNCTION, PARAMETERS, NAMES = 350, 40, 6, 80
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -191,7 +194,8 @@ def check_packages(root):
                 complaints.append(f"{name}: {package} has to be imported inside a function")
         for node in ast.walk(tree):
             called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
-            if called.split(".")[-1] in {"__import__", "import_module"}:
+            hides = called.split(".")[-1] in {"__import__", "import_module"}
+            if hides and name not in LOADERS:
                 complaints.append(
                     f"{name}:{node.lineno}: imports by {called}, which hides the import"
                 )
@@ -199,10 +203,10 @@ def check_packages(root):
 
 
 def check_silence(root):
-    """Nothing in the book or the oracle prints."""
+    """Nothing in the book or the oracle prints, except a command."""
     complaints = []
     for name, source in modules(root).items():
-        if ring(name) == "app":
+        if ring(name) == "app" or name in COMMANDS:
             continue
         for node in ast.walk(ast.parse(source)):
             called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
@@ -216,7 +220,7 @@ def check_budgets(root):
     complaints, totals = [], Counter()
     for name, source in modules(root).items():
         lines = code_lines(source)
-        totals["_kernels" if name == "_kernels" else ring(name)] += len(lines)
+        totals[name if name in {"_kernels", "loops", "__init__"} else ring(name)] += len(lines)
         if name not in {"loops", "_kernels"} and len(lines) > MODULE:
             complaints.append(f"{name}: {len(lines)} code lines, at most {MODULE}")
         tree = ast.parse(source)
@@ -367,7 +371,13 @@ def check_companions(root):
         parts = name.split(".")
         if name == "__init__" or name in {"app", "conformance"}:
             continue
-        needed = [f"tests/test_{parts[-1].strip('_')}.py"]
+        if parts[-1].startswith("test_"):
+            continue
+        # The kit's vectors, say, share their name with the book's.
+        kit = "kit_" if parts[0] == "conformance" else ""
+        needed = [f"tests/test_{kit}{parts[-1].strip('_')}.py"]
+        if kit and (root / f"tests/test_{parts[-1]}.py").exists():
+            needed = []
         if name in CHAPTERS:
             needed.append(f"docs/api/{name}.rst")
         if (
@@ -575,7 +585,8 @@ ADDED = {
         ("cp", "def _f(a, b, c, d, e, f, g):\n    pass\n", "cp._f: 7 parameters"),
         ("cp", "class _C:\n    def f(self, a, b, c, d, e, f, *g):\n        pass\n", "f: 7"),
         ("cp", "x = 1\n" * 350, "cp: 357 code lines, at most 350"),
-        ("loops", "x = 1\n" * 2100, "book: 2120 code lines in all"),
+        ("cp", "x = 1\n" * 2300, "book: 2319 code lines in all"),
+        ("loops", "x = 1\n" * 650, "loops: 655 code lines in all"),
         ("_kernels", "x = 1\n" * 400, "_kernels: 404 code lines in all"),
         ("app/cli", "x = 1\n" * 800, "app: 805 code lines in all"),
     ],
@@ -666,8 +677,8 @@ def test_every_rule_has_a_planted_fault():
 
 
 def test_too_many_public_names_are_caught(tree):
-    (tree / "qcp_ref" / "__init__.py").write_text(f"__all__ = {[f'name{i}' for i in range(71)]}\n")
-    assert "71 public names" in "\n".join(check_budgets(tree))
+    (tree / "qcp_ref" / "__init__.py").write_text(f"__all__ = {[f'name{i}' for i in range(81)]}\n")
+    assert "81 public names" in "\n".join(check_budgets(tree))
 
 
 def test_code_lines_are_counted_without_prose():

@@ -16,11 +16,60 @@ spec = importlib.util.spec_from_file_location("make_vectors", ROOT / "scripts" /
 make_vectors = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(make_vectors)
 
+
+def from_table(table):
+    """The histogram with these lower edges and counts."""
+    edges, counts = zip(*table, strict=True)
+    return qcp_ref.Histogram(counts, edges[0], 2 * edges[-1] - edges[-2])
+
+
+def table_of(histogram):
+    """Lower edge and count of every bin."""
+    edges = histogram.lo + histogram.width * np.arange(histogram.counts.size)
+    return np.column_stack([edges, histogram.counts])
+
+
+def integer_cp(x, factors, steps, scales, grid, **options):
+    """The integer layer of these codes, run on an input."""
+    cp = qcp_ref.QuantizedCP(factors, steps, qcp_ref.Grid(8))
+    scales = [qcp_ref.Scale(np.asarray(s), z, "given") for s, z in scales]
+    return qcp_ref.integer_cp(cp, scales, qcp_ref.Grid(**grid), **options).forward(x)
+
+
 # Operations whose public form takes more than arrays and numbers.
 ADAPTERS = {
+    "accumulator_bound": lambda W, grid, **options: qcp_ref.accumulator_bound(
+        W, qcp_ref.Grid(**grid), **options
+    ),
+    "int_conv": lambda x, *rest, **options: qcp_ref.int_conv(np.int8(x), *rest, **options),
+    "requantize": lambda acc, M, zero_point, grid, **options: qcp_ref.requantize(
+        acc, M, zero_point, qcp_ref.Grid(**grid), **options
+    ),
+    "integer_cp": integer_cp,
     "reconstruct": lambda factors, weights=None: qcp_ref.reconstruct(qcp_ref.CP(factors, weights)),
-    "cp_conv2d": lambda x, factors, **options: qcp_ref.cp_conv2d(x, qcp_ref.CP(factors), **options),
-    "quantize": lambda x, grid, *rest: qcp_ref.quantize(x, qcp_ref.Grid(**grid), *rest),
+    **{
+        name: lambda x, factors, name=name, **options: getattr(qcp_ref, name)(
+            x, qcp_ref.CP(factors), **options
+        )
+        for name in ("cp_conv1d", "cp_conv2d", "cp_conv3d")
+    },
+    "quantize": lambda x, grid, *rest, **options: qcp_ref.quantize(
+        x, qcp_ref.Grid(**grid), *rest, **options
+    ),
+    "dequantize": lambda *args, grid=None: qcp_ref.dequantize(
+        *args, grid=qcp_ref.Grid(**grid) if grid else None
+    ),
+    "choose_affine": lambda x, grid, rule="mse-exact-affine": qcp_ref.choose_scale(
+        x, qcp_ref.Grid(**grid), rule=rule
+    )[:2],
+    "histogram": lambda x, bins: table_of(qcp_ref.Histogram.of(x, bins)),
+    "histogram_error": lambda table, *rest: qcp_ref.histogram_error(from_table(table), *rest),
+    "histogram_range": lambda table, levels, **options: qcp_ref.histogram_range(
+        from_table(table), levels, **options
+    ),
+    "activation_scale": lambda batches, grid, **options: qcp_ref.activation_scale(
+        batches, qcp_ref.Grid(**grid), **options
+    )[:2],
     "choose_scale": lambda x, grid: qcp_ref.choose_scale(x, qcp_ref.Grid(**grid)).scale,
 }
 CASES = [

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +35,14 @@ def write_json(path: Path, value: Any) -> Path:
 def save_compressed(path: Path, layers: Mapping[str, QuantizedCP]) -> Path:
     """Store codes, scales and grids of several layers in one npz archive.
 
-    Entries are called ``<layer>.code<n>``, ``<layer>.scale<n>`` and ``<layer>.grid`` (bits, narrow,
-    mid-rise).
+    Entries are called ``<layer>.code<n>``, ``<layer>.scale<n>`` and ``<layer>.grid`` (the fields of
+    the grid as text, in their order).
     """
     arrays: dict[str, Any] = {}
     for name, q in layers.items():
         for n, (k, s) in enumerate(zip(q.codes, q.scales, strict=True)):
             arrays[f"{name}.code{n}"], arrays[f"{name}.scale{n}"] = k, s
-        arrays[f"{name}.grid"] = np.array(
-            [q.grid.bits, q.grid.narrow, q.grid.mid_rise], dtype=np.int64
-        )
+        arrays[f"{name}.grid"] = np.array([str(field) for field in astuple(q.grid)])
     return write_atomically(path, lambda part: np.savez_compressed(part, **arrays))
 
 
@@ -55,8 +54,9 @@ def load_compressed(path: Path) -> dict[str, QuantizedCP]:
             if not entry.endswith(".grid"):
                 continue
             name = entry.removesuffix(".grid")
-            bits, narrow, mid_rise = (int(value) for value in archive[entry])
-            grid = Grid(bits, narrow=bool(narrow), mid_rise=bool(mid_rise))
+            bits, kind, *flags = (str(value) for value in archive[entry])
+            signed, narrow, mid_rise = (flag == "True" for flag in flags)
+            grid = Grid(int(bits), kind=kind, signed=signed, narrow=narrow, mid_rise=mid_rise)
             modes = sum(other.startswith(f"{name}.code") for other in archive.files)
             layers[name] = QuantizedCP(
                 [archive[f"{name}.code{n}"] for n in range(modes)],

@@ -1,0 +1,593 @@
+r"""What does the layer compute in integers? Accumulators, requantization, zero points.
+
+Activations are codes of 8 bits or fewer with a zero point, weights are codes of at most 8 bits that
+are symmetric, with zero point 0. A stage subtracts the zero point of its input, multiplies and adds
+up in integers :eq:`integer-accumulator`, so that a padded position, which holds the zero point,
+contributes nothing. How large an accumulator can become is known from the weights alone
+:eq:`integer-bound`; a stage that might leave int32 is refused before it runs.
+
+Requantization takes the accumulators to the codes of the next stage: by a real multiplier, rounded
+once :eq:`integer-exact`, or by one of the two fixed-point rules that devices use
+:eq:`integer-single`, :eq:`integer-double`. The three stages of :eq:`conv-cp` with requantization in
+between are the whole layer :eq:`integer-layer`; its distance to the layer in real numbers is
+bounded by :eq:`integer-error`.
+
+The integer sums run through the convolutions of :mod:`qcp_ref.conv` in float64. That is exact:
+all partial sums are integers, and stay far below 2**53.
+
+Simplified: one zero point and one scale per activation array, none per channel.
+
+Checked by tests/test_integer.py.
+"""
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from qcp_ref._checks import Array, check_array, check_option
+from qcp_ref.conv import Padding, Pair, _check_axes, _conv, depthwise, pointwise
+from qcp_ref.grid import Grid, Scale, _check_grid, _check_spread, _check_zero, quantize
+from qcp_ref.qcp import QuantizedCP
+
+__all__ = [
+    "IntegerCP",
+    "accumulator_bound",
+    "fixed_point",
+    "int_conv",
+    "int_linear",
+    "integer_cp",
+    "requantize",
+]
+
+# All integers in one wide type; what leaves a function has the type that a device would store.
+Integers = NDArray[np.signedinteger[Any]]
+
+MODES = ("exact", "single", "double")
+_INT32 = np.iinfo(np.int32)
+_LARGEST_MULTIPLIER = 2.0**29  # its shift is 30, the largest one of the fixed-point rules
+
+
+def accumulator_bound(
+    W: ArrayLike, grid: Grid, *, zero_point: int = 0, bias: ArrayLike | None = None
+) -> NDArray[np.int64]:
+    """Bound the accumulators of a stage, over all inputs and all orders of summation.
+
+    Parameters
+    ----------
+    W : array_like of int, shape (Cout, ...)
+        Weight codes; all that belong to one output channel stand behind its index.
+    grid : Grid
+        The codes of the input.
+    zero_point : int
+        The input's code of zero.
+    bias : array_like of int, shape (Cout,), optional
+        Where the sum starts, or what is added to it.
+
+    Returns
+    -------
+    ndarray of int64, shape (Cout,)
+        The largest magnitude that any partial sum can have.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the weights are no integers of 8 bits, or grid, zero point and bias do not fit.
+
+    Notes
+    -----
+    Equation :eq:`integer-bound` [derived].
+
+    **Laws**
+
+    - no partial sum exceeds it, in any order; some input attains it
+    - it is at most the sum of ``|w|`` times the largest ``|x - z|``, plus ``|b|``
+
+    Examples
+    --------
+    >>> from qcp_ref import Grid, accumulator_bound
+    >>> accumulator_bound([[1, -1], [127, 127]], Grid(8), zero_point=-128).tolist()
+    [255, 64770]
+    """
+    W = _check_integers(W, "W", -128, 127, min_ndim=2)
+    grid = _check_activations(grid)
+    z = int(_check_zero(zero_point, grid, ()))
+    b = _check_bias(bias, len(W))
+    # The zero point lies in the range, so the ends have different signs and each term of these
+    # sums is at least 0: leaving some out, as partial sums and padding do, makes no sum larger.
+    ends = [(W * (q - z)).reshape(len(W), -1) for q in (grid.qmin, grid.qmax)]
+    upper = np.maximum(*ends).sum(axis=1) + np.maximum(b, 0)
+    lower = np.minimum(*ends).sum(axis=1) + np.minimum(b, 0)
+    return np.asarray(np.maximum(upper, -lower))
+
+
+def int_conv(
+    x: ArrayLike,
+    W: ArrayLike,
+    *,
+    zero_point: int = 0,
+    bias: ArrayLike | None = None,
+    **geometry: Any,
+) -> NDArray[np.int32]:
+    """Convolve codes with a dense kernel of codes; return the accumulators.
+
+    Parameters
+    ----------
+    x : ndarray of uint8 or int8, shape (N, Cin, H, W)
+        Codes of the images; with one or three spatial axes likewise.
+    W : array_like of int, shape (Cout, Cin, kh, kw)
+        Codes of the kernel, from -128 to 127, with zero point 0.
+    zero_point : int
+        The code of zero in ``x``; it is also what images are padded with.
+    bias : array_like of int, shape (Cout,), optional
+        Added to each output channel.
+    **geometry
+        ``stride``, ``padding`` and ``dilation`` as in :func:`qcp_ref.conv.conv2d`.
+
+    Returns
+    -------
+    ndarray of int32, shape (N, Cout, Hout, Wout)
+        The accumulators.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If types, ranges, shapes or options do not fit, or an accumulator might leave int32.
+
+    Notes
+    -----
+    Equation :eq:`integer-accumulator` [source: ONNX ConvInteger].
+
+    **Laws**
+
+    - it is the dense convolution of ``x - zero_point`` with zeros around it, exactly
+    - it refuses if and only if some partial sum might leave int32
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from qcp_ref import int_conv
+    >>> x = np.array([[[[7, 9]]]], dtype=np.uint8)
+    >>> int_conv(x, [[[[1, 10]]]], zero_point=7, padding=(0, 1))
+    array([[[[ 0, 20,  2]]]], dtype=int32)
+    """
+    v, W, b = _operands(x, W, zero_point, bias)
+    _check_axes(v, "x")
+    return _conv(v, W, v.ndim - 2, bias=b, **geometry).astype(np.int32)
+
+
+def int_linear(
+    x: ArrayLike, W: ArrayLike, *, zero_point: int = 0, bias: ArrayLike | None = None
+) -> NDArray[np.int32]:
+    """Multiply codes by a matrix of codes; return the accumulators.
+
+    Parameters
+    ----------
+    x : ndarray of uint8 or int8, shape (..., Cin)
+        Codes of the inputs.
+    W : array_like of int, shape (Cout, Cin)
+        Codes of the matrix, from -128 to 127, with zero point 0.
+    zero_point : int
+        The code of zero in ``x``.
+    bias : array_like of int, shape (Cout,), optional
+        Added to each output.
+
+    Returns
+    -------
+    ndarray of int32, shape (..., Cout)
+        The accumulators.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If types, ranges or shapes do not fit, or an accumulator might leave int32.
+
+    Notes
+    -----
+    Equation :eq:`integer-accumulator` for images of one pixel [source: ONNX MatMulInteger].
+
+    **Laws**
+
+    - it is :func:`int_conv` with a 1x1 kernel
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from qcp_ref import int_linear
+    >>> int_linear(np.array([3, 4], dtype=np.int8), [[1, 10]], zero_point=3, bias=[5])
+    array([15], dtype=int32)
+    """
+    v, W, b = _operands(x, W, zero_point, bias)
+    if W.ndim != 2 or v.ndim == 0 or v.shape[-1] != W.shape[1]:
+        raise ValueError(
+            f"x, W: expected shapes (..., Cin) and (Cout, Cin), got {v.shape} and {W.shape}"
+        )
+    return np.asarray(v @ W.T + b).astype(np.int32)
+
+
+def fixed_point(multiplier: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Write multipliers as ``m * 2**(shift - 31)`` with integers ``m`` of 31 bits.
+
+    Parameters
+    ----------
+    multiplier : array_like
+        Positive numbers up to 2**29.
+
+    Returns
+    -------
+    m, shift : ndarray of int64
+        ``m`` from 2**30 to 2**31 - 1 and ``shift`` from -31 to 30, with the shape of the
+        multipliers; both 0 where the multiplier is too small to matter.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the multipliers are no such numbers.
+
+    Notes
+    -----
+    Equation :eq:`integer-fixed` [source: TFLite QuantizeMultiplier].
+
+    **Laws**
+
+    - the relative error is at most 2**-31, and 0 for powers of two
+    - where both are 0, no 32-bit accumulator is requantized to anything but the zero point
+
+    Examples
+    --------
+    >>> from qcp_ref import fixed_point
+    >>> [part.tolist() for part in fixed_point([0.25, 0.3])]
+    [[1073741824, 1288490189], [-1, -1]]
+    """
+    M = _check_multiplier(multiplier)
+    fraction, shift = np.frexp(M)
+    # Exact before the floor: fraction * 2**31 has 31 bits in front of the point and 22 behind it.
+    m = np.floor(fraction * 2.0**31 + 0.5).astype(np.int64)
+    carry = m == 2**31
+    m, shift = np.where(carry, 2**30, m), shift.astype(np.int64) + carry
+    vanishes = shift < -31
+    return np.where(vanishes, 0, m), np.where(vanishes, 0, shift)
+
+
+def requantize(
+    acc: ArrayLike, multiplier: ArrayLike, zero_point: int, grid: Grid, *, mode: str = "exact"
+) -> NDArray[np.integer[Any]]:
+    """Take accumulators to codes.
+
+    Parameters
+    ----------
+    acc : array_like of int
+        Accumulators, within int32.
+    multiplier : array_like
+        Input scale times weight scale over output scale, up to 2**29; one number, or an array with
+        all axes of ``acc``, each side that of ``acc`` or 1.
+    zero_point : int
+        The output's code of zero.
+    grid : Grid
+        The codes of the output.
+    mode : {'exact', 'single', 'double'}
+        One rounding of the product with the real multiplier, to nearest, ties to even; or the
+        fixed-point multiplier with one rounding, ties upwards, or with two.
+
+    Returns
+    -------
+    ndarray
+        Codes of the grid, with the shape of ``acc``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If accumulators, multipliers, zero point or grid do not fit.
+
+    Notes
+    -----
+    Equations :eq:`integer-exact`, :eq:`integer-single` [source: TFLite built for single rounding,
+    CMSIS-NN, XNNPACK] and :eq:`integer-double` [source: gemmlowp, TFLite]. All modes end in
+    :func:`qcp_ref.grid.quantize`, which adds the zero point, clips and casts.
+
+    **Laws**
+
+    - 'exact' is the correctly rounded product unless that lies within a relative 2**-53 of a tie
+    - 'single' and 'double' differ from 'exact' by at most one code; each pair differs somewhere
+    - monotone in ``acc``; a power of two as multiplier leaves only ties to differ about
+
+    Examples
+    --------
+    >>> from qcp_ref import Grid, requantize
+    >>> [requantize([-6, -2, 2, 6], 0.25, 0, Grid(8), mode=m).tolist()
+    ...  for m in ("exact", "single", "double")]
+    [[-2, 0, 0, 2], [-1, 0, 1, 2], [-2, -1, 1, 2]]
+    """
+    a = _check_integers(acc, "acc", _INT32.min, _INT32.max)
+    M = _check_spread(_check_multiplier(multiplier), "multiplier", a.shape)
+    _check_activations(grid)
+    if check_option(mode, "mode", MODES) == "exact":
+        return quantize(a * M, grid, 1.0, zero_point)
+    m, shift = fixed_point(M)
+    rounded = _single(a, m, shift) if mode == "single" else _double(a, m, shift)
+    return quantize(np.clip(rounded, _INT32.min, _INT32.max), grid, 1.0, zero_point)
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerCP:
+    """A factorized layer that runs in integers; :func:`integer_cp` makes it.
+
+    Parameters
+    ----------
+    weights : tuple of integer ndarray
+        Codes of the stages in the order in which they run: ``a_in`` transposed (R, Cin), for a
+        kernel larger than 1x1 ``a_kernel`` (kh kw, R), and ``a_out`` (Cout, R).
+    multipliers : tuple of ndarray of float64
+        Per stage, one number or one for each of its output channels.
+    bias : ndarray of int64, shape (Cout,)
+        Added to the last accumulators.
+    zero_points : tuple of int
+        Of the input and of the output of every stage.
+    grid : Grid
+        The codes of all activations.
+    kernel_size, stride, padding, dilation
+        Of the depthwise stage, or of the first one if there are two.
+    relu : bool
+        Clamp the output at its zero point.
+    mode : {'exact', 'single', 'double'}
+        How accumulators are requantized, see :func:`requantize`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an accumulator of some stage might leave int32.
+
+    Notes
+    -----
+    Equation :eq:`integer-layer`.
+    """
+
+    weights: tuple[Integers, ...]
+    multipliers: tuple[Array, ...]
+    bias: NDArray[np.int64]
+    zero_points: tuple[int, ...]
+    grid: Grid
+    _: KW_ONLY
+    kernel_size: Pair = 1
+    stride: Pair = 1
+    padding: Padding = 0
+    dilation: Pair = 1
+    relu: bool = False
+    mode: str = "exact"
+
+    def __post_init__(self) -> None:
+        """Prove that the accumulators of every stage fit."""
+        last = len(self.weights) - 1
+        for n, W in enumerate(self.weights):
+            channels, bias = W.T if 0 < n < last else W, self.bias if n == last else None
+            z = self.zero_points[n]
+            _prove(accumulator_bound(channels, self.grid, zero_point=z, bias=bias), f"stage {n}, ")
+
+    def forward(self, x: ArrayLike) -> NDArray[np.integer[Any]]:
+        """Run the layer on codes (N, Cin, H, W), or (N, Cin) if there are two plain stages."""
+        codes = _check_integers(x, "x", self.grid.qmin, self.grid.qmax)
+        last = len(self.weights) - 1
+        geometry: Any = {n: getattr(self, n) for n in ("stride", "padding", "dilation")}
+        linear = codes.ndim == 2 and last == 1 and (*geometry.values(),) == (1, 0, 1)
+        codes = codes[..., None] if linear else codes
+        _check_axes(codes, "x")
+        for n, (W, M) in enumerate(zip(self.weights, self.multipliers, strict=True)):
+            v = (codes - self.zero_points[n]).astype(np.float64)
+            if 0 < n < last:
+                acc = depthwise(v, W, kernel_size=self.kernel_size, **geometry)
+            elif n < last == 1:
+                acc = _conv(v, W.reshape(*W.shape, *[1] * (v.ndim - 2)), v.ndim - 2, **geometry)
+            else:
+                acc = pointwise(v, W, bias=self.bias if n == last else None)
+            acc, factor = acc.astype(np.int64), M.reshape(1, -1, *[1] * (acc.ndim - 2))
+            k = requantize(acc, factor, self.zero_points[n + 1], self.grid, mode=self.mode)
+            codes = k.astype(np.int64)
+        codes = np.maximum(codes, self.zero_points[-1]) if self.relu else codes
+        return (codes[..., 0] if linear else codes).astype(self.grid.dtype)
+
+
+def integer_cp(
+    cp: QuantizedCP,
+    scales: Sequence[Scale],
+    grid: Grid,
+    *,
+    bias: ArrayLike | None = None,
+    relu: bool = False,
+    mode: str = "exact",
+    **geometry: Any,
+) -> IntegerCP:
+    """Make the integer layer of a quantized CP tensor.
+
+    Parameters
+    ----------
+    cp : QuantizedCP
+        Codes of ``a_out``, ``a_in`` and, for a kernel larger than 1x1, ``a_kernel``.
+    scales : sequence of Scale
+        Scales and zero points of the input, of the output of each stage but the last one, and of
+        the output. If ``a_out`` has a scale per column, the array before the last stage is the one
+        whose channels are weighted as :eq:`integer-fold` says.
+    grid : Grid
+        The codes of all these activations, at most 8 bits.
+    bias : array_like, shape (Cout,), optional
+        Real numbers, added to the output channels.
+    relu : bool
+        Clamp the output at its zero point.
+    mode : {'exact', 'single', 'double'}
+        How accumulators are requantized.
+    **geometry
+        ``kernel_size``, ``stride``, ``padding`` and ``dilation`` as in
+        :func:`qcp_ref.conv.cp_conv2d`; all may be left out for a 1x1 kernel.
+
+    Returns
+    -------
+    IntegerCP
+        The layer.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the arguments do not fit each other, if ``a_in`` or ``a_kernel`` has a scale per row,
+        which no multiplier can represent, or if an accumulator might leave int32.
+
+    Notes
+    -----
+    Equations :eq:`integer-multiplier` and :eq:`integer-fold` [derived]. Codes of a mid-rise grid
+    become the odd numbers ``2 k + 1`` at half the scale.
+
+    **Laws**
+
+    - the layer equals plain loops over Python integers, code by code
+    - its output stays within :eq:`integer-error` of the layer in real numbers
+    - all that a scale per column does to the output, the multipliers do
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from qcp_ref import Grid, QuantizedCP, Scale, integer_cp
+    >>> cp = QuantizedCP([[[2], [-3]], [[1], [1]]], [0.5, 1.0], Grid(4))
+    >>> scales = [Scale(s, z, "given") for s, z in ((1.0, 3), (2.0, 0), (0.5, -1))]
+    >>> layer = integer_cp(cp, scales, Grid(8), bias=[1.0, 0.0])
+    >>> layer.forward([[3, 7], [5, 9]])  # 4 and 8 become 2 and 4 steps of 2
+    array([[  9, -13],
+           [ 17, -25]], dtype=int8)
+    """
+    codes, steps = _check_weights(cp)
+    _check_kernel(geometry.get("kernel_size", 1), codes)
+    s, z = _check_scales(scales, _check_activations(grid), len(codes))
+    sigma, share = _fold(steps[0])
+    M = [s[n] * step / s[n + 1] for n, step in enumerate([*steps[1:], sigma])]
+    M[-2] = M[-2] * share
+    b = check_array(np.zeros(cp.shape[0]) if bias is None else bias, "bias", ndim=1)
+    b = np.rint(b / (s[-2] * sigma))
+    if b.shape != cp.shape[:1] or (np.abs(b) > _INT32.max).any():
+        need = f"{cp.shape[:1]} numbers within int32 times {np.max(s[-2] * sigma)}"
+        raise ValueError(f"bias: expected {need}, got {bias!r}")
+    return IntegerCP(
+        (codes[1].T, *codes[2:], codes[0]),
+        tuple(_check_multiplier(np.ravel(m)) for m in M),
+        b.astype(np.int64),
+        z,
+        grid,
+        relu=bool(relu),
+        mode=check_option(mode, "mode", MODES),
+        **geometry,
+    )
+
+
+def _single(a: Integers, m: Integers, shift: Integers) -> Integers:
+    """Spell out :eq:`integer-single`; the product has 62 bits, so that int64 holds everything."""
+    n = 31 - shift
+    return np.asarray((a * m + (np.int64(1) << (n - 1))) >> n)
+
+
+def _double(a: Integers, m: Integers, shift: Integers) -> Integers:
+    """Spell out :eq:`integer-double`; what would wrap around in a device saturates here."""
+    wide = np.clip(a << np.maximum(shift, 0), _INT32.min, _INT32.max)
+    high = (wide * m + 2**30) >> 31
+    right = np.maximum(-shift, 0)
+    return np.asarray(np.sign(high) * ((np.abs(high) + ((np.int64(1) << right) >> 1)) >> right))
+
+
+def _operands(
+    x: ArrayLike, W: ArrayLike, zero_point: int, bias: ArrayLike | None
+) -> tuple[Array, Array, Array]:
+    """Return ``x - zero_point``, weights and bias as floats, if their sums fit int32."""
+    x = np.asarray(x)
+    if x.dtype not in (np.uint8, np.int8):
+        raise TypeError(f"x: expected uint8 or int8, whose range is known, got dtype {x.dtype}")
+    grid = Grid(8, signed=x.dtype == np.int8)
+    _prove(accumulator_bound(W, grid, zero_point=zero_point, bias=bias))
+    weights = np.asarray(W, np.float64)
+    return check_array(x, "x") - zero_point, weights, _check_bias(bias, len(weights)).astype(float)
+
+
+def _prove(bounds: NDArray[np.int64], where: str = "") -> None:
+    """Refuse accumulators that int32 might not hold."""
+    if bounds.max() > _INT32.max:
+        channel = int(bounds.argmax())
+        raise ValueError(
+            f"W: {where}output channel {channel} may reach {bounds[channel]}, beyond int32; "
+            "use smaller weights or fewer bits, or split the sum"
+        )
+
+
+def _fold(step: Array) -> tuple[Array, Array]:
+    """Split the scale of ``a_out`` into one per row and a share per column :eq:`integer-fold`."""
+    columns = step.ndim == 2 and step.shape[0] == 1
+    return (step.max(), step / step.max()) if columns else (np.ravel(step), np.ones(()))
+
+
+def _check_integers(
+    x: ArrayLike, name: str, lowest: int, highest: int, *, min_ndim: int = 0
+) -> NDArray[np.int64]:
+    array = np.asarray(x)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name}: expected integers, got dtype {array.dtype}")
+    check_array(array, name, min_ndim=min_ndim)
+    if array.min() < lowest or array.max() > highest:
+        ends = f"{array.min()} to {array.max()}"
+        raise ValueError(f"{name}: expected integers from {lowest} to {highest}, got {ends}")
+    return array.astype(np.int64)
+
+
+def _check_bias(bias: ArrayLike | None, outputs: int) -> NDArray[np.int64]:
+    b = np.zeros(outputs, np.int64) if bias is None else bias
+    b = _check_integers(b, "bias", _INT32.min, _INT32.max)
+    if b.shape != (outputs,):
+        raise ValueError(f"bias: expected shape {(outputs,)} (one per output), got {b.shape}")
+    return b
+
+
+def _check_activations(grid: Grid) -> Grid:
+    if _check_grid(grid).bits > 8 or grid.mid_rise or grid.kind != "uniform":
+        raise ValueError(f"grid: expected at most 8 bits in equal steps from zero, got {grid}")
+    return grid
+
+
+def _check_multiplier(multiplier: ArrayLike) -> Array:
+    M = check_array(multiplier, "multiplier")
+    if (M <= 0).any() or (M > _LARGEST_MULTIPLIER).any():
+        ends = f"{M.min()} to {M.max()}"
+        raise ValueError(f"multiplier: expected numbers above 0 and up to 2**29, got {ends}")
+    return M
+
+
+def _check_weights(cp: Any) -> tuple[list[NDArray[np.int64]], list[Array]]:
+    """Return codes with zero point 0 and their scales, as far as multipliers can represent them."""
+    if not isinstance(cp, QuantizedCP) or len(cp.shape) not in (2, 3):
+        raise TypeError(f"cp: expected a QuantizedCP of 2 or 3 factors, got {cp!r}")
+    for n, name in enumerate(("a_in", "a_kernel")[: len(cp.shape) - 1], start=1):
+        if cp.scales[n].ndim and cp.scales[n].shape[0] > 1:
+            raise ValueError(
+                f"cp: {name} has a scale per row, which no multiplier can represent; "
+                "quantize it with one scale or one per column"
+            )
+    if cp.grid.kind == "log2":
+        raise ValueError("cp: powers of two as weights are not supported; use a uniform grid")
+    double = 2 if cp.grid.mid_rise else 1
+    codes = [double * k.astype(np.int64) + (double - 1) for k in cp.codes]
+    for n, k in enumerate(codes):
+        _check_integers(k, f"cp: codes[{n}]", -128, 127)
+    return codes, [step / double for step in cp.scales]
+
+
+def _check_kernel(kernel_size: Pair, codes: Sequence[Integers]) -> None:
+    entries = len(codes[2]) if len(codes) == 3 else 1
+    sides = np.asarray(kernel_size).ravel().tolist()
+    possible = [prod(sides)] if len(sides) > 1 else [sides[0] ** d for d in (1, 2, 3)]
+    if entries not in possible:
+        raise ValueError(f"kernel_size: expected sides of {entries} entries, got {kernel_size!r}")
+
+
+def _check_scales(
+    scales: Sequence[Scale], grid: Grid, stages: int
+) -> tuple[list[Array], tuple[int, ...]]:
+    given = list(scales)
+    if len(given) != stages + 1 or not all(isinstance(scale, Scale) for scale in given):
+        raise ValueError(f"scales: expected {stages + 1} of type Scale, got {scales!r}")
+    for scale in given:
+        quantize(0.0, grid, scale.scale, scale.zero_point)  # refuses what does not fit
+    return [np.asarray(each.scale) for each in given], tuple(int(e.zero_point) for e in given)
