@@ -1,9 +1,10 @@
-"""Ground floor: the loops that are too slow for NumPy, compiled by Numba at their first call.
+"""Ground floor: loops that Numba compiles at their first call.
 
 A kernel is plain Python over indices, so it can be read, traced and tested without a compiler
-(``kernel.py_func``). It replaces a readable form that stays in the chapter it serves, has the
-signature of that form and is tested against it. No fast-math and no threads: compiled and
-interpreted runs agree bit for bit.
+(``kernel.py_func``). The search for a scale replaces a readable form that is too slow, stays in its
+chapter and has the same signature. The others are twins of the chapters on flat arrays, a third
+form beside the vectorised one and :mod:`qcp_ref.loops`, for the oracle to compare. No fast-math, no
+threads, one order of summation: compiled and interpreted runs agree bit for bit.
 
 Importing this module does not import Numba. The first call of a kernel does; later processes find
 the compiled code on disk.

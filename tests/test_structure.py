@@ -35,7 +35,7 @@ COMMANDS = {"conformance.__main__"}  # outside the app, what may print
 LOADERS = {"conformance.worker"}  # import what a user names
 
 # The book is what is read: the chapters and the checks, not the table of contents.
-TOTALS = {"book": 2300, "loops": 650, "_kernels": 400, "conformance": 1900, "app": 800}
+TOTALS = {"book": 2300, "loops": 650, "_kernels": 400, "conformance": 4100, "app": 800}
 MODULE, FUNCTION, PARAMETERS, NAMES = 350, 40, 6, 80
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -373,11 +373,15 @@ def check_companions(root):
             continue
         if parts[-1].startswith("test_"):
             continue
-        # The kit's vectors, say, share their name with the book's.
-        kit = "kit_" if parts[0] == "conformance" else ""
-        needed = [f"tests/test_{kit}{parts[-1].strip('_')}.py"]
-        if kit and (root / f"tests/test_{parts[-1]}.py").exists():
-            needed = []
+        needed = [f"tests/test_{parts[-1].strip('_')}.py"]
+        if parts[0] == "conformance":
+            # The kit is tested by what it does; each part is imported by some test.
+            tests = "".join(path.read_text() for path in sorted((root / "tests").glob("*.py")))
+            needed = (
+                []
+                if re.search(rf"conformance(\.| import [^)]*?\b){parts[-1]}\b", tests)
+                else needed
+            )
         if name in CHAPTERS:
             needed.append(f"docs/api/{name}.rst")
         if (
@@ -585,8 +589,8 @@ ADDED = {
         ("cp", "def _f(a, b, c, d, e, f, g):\n    pass\n", "cp._f: 7 parameters"),
         ("cp", "class _C:\n    def f(self, a, b, c, d, e, f, *g):\n        pass\n", "f: 7"),
         ("cp", "x = 1\n" * 350, "cp: 357 code lines, at most 350"),
-        ("cp", "x = 1\n" * 2300, "book: 2319 code lines in all"),
-        ("loops", "x = 1\n" * 650, "loops: 655 code lines in all"),
+        ("cp", "x = 1\n" * 2300, "book: 2313 code lines in all"),
+        ("loops", "x = 1\n" * 650, "loops: 654 code lines in all"),
         ("_kernels", "x = 1\n" * 400, "_kernels: 404 code lines in all"),
         ("app/cli", "x = 1\n" * 800, "app: 805 code lines in all"),
     ],

@@ -1,0 +1,14 @@
+"""The conformance kit: check an implementation of your own against the definitions of the book.
+
+An adapter (:class:`Adapter`) of a few lines names the implementation's functions; the cases, their
+exact expectations and their proven tolerances come with the package; ``python -m
+qcp_ref.conformance my_adapter:impl`` runs them and says, level by level, what is right and what is
+not. :func:`suite` puts the same cases into a test suite of one's own.
+"""
+
+from qcp_ref.conformance.adapter import Adapter, Unsupported
+from qcp_ref.conformance.judge import Judgement, judge
+from qcp_ref.conformance.plugin import suite
+from qcp_ref.conformance.runner import Report, Result, run
+
+__all__ = ["Adapter", "Judgement", "Report", "Result", "Unsupported", "judge", "run", "suite"]

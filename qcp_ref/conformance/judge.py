@@ -1,0 +1,191 @@
+"""Is a result right? Judged against what the case says, without any tolerance chosen by hand.
+
+Exact expectations are compared as rational numbers, bounds are the proven ones of
+:eq:`conformance-bound` for the declared arithmetic, sets list the codes that are allowed near a
+tie, and certificates are recomputed from the result (:mod:`qcp_ref.conformance.certs`).
+"""
+
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+from qcp_ref.conformance.adapter import Arithmetic
+
+__all__ = ["Judgement", "expectation", "judge"]
+
+_SPECIAL = ("nan", "inf", "-inf")
+
+
+class Judgement(NamedTuple):
+    """The verdict on one result: outcome, what went wrong in one word, error / bound, a sentence.
+
+    The outcome is 'pass', 'fail', or 'suspect': within the proof, but above anything measured.
+    """
+
+    outcome: str
+    word: str = ""
+    margin: float = 0.0
+    says: str = ""
+
+
+def expectation(case: Mapping[str, Any], choices: Mapping[str, str]) -> Any:
+    """Return what a case expects of an implementation with these declared choices."""
+    for other in case.get("when", ()):
+        if all(choices[key] == value for key, value in other["declared"].items()):
+            return other["out"]
+    return case["out"]
+
+
+def judge(case: Mapping[str, Any], out: Mapping[str, Any], info: Mapping[str, Any]) -> Judgement:
+    """Judge the results of one case.
+
+    Parameters
+    ----------
+    case : mapping
+        A case of the suite.
+    out : mapping
+        Encoded results by name, as :func:`qcp_ref.conformance.adapter.execute` returns them.
+    info : mapping
+        What the adapter declares: 'arith', 'choices', 'fast'.
+
+    Returns
+    -------
+    Judgement
+        The worst one of all results.
+    """
+    expected = expectation(case, info["choices"])
+    if expected.get("kind") == "reject":
+        return Judgement("fail", "accepted", says="wrong input has to be refused by an exception")
+    if expected.get("kind") == "cert":
+        from qcp_ref.conformance.certs import CERTIFICATES
+
+        # Certificates compute with the numbers, so what is not a number ends here.
+        for name, result in out.items():
+            if _has_special(result):
+                return Judgement("fail", "nan", says=f"{name}: NaN or infinity")
+        return CERTIFICATES[expected["name"]](case, out, info)
+    if Arithmetic.of(info["arith"]).inputs:
+        from qcp_ref.conformance.truth import SUMS, bounded
+
+        # Rounded inputs make exact sums inexact.
+        exact = any(part["kind"] == "exact" and part["m"] for part in expected.values())
+        expected = bounded(case) if exact and case["op"] in SUMS else expected
+    worst = Judgement("pass")
+    for name, part in expected.items():
+        if name not in out:
+            return Judgement("fail", "wrong-shape", says=f"{name}: missing")
+        found = _compare(name, part, out[name], case, info)
+        if found.outcome == "fail":
+            return found
+        worst = max(worst, found, key=lambda one: one.margin)
+    return worst
+
+
+def _has_special(result: Any) -> bool:
+    if isinstance(result, list):
+        return any(_has_special(part) for part in result)
+    return any(m in _SPECIAL for m in result["m"])
+
+
+def _compare(
+    name: str,
+    part: Mapping[str, Any],
+    result: Any,
+    case: Mapping[str, Any],
+    info: Mapping[str, Any],
+) -> Judgement:
+    """Judge one result against its expectation."""
+    if part["kind"] == "list":
+        if not isinstance(result, list) or len(result) != len(part["parts"]):
+            return Judgement("fail", "wrong-shape", says=f"{name}: expected a list of arrays")
+        each = [
+            _compare(f"{name}[{i}]", *pair, case, info)
+            for i, pair in enumerate(zip(part["parts"], result, strict=True))
+        ]
+        return next((one for one in each if one.outcome == "fail"), max(each, key=_margin))
+    if isinstance(result, list):
+        return Judgement("fail", "wrong-shape", says=f"{name}: expected one array, got a list")
+    arithmetic = Arithmetic.of(info["arith"])
+    real = part.get("t", "i") in ("real", "f32", "f64")
+    right = result["t"] == arithmetic.real if real else result["t"][0] in "iu"
+    if not right:
+        wanted = arithmetic.real if real else "an integer type"
+        return Judgement("fail", "wrong-dtype", says=f"{name}: {result['t']}, expected {wanted}")
+    if result["s"] != part["s"]:
+        says = f"{name}: shape {result['s']}, expected {part['s']}"
+        return Judgement("fail", "wrong-shape", says=says)
+    entries = _values(result)
+    if part["kind"] == "set":
+        margins = [2 * (y not in v) for y, v in zip(entries, part["allowed"], strict=True)]
+        return _entrywise(name, entries, part["allowed"], margins)
+    truth = _values(part)
+    if "nan" in entries and "nan" not in truth:
+        return Judgement("fail", "nan", says=f"{name}: NaN at entry {entries.index('nan')}")
+    if part["kind"] == "exact" and not _is_fast(case, info):
+        margins = [2 * (y != v) for y, v in zip(entries, truth, strict=True)]
+    else:
+        bounds = _bounds(part, case, info, arithmetic)
+        margins = [_ratio(*triple) for triple in zip(entries, truth, bounds, strict=True)]
+    return _entrywise(name, entries, truth, margins)
+
+
+def _ratio(y: Any, v: Fraction, bound: Fraction) -> Any:
+    if isinstance(y, str) or not bound:
+        return 2 * (y != v)
+    return abs(y - v) / bound
+
+
+def _margin(one: Judgement) -> float:
+    return one.margin
+
+
+def _values(array: Mapping[str, Any]) -> list[Any]:
+    """Return entries as fractions; NaN and infinities stay strings, a negative zero is zero."""
+    step = Fraction(2) ** array["e"]
+    return [m if m in _SPECIAL else 0 if m == "-0" else int(m) * step for m in array["m"]]
+
+
+def _bounds(
+    part: Mapping[str, Any],
+    case: Mapping[str, Any],
+    info: Mapping[str, Any],
+    arithmetic: Arithmetic,
+) -> list[Fraction]:
+    """Spell out :eq:`conformance-bound`, or :eq:`conformance-fast` where that is declared."""
+    u = arithmetic.accumulator
+    if _is_fast(case, info):
+        squares = [sum(v * v for v in _values(case["in"][key])) for key in ("x", "W")]
+        size = Fraction(float(squares[0]) ** 0.5 * float(squares[1]) ** 0.5)
+        least = (1 + u) * Fraction(info["fast"]) * u * size
+        return [least + u * abs(v) for v in _values(part)]
+    n = part["n"]
+    growth = 1 + n * u / (1 - n * u)
+    if arithmetic.inputs:
+        growth *= (1 + arithmetic.inputs) ** part.get("factors", 2)
+        growth *= (1 + arithmetic.result) ** part.get("stored", 1)
+    return [(growth - 1) * g for g in _values(part["g"])]
+
+
+def _is_fast(case: Mapping[str, Any], info: Mapping[str, Any]) -> bool:
+    return bool(info.get("fast")) and case["op"] == "conv2d"
+
+
+def _entrywise(name: str, entries: list[Any], truth: list[Any], margins: list[Any]) -> Judgement:
+    """Pass if no entry's error exceeds its bound; else say how many do, and show the first."""
+    worst = float(min(max(margins, default=0), 10**9))
+    bad = [i for i, margin in enumerate(margins) if margin > 1]
+    worst = float(min(max(margins, default=0), Fraction(10**9)))
+    if not bad:
+        return Judgement("pass", margin=worst)
+    first = bad[0]
+    says = (
+        f"{name}: {len(bad)} of {len(entries)} entries are wrong; the first is entry {first}: "
+        f"expected {_show(truth[first])}, got {_show(entries[first])}"
+    )
+    return Judgement("fail", "wrong-value", worst, says)
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, list):
+        return " or ".join(map(str, value))
+    return value if isinstance(value, str) else f"{float(value):.9g}"

@@ -1,0 +1,91 @@
+"""The command, run as its users run it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_plugin import ADAPTER, GRAMS, WRONG
+
+from qcp_ref.conformance.__main__ import main
+from qcp_ref.conformance.vectors import load
+
+
+@pytest.fixture
+def command(tmp_path, capsys, monkeypatch):
+    """Return a function that runs the command in a folder with an adapter."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments, text=ADAPTER):
+        (tmp_path / "mine.py").write_text(text)
+        status = main(list(arguments))
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def test_a_right_implementation(command):
+    status, out, _ = command("mine.py:impl", "-c", "gram.*", "--report", "report.json")
+    assert status == 0
+    assert out.splitlines()[-1].startswith("qcp-conformance 0.1-draft  L1  f64  ")
+    assert json.loads(Path("report.json").read_text())["ok"]
+
+
+def test_a_wrong_implementation(command):
+    status, out, _ = command("mine.py:impl", "-c", "gram.*", text=WRONG)
+    assert status == 1
+    assert f"FAIL  {GRAMS[0]}  (L1, wrong-value)" in out
+    assert "no level" in out
+
+
+def test_it_runs_as_a_program(tmp_path):
+    (tmp_path / "mine.py").write_text(ADAPTER)
+    arguments = [sys.executable, "-m", "qcp_ref.conformance", "mine:impl", "--levels", "L1"]
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "mylib 1.2" in done.stdout, done.stderr
+
+
+def test_known_failures(command):
+    assert command("mine.py:impl", "-c", "gram.*", "--write-xfails", "x.toml", text=WRONG)[0] == 1
+    assert command("mine.py:impl", "-c", "gram.*", "--xfails", "x.toml", text=WRONG)[0] == 0
+    status, out, _ = command("mine.py:impl", "-c", "gram.*", "--xfails", "x.toml")
+    assert status == 1
+    assert "XPASS" in out
+
+
+def test_list_shows_every_case(command):
+    status, out, _ = command("--list")
+    assert status == 0
+    assert [line.split()[0] for line in out.splitlines()] == [case["id"] for case in load()]
+
+
+def test_smoke_is_a_few_cases(command):
+    status, out, _ = command("--list", "--smoke")
+    assert status == 0
+    assert 5 < len(out.splitlines()) < 40
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["nowhere.py:impl"], "no such file"),
+        (["mine.py:impl", "-c", "grammar.*"], "matches no case"),
+        (["mine.py:impl", "--levels", "L8"], "L8"),
+        (["mine.py:impl", "--xfails", "none.toml"], "cannot read"),
+        (["mine.py:impl", "--suite", "9.9"], "9.9"),
+        (["--pipe", "/no/such/program"], "could not be started"),
+        (["mine.py:impl", "-c", "gram.*", "--report", "no/such/folder.json"], "cannot write"),
+    ],
+)
+def test_wrong_questions_end_with_status_2(command, arguments, says):
+    status, _, err = command(*arguments)
+    assert status == 2
+    assert says in err
+
+
+def test_nothing_to_run_is_an_error(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        command()
+    assert stop.value.code == 2
+    assert "implementation" in capsys.readouterr().err
