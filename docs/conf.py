@@ -160,6 +160,29 @@ def list_names(app, docname, source):
         source[0] = source[0].replace("|all|", "\n   ".join(names))
 
 
+def describe_kit(app):
+    """Write what the pages of the conformance kit include, from the kit's own tables."""
+    from qcp_ref.conformance import matrix, spec, vectors
+
+    levels = "".join(f"{name}\n   {says}\n" for name, says in spec.LEVELS.items())
+    header = ("operation", "level", "arguments", "options", "results", "equation")
+    rows = [".. list-table::\n   :header-rows: 1\n\n", "   * - " + "\n     - ".join(header) + "\n"]
+    for name, op in spec.OPS.items():
+        parts = [", ".join(part) or "-" for part in (op.arrays, op.options, op.results)]
+        cells = [f"``{name}``", op.level, *parts, f":eq:`{op.equation}`"]
+        rows.append("   * - " + "\n     - ".join(cells) + "\n")
+    rows.append("\n**Choices**, the first one ours:\n\n")
+    rows += [f"``{name}``\n   {', '.join(options)}\n" for name, options in spec.CHOICES.items()]
+    rows.append("\n**Capabilities**:\n\n")
+    rows += [f"``{name}``\n   {says}\n" for name, says in spec.CAPABILITIES.items()]
+    faults = matrix.Matrix(matrix.every_fault(), vectors.kills(), [], [], [])
+    listed = "\n".join("   " + line for line in matrix.table(faults).splitlines())
+    texts = {"levels": levels, "operations": "".join(rows)}
+    texts["faults"] = f".. code-block:: text\n\n{listed}\n"
+    for name, text in texts.items():
+        write(GENERATED / f"{name}.rst", text.encode())
+
+
 def copy_mathjax(app, exception):
     """Put the one MathJax file, and its licence, beside the pages."""
     if exception is None and app.builder.format == "html":
@@ -182,6 +205,7 @@ def skip_field_numbers(app, what, name, obj, skip, options):
 def setup(app):
     app.connect("builder-inited", copy_notebooks)  # before Sphinx looks for documents
     app.connect("builder-inited", convert_markdown)
+    app.connect("builder-inited", describe_kit)
     app.connect("source-read", list_names)
     app.connect("autodoc-skip-member", skip_field_numbers)
     app.connect("build-finished", copy_mathjax)

@@ -610,7 +610,7 @@ def tensor_to_kernel(X: ArrayLike, kernel_size: Pair) -> Floats:
 
     Returns
     -------
-    ndarray, shape (Cout, Cin, *kernel_size)
+    ndarray, shape (Cout, Cin) and the sides of the kernel
         The kernel. float32 is kept.
 
     Raises

@@ -78,7 +78,7 @@ def test_every_fault_runs(fault):
     assert words != {"raises"}
 
 
-@given(st.floats(-1e30, 1e30, width=32), st.sampled_from([8, 11]))
+@given(st.floats(-(2.0**99), 2.0**99, width=32), st.sampled_from([8, 11]))
 def test_shortened_numbers_are_the_nearest(x, bits):
     found = shorten(np.array([x], np.float32), bits)
     assert found.dtype == np.float32

@@ -1,6 +1,6 @@
 """How does an implementation plug in? An adapter is a name, an arithmetic, and functions.
 
-Each function has the name and the arguments of an operation of :mod:`qcp_ref.conformance.spec`,
+Each function has the name and the arguments of an operation of ``qcp_ref.conformance.spec``,
 takes NumPy arrays and returns NumPy arrays, or anything that ``numpy.asarray`` accepts. What the
 implementation cannot do is declared by capability, what it does differently by choice.
 
@@ -86,7 +86,7 @@ class Adapter:
     command : sequence of str, optional
         Start this program and talk to it instead; see :meth:`pipe`.
     **choices
-        What it does differently, of :data:`qcp_ref.conformance.spec.CHOICES`.
+        What it does differently, of ``qcp_ref.conformance.spec.CHOICES``.
 
     Raises
     ------

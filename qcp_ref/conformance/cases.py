@@ -99,7 +99,7 @@ def make(
     says : str
         Which mistake it hunts, in one sentence.
     flags : sequence of str
-        Of :data:`qcp_ref.conformance.families.FLAGS`.
+        Of :func:`qcp_ref.conformance.vectors.flags`.
     inputs : mapping
         All arguments by name: numbers, nested lists of them, encoded arrays, None.
     options : mapping, optional

@@ -1,6 +1,6 @@
 """Which correct implementations must the suite never accuse?
 
-The other half of :mod:`qcp_ref.conformance.faults`: sums in other orders and precisions, other
+The other half of ``qcp_ref.conformance.faults``: sums in other orders and precisions, other
 arrangements of the same layer, fast convolutions in their declared class, and everything that the
 definitions leave open, declared as such. Tests draw many thousands of cases; one accusation is an
 error of the suite.

@@ -1,7 +1,7 @@
 """Which wrong implementations does the suite have to catch?
 
 A catalogue of what others really got wrong, or easily could. A fault is an operation of
-:mod:`qcp_ref.conformance.plain` with an argument, a hook or the result changed. A suite that kills
+``qcp_ref.conformance.plain`` with an argument, a hook or the result changed. A suite that kills
 every fault has been shown to look at each of these places. The list itself is data/faults.json, one
 line per fault: identifier, operations, what is wrong, where it was seen, and the name of the change
 that makes it, for which see :data:`CHANGES`.

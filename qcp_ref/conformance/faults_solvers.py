@@ -1,6 +1,6 @@
 """Which wrong solvers does the suite have to catch, and which right ones must it never accuse?
 
-Like :mod:`qcp_ref.conformance.faults`: each operation is written once more, plainly, and a fault is
+Like ``qcp_ref.conformance.faults``: each operation is written once more, plainly, and a fault is
 that with one thing changed. The letter of an identifier says what is wrong: S scales, A least
 squares, D ADMM, E error-preserving correction.
 

@@ -2,7 +2,7 @@
 
 Exact expectations are compared as rational numbers, bounds are the proven ones of
 :eq:`conformance-bound` for the declared arithmetic, sets list the codes that are allowed near a
-tie, and certificates are recomputed from the result (:mod:`qcp_ref.conformance.certs`).
+tie, and certificates are recomputed from the result (``qcp_ref.conformance.certs``).
 """
 
 from collections.abc import Mapping
@@ -44,7 +44,7 @@ def judge(case: Mapping[str, Any], out: Mapping[str, Any], info: Mapping[str, An
     case : mapping
         A case of the suite.
     out : mapping
-        Encoded results by name, as :func:`qcp_ref.conformance.adapter.execute` returns them.
+        Encoded results by name, as ``qcp_ref.conformance.adapter.execute`` returns them.
     info : mapping
         What the adapter declares: 'arith', 'choices', 'fast'.
 

@@ -18,7 +18,7 @@ from qcp_ref.conformance.controls import CONTROLS, Control
 from qcp_ref.conformance.faults import FAULTS, Fault
 from qcp_ref.conformance.judge import expectation, judge
 
-__all__ = ["Matrix", "attempt", "gates", "matrix", "smoke", "table"]
+__all__ = ["Matrix", "attempt", "every_fault", "gates", "matrix", "smoke", "table"]
 
 Case = Mapping[str, Any]
 Trial = tuple[str, dict[str, Any]]
@@ -49,14 +49,14 @@ def attempt(function: Any, case: Case, **options: Any) -> Trial:
     case : mapping
         The case.
     **options
-        Of :class:`qcp_ref.conformance.adapter.Adapter`.
+        Of ``qcp_ref.conformance.adapter.Adapter``.
 
     Returns
     -------
     word : str
         What went wrong, '' if nothing did.
     reply : dict
-        As :func:`qcp_ref.conformance.adapter.execute` returns it; empty if the case needs float64
+        As ``qcp_ref.conformance.adapter.execute`` returns it; empty if the case needs float64
         and the adapter does not have it.
     """
     adapter = Adapter("one", **options)
@@ -73,6 +73,13 @@ def attempt(function: Any, case: Case, **options: Any) -> Trial:
     return (found.word if found.outcome == "fail" else ""), reply
 
 
+def every_fault() -> tuple[Fault, ...]:
+    """Return the whole catalogue."""
+    from qcp_ref.conformance import faults_solvers
+
+    return (*FAULTS, *faults_solvers.FAULTS)
+
+
 def matrix(
     cases: Sequence[Case] | None = None,
     faults: Sequence[Fault] | None = None,
@@ -86,7 +93,7 @@ def matrix(
     if faults is None or controls is None:
         from qcp_ref.conformance import faults_solvers as solvers
 
-        faults = (*FAULTS, *solvers.FAULTS) if faults is None else faults
+        faults = every_fault() if faults is None else faults
         controls = (*CONTROLS, *solvers.CONTROLS) if controls is None else controls
     kills, twins, alarms = dict[str, list[str]](), list[tuple[str, str]](), list[str]()
     for op in dict.fromkeys(case["op"] for case in cases):

@@ -1,8 +1,8 @@
 """What does each operation compute? Once more, plainly, with hooks where implementations differ.
 
-These functions take the arguments of :data:`qcp_ref.conformance.spec.OPS` and share no code with
-the book, so that neither the wrong implementations (:mod:`qcp_ref.conformance.faults`) nor the
-right ones (:mod:`qcp_ref.conformance.controls`) that are made of them share a mistake with it.
+These functions take the arguments of ``qcp_ref.conformance.spec.OPS`` and share no code with
+the book, so that neither the wrong implementations (``qcp_ref.conformance.faults``) nor the
+right ones (``qcp_ref.conformance.controls``) that are made of them share a mistake with it.
 Without hooks they are right, which tests/test_faults.py checks. Every sum is taken over the last
 axis of an array of its terms, by the hook ``add``. They work in the type of their arrays.
 """

@@ -88,7 +88,7 @@ def suite(
     levels : str, optional
         Levels to run, as in ``"L0 L2"``; default: all.
     xfails : str, optional
-        A TOML file of known failures (:mod:`qcp_ref.conformance.xfails`).
+        A TOML file of known failures (``qcp_ref.conformance.xfails``).
     timeout : float
         Seconds per case.
 

@@ -2,7 +2,7 @@
 
 An implementation that hangs, crashes, prints garbage or changes its inputs fails the case in which
 it does so, with that word, and never the run: it works in a process of its own, which is killed and
-started again (:mod:`qcp_ref.conformance.worker`).
+started again (``qcp_ref.conformance.worker``).
 """
 
 import json
@@ -363,9 +363,9 @@ def run(
     Parameters
     ----------
     implementation, timeout, isolate
-        As for :class:`Session`.
+        As for ``Session``.
     cases : iterable of mapping
-        Cases of the suite, as :func:`qcp_ref.conformance.vectors.load` returns them.
+        Cases of the suite, as ``qcp_ref.conformance.vectors.load`` returns them.
 
     Returns
     -------

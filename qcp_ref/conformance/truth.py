@@ -367,7 +367,7 @@ def outcomes(
     Parameters
     ----------
     op : str
-        Of :data:`qcp_ref.conformance.spec.OPS`, of the levels L0, L1, L2 and LI.
+        Of ``qcp_ref.conformance.spec.OPS``, of the levels L0, L1, L2 and LI.
     inputs : mapping of str to nested list
         Integers and fractions by argument; for ``x`` of quantizers 'inf', '-inf' and '-0', too.
     options : mapping

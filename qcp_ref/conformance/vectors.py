@@ -1,6 +1,7 @@
 """The files of the suite: written from the families, read with their hashes checked.
 
-Each family is one file of canonical JSON, one case per line; the manifest has their hashes. The
+Each family is one file of canonical JSON, one case per line; the manifest has their hashes, what
+each flag and capability means, and the list of cases found to be wrong. Schemas are beside them. The
 generator uses integers and fractions only, so the bytes are the same on every machine; a test
 writes them again.
 """
@@ -14,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from qcp_ref.conformance.dyadic import canonical
+from qcp_ref.conformance.spec import CAPABILITIES, CHOICES
 
-__all__ = ["SUITE", "kills", "load", "smoke", "text", "texts", "write"]
+__all__ = ["SUITE", "flags", "kills", "load", "smoke", "text", "texts", "write"]
 
 SUITE = "0.1-draft"
 _FOLDER = "data/v0"
@@ -44,7 +46,14 @@ def texts() -> Iterator[tuple[str, str]]:
             "cases": len(cases),
         }
         yield f"{family}.json", written
-    manifest = {"suite": SUITE, "files": entries, "errata": []}
+    manifest = {
+        "suite": SUITE,
+        "files": entries,
+        "flags": flags(),
+        "capabilities": CAPABILITIES,
+        "choices": CHOICES,
+        "errata": [],
+    }
     yield "manifest.json", json.dumps(manifest, indent=1, sort_keys=True) + "\n"
 
 
@@ -92,8 +101,13 @@ def _version(suite: str) -> tuple[int, ...]:
     return tuple(int(part) for part in suite.split("-", maxsplit=1)[0].split("."))
 
 
-def _read(name: str) -> str:
-    place = resources.files("qcp_ref.conformance") / _FOLDER / name
+def flags() -> dict[str, str]:
+    """Return what breaks in the cases of each flag, and how that usually gets in."""
+    return dict(json.loads(_read("flags.json", "data"))["flags"])
+
+
+def _read(name: str, folder: str = _FOLDER) -> str:
+    place = resources.files("qcp_ref.conformance") / folder / name
     return place.read_text(encoding="ascii")
 
 
