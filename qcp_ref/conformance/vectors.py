@@ -1,8 +1,8 @@
 """The files of the suite: written from the families, read with their hashes checked.
 
 Each family is one file of canonical JSON, one case per line; the manifest has their hashes, what
-each flag and capability means, and the list of cases found to be wrong. Schemas are beside them. The
-generator uses integers and fractions only, so the bytes are the same on every machine; a test
+each flag and capability means, and the list of cases found to be wrong. Schemas are beside them.
+The generator uses integers and fractions only, so the bytes are the same on every machine; a test
 writes them again.
 """
 
