@@ -25,7 +25,17 @@ from qcp_ref.grid import Grid, Scale, choose_scale, dequantize, project, quantiz
 from qcp_ref.ranges import Histogram, activation_scale, histogram_error, histogram_range
 from qcp_ref.admm import ADMMResult, admm
 from qcp_ref.epc import EPCFit, EPCHistory, EPCUpdate, epc, epc_update
-from qcp_ref.qcp import QuantizedCP, QuantizedFit, QuantizedHistory, ao_admm, factorize, quantize_cp
+from qcp_ref.rows import RowFit, refit_scale, solve_rows
+from qcp_ref.qcp import QuantizedCP, QuantizedFit, QuantizedHistory, ao_admm, quantize_cp
+from qcp_ref.search import (
+    Certificate,
+    Prediction,
+    certify,
+    factorize,
+    orient,
+    polish,
+    predict_error,
+)
 from qcp_ref.conv import (
     conv1d,
     conv2d,
@@ -62,6 +72,7 @@ __all__ = [
     "CPConv",
     "CPFit",
     "CPLinear",
+    "Certificate",
     "Costs",
     "Degeneracy",
     "EPCFit",
@@ -71,9 +82,11 @@ __all__ = [
     "Grid",
     "Histogram",
     "IntegerCP",
+    "Prediction",
     "QuantizedCP",
     "QuantizedFit",
     "QuantizedHistory",
+    "RowFit",
     "Scale",
     "accumulator_bound",
     "activation_scale",
@@ -83,6 +96,7 @@ __all__ = [
     "ao_admm",
     "balance",
     "canonical",
+    "certify",
     "choose_scale",
     "compress_conv",
     "compress_linear",
@@ -119,16 +133,21 @@ __all__ = [
     "mttkrp_sweep",
     "norm",
     "normalize",
+    "orient",
     "pointwise",
+    "polish",
+    "predict_error",
     "project",
     "quantize",
     "quantize_cp",
     "random_cp",
     "rank_for_rate",
     "reconstruct",
+    "refit_scale",
     "relative_error",
     "requantize",
     "rounding_bound",
+    "solve_rows",
     "tensor_to_kernel",
     "unfold",
 ]

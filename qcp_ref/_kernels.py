@@ -389,6 +389,99 @@ def epc_update(F: Array, G: Array, size: float, bound: float) -> Array:
     return U
 
 
+# --- rows -----------------------------------------------------------------------------------------
+
+
+@Kernel
+def descend(
+    V: Array, residual: Array, G: Array, dither: Array, box: tuple[float, float, float]
+) -> int:
+    """Round each entry to its own best level once: the twin of :func:`qcp_ref.rows._descend`.
+
+    In steps of the scale; the box holds lowest and highest code and the offset of the levels. Row
+    by row, where the readable form goes column by column. Returns how many entries have changed.
+    """
+    low, high, offset = box
+    changed = 0
+    for i in range(V.shape[0]):
+        for r in range(V.shape[1]):
+            if G[r, r] > 0:
+                t = V[i, r] + residual[i, r] / G[r, r] + dither[i, r]
+                move = min(max(np.rint(t - offset), low), high) + offset - V[i, r]
+                if move != 0:
+                    changed += 1
+                    V[i, r] += move
+                    for q in range(V.shape[1]):
+                        residual[i, q] -= move * G[r, q]
+    return changed
+
+
+@Kernel
+def sphere(
+    z: Array, L: Array, start: Array, box: tuple[float, float, float], budget: int
+) -> tuple[Array, float, float, int]:
+    """Search one row for its best levels, depth first: the tree of :eq:`rows-tree`.
+
+    Minimises ``||z - v L||^2`` for lower triangular ``L``, the last entry first, nearest levels
+    first, and leaves a branch that is no better than what is known. Returns the best row, its
+    distance, a lower bound of all distances (the same number if the search was finished) and the
+    number of nodes.
+    """
+    low, high, offset = box
+    n = z.size
+    best, v = start.copy(), np.zeros(n)
+    radius = 0.0
+    for i in range(n):
+        gap = z[i]
+        for r in range(i, n):
+            gap -= best[r] * L[r, i]
+        radius += gap * gap
+    above = np.zeros(n + 1)  # distance of the entries decided before, by depth
+    centre, first, taken = np.zeros(n), np.zeros(n), np.zeros(n, np.int64)
+    depth, nodes, bound = n - 1, 0, np.inf
+    entered = True
+    while depth < n:
+        if entered:  # a new branch: where would its entry like to be?
+            t = z[depth]
+            for r in range(depth + 1, n):
+                t -= v[r] * L[r, depth]
+            centre[depth] = t / L[depth, depth]
+            first[depth] = min(max(np.rint(centre[depth] - offset), low), high)
+            taken[depth] = 0
+            entered = False
+        # The next nearest code: they alternate around the first one until one side is used up.
+        k, left = first[depth], taken[depth]
+        up = centre[depth] - offset >= k
+        lower, upper, code = k, k, k
+        for _ in range(left):
+            turn = upper - k <= k - lower if up else upper - k < k - lower
+            if (turn and upper < high) or lower <= low:
+                upper += 1
+                code = upper
+            else:
+                lower -= 1
+                code = lower
+        inside = left <= high - low
+        gap = (centre[depth] - code - offset) * L[depth, depth]
+        distance = above[depth + 1] + gap * gap
+        if not inside or distance >= radius:
+            depth += 1
+        elif nodes >= budget:  # what is left here and above is at least this far away
+            bound = min(bound, distance)
+            depth += 1
+        else:
+            nodes += 1
+            taken[depth] += 1
+            v[depth] = code + offset
+            if depth == 0:
+                best, radius = v.copy(), distance
+            else:
+                above[depth] = distance
+                depth -= 1
+                entered = True
+    return best, radius, min(bound, radius), nodes
+
+
 # --- convolution and integers ---------------------------------------------------------------------
 
 

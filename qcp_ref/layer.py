@@ -33,7 +33,8 @@ from qcp_ref.conv import (
 from qcp_ref.cost import rank_for_rate
 from qcp_ref.cp import CP, reconstruct
 from qcp_ref.grid import Grid
-from qcp_ref.qcp import QuantizedCP, QuantizedFit, StageCallback, factorize
+from qcp_ref.qcp import QuantizedCP, QuantizedFit, StageCallback
+from qcp_ref.search import factorize
 
 __all__ = ["CPConv", "CPLinear", "compress_conv", "compress_linear"]
 
@@ -196,7 +197,7 @@ def compress_conv(
     bits : int or Grid
         Bits of the full grid of the factors, or another grid.
     method : {"als-round", "authors"}
-        See :func:`qcp_ref.qcp.factorize`.
+        See :func:`qcp_ref.search.factorize`.
     rng : int or numpy.random.Generator
         Source of randomness of the solver's start.
     axis : {None, 0, 1}
@@ -208,7 +209,7 @@ def compress_conv(
     stride, padding, dilation, bias
         Kept for ``forward``; as in :func:`qcp_ref.conv.conv2d`.
     callback : callable, optional
-        Called as ``callback(stage, sweep, figure)``, see :func:`qcp_ref.qcp.factorize`.
+        Called as ``callback(stage, sweep, figure)``, see :func:`qcp_ref.search.factorize`.
 
     Returns
     -------

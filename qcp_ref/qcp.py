@@ -45,11 +45,9 @@ __all__ = [
     "QuantizedFit",
     "QuantizedHistory",
     "ao_admm",
-    "factorize",
     "quantize_cp",
 ]
 
-METHODS = ("als-round", "authors")
 REFITS = ("step", "sweep", "frozen")
 _LONGEST_CYCLE = 8
 _RISE, _RISE_SWEEPS = (
@@ -342,88 +340,6 @@ def ao_admm(
         if reason != "max_sweeps":
             break
     return state.fit(reason)
-
-
-def factorize(
-    X: ArrayLike,
-    rank: int,
-    grid: Grid,
-    *,
-    method: str = "authors",
-    rng: Rng = 0,
-    axis: int | None = None,
-    rule: str = "mse-exact",
-    slack: float = 0.0,
-    callback: StageCallback | None = None,
-) -> QuantizedFit:
-    """Find CP factors on grids by a named method.
-
-    Parameters
-    ----------
-    X : array_like, shape (I_0, ..., I_{d-1})
-        Tensor with at least two modes.
-    rank : int
-        Number of components, at least 1.
-    grid : Grid
-        The grid of all factors.
-    method : {"als-round", "authors"}
-        Least squares and rounding; or least squares, error-preserving correction and AO-ADMM.
-    rng : int or numpy.random.Generator
-        Source of randomness of the start.
-    axis : {None, 0, 1}
-        One scale per factor, per row or per column.
-    rule : str
-        How scales are chosen, see :func:`qcp_ref.grid.choose_scale`.
-    slack : float
-        Slack of the correction, see :func:`qcp_ref.epc.epc`.
-    callback : callable, optional
-        Called as ``callback(stage, sweep, figure)`` after each sweep of the stages "als" and "admm"
-        (with the relative error) and "epc" (with the norm ratio); a true result stops that stage.
-
-    Returns
-    -------
-    QuantizedFit
-        The quantized tensor, its error and that of the float fit.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For unusable arrays, ranks, options or seeds.
-
-    Notes
-    -----
-    Problem :eq:`qcp-problem` [authors' code for the order of the stages].
-
-    **Laws**
-
-    - both methods start from the same least-squares fit for the same seed
-    - the result lies on its grid, and its error is that of the dense difference
-
-    Examples
-    --------
-    >>> from qcp_ref import Grid, factorize, random_cp, reconstruct
-    >>> X = reconstruct(random_cp((6, 5, 4), 4, rng=1))
-    >>> errors = [factorize(X, 3, Grid(4), method=m).error for m in ("als-round", "authors")]
-    >>> errors[1] < errors[0]
-    True
-    """
-    X = check_tensor(X)
-    slack = check_real(slack, "slack", minimum=0.0)
-    _refuse_zero_points(rule)
-    choose_scale(np.ones((1, 1)), grid, rule=rule, axis=axis)  # refuse bad options before fitting
-    if check_option(method, "method", METHODS) == "als-round":
-        if slack:
-            raise ValueError(
-                f"slack: expected 0 with method 'als-round', got {slack}; it has no EPC"
-            )
-        fit = cp_als(X, rank, rng=rng, callback=_stage(callback, "als"))
-        rounded = quantize_cp(fit.cp, grid, axis=axis, rule=rule)
-        error = relative_error(X, rounded.dequantize())
-        return QuantizedFit(rounded, error, fit.cp, fit.error, _history([]), "rounded")
-    start = _start(X, rank, "epc", rng, callback, slack)
-    return ao_admm(
-        X, rank, grid, start=start, axis=axis, rule=rule, callback=_stage(callback, "admm")
-    )
 
 
 def _refuse_zero_points(rule: str) -> None:

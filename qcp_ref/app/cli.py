@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qcp_ref.qcp import METHODS
+from qcp_ref.search import METHODS
 
 if TYPE_CHECKING:
     from qcp_ref.app.demo import Settings

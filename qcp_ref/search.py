@@ -1,0 +1,635 @@
+r"""How close do integers come to the float error? Search on the codes, and what it proves.
+
+A factorization on a grid is an integer problem in all factors at once. With all modes but one fixed
+it falls apart into rows (:mod:`qcp_ref.rows`), so codes can be improved mode after mode without
+ever raising the error :eq:`search-sweep`. That alone gets stuck in the nearest local minimum. What
+helps is old and simple: add noise before rounding, much at first, none at the end
+:eq:`search-noise`. :func:`polish` does both; it is all that stands between the authors' recipe and
+the default method of this project, and what it gains is measured in the documentation.
+
+:func:`factorize` is the front door to all methods. :func:`predict_error` says before any rounding
+what rounding will cost, :func:`certify` says afterwards what has been proved about the result:
+which is little, because only the optimum of one factor with all others fixed can be bounded well.
+
+Simplified: the noise falls on a straight line; no moves of several codes at once.
+
+Checked by tests/test_search.py.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from qcp_ref._checks import (
+    Array,
+    Rng,
+    check_int,
+    check_option,
+    check_real,
+    check_rng,
+    check_tensor,
+)
+from qcp_ref._kernels import descend
+from qcp_ref.als import Callback, _fit_error, als_update, cp_als
+from qcp_ref.cp import CP, balance, relative_error
+from qcp_ref.epc import epc
+from qcp_ref.grid import Grid, _check_grid, choose_scale, dequantize, quantize
+from qcp_ref.qcp import (
+    QuantizedCP,
+    QuantizedFit,
+    StageCallback,
+    _history,
+    _refuse_zero_points,
+    _stage,
+    ao_admm,
+    quantize_cp,
+)
+from qcp_ref.rows import (
+    _check_rows_grid,
+    _in_codes,
+    _in_levels,
+    _in_steps,
+    _nearest,
+    _refit,
+    _step,
+    _Steps,
+    solve_rows,
+)
+from qcp_ref.tensor import gram, mttkrp, mttkrp_sweep, unfold
+
+__all__ = ["Certificate", "Prediction", "certify", "factorize", "orient", "polish", "predict_error"]
+
+METHODS = ("als-round", "authors", "sequential", "best")
+_SLACK = {"als-round": 0.0, "authors": 0.0, "sequential": 0.1, "best": 0.3}
+_SWEEPS = 600  # of 'best'; see the documentation for what more of them gain
+_START_SWEEPS = 100  # of ALS and of EPC before 'best' and 'sequential': more gains nothing there
+_REFIT_SWEEPS = 10
+_NOISE = 0.35  # in steps, at the beginning
+_QUIET_SWEEPS = 200  # upper limit of the sweeps without noise
+
+
+class Prediction(NamedTuple):
+    """Result of :func:`predict_error`.
+
+    ``expected`` is the root of the mean squared relative error if rounding errors were random,
+    ``bound`` a relative error that rounding cannot exceed.
+    """
+
+    expected: float
+    bound: float
+
+
+class Certificate(NamedTuple):
+    """Result of :func:`certify`, one entry per mode where not said otherwise.
+
+    ``one_opt``: no single code of the factor can be changed for the better; ``scale_stationary``:
+    no scale can; ``bound``: the relative error that no other codes of this factor can undercut, all
+    else fixed; ``proved``: share of its rows that are optimal, all else fixed. For the whole:
+    ``floor``, the relative error that no CP tensor of this rank can undercut, quantized or not.
+    """
+
+    one_opt: tuple[bool, ...]
+    scale_stationary: tuple[bool, ...]
+    bound: tuple[float, ...]
+    proved: tuple[float, ...]
+    floor: float
+
+
+def predict_error(
+    X: ArrayLike, cp: CP, grid: Grid, *, axis: int | None = None, rule: str = "mse-exact"
+) -> Prediction:
+    """Predict the relative error of a CP tensor after its balanced factors are rounded.
+
+    Parameters
+    ----------
+    X : array_like, shape (I_0, ..., I_{d-1})
+        The tensor that ``cp`` approximates.
+    cp : CP
+        The float tensor.
+    grid : Grid
+        The grid; a uniform one.
+    axis : {None, 0, 1}
+        One scale per factor, per row or per column.
+    rule : str
+        How scales are chosen, see :func:`qcp_ref.grid.choose_scale`.
+
+    Returns
+    -------
+    Prediction
+        What is to be expected, and what is guaranteed.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If arguments are not of their kind, or the grid is not uniform.
+
+    Notes
+    -----
+    Equations :eq:`search-expected` and :eq:`search-guarantee` [derived]. What lies beyond the ends
+    of the grid counts with its true error in both.
+
+    **Laws**
+
+    - the error of ``quantize_cp`` is below the bound
+    - over random CP tensors it agrees with what is expected
+    - no scaling of the columns makes the expectation of a balanced tensor smaller
+
+    Examples
+    --------
+    >>> from qcp_ref import Grid, predict_error, quantize_cp, random_cp, reconstruct, relative_error
+    >>> cp = random_cp((32, 32, 9), 32, rng=1)
+    >>> X = reconstruct(cp)
+    >>> prediction = predict_error(X, cp, Grid(6))
+    >>> error = relative_error(X, quantize_cp(cp, Grid(6)).dequantize())
+    >>> error < prediction.bound, round(error / prediction.expected, 1)
+    (True, 1.0)
+    """
+    X = check_tensor(X)
+    if _check_grid(grid).kind not in ("uniform", "ternary"):
+        raise ValueError(f"grid: expected levels in equal steps around zero, got {grid}")
+    _refuse_zero_points(rule)
+    error, size = relative_error(X, cp), float(np.linalg.norm(X))
+    squares, noisy, longer = [], [], []
+    for A in balance(cp).factors:
+        scale = choose_scale(A, grid, rule=rule, axis=axis).scale
+        beyond = np.maximum(A - scale * grid.levels[-1], scale * grid.levels[0] - A)
+        variance = np.where(beyond > 0, beyond**2, scale**2 / 12)
+        most = np.maximum(beyond, scale / 2)
+        squares.append((A**2).sum(axis=0))
+        noisy.append(squares[-1] + variance.sum(axis=0))
+        longer.append(np.sqrt(squares[-1]) + np.sqrt((most**2).sum(axis=0)))
+    noise = float((np.prod(noisy, axis=0) - np.prod(squares, axis=0)).sum())
+    shift = float((np.prod(longer, axis=0) - np.sqrt(np.prod(squares, axis=0))).sum())
+    if size == 0:
+        return Prediction(0.0, 0.0)
+    return Prediction(float(np.sqrt(error**2 + noise / size**2)), error + shift / size)
+
+
+def orient(cp: CP, grid: Grid) -> CP:
+    """Choose the signs of the columns so that the longer side of the grid is used.
+
+    Parameters
+    ----------
+    cp : CP
+        The tensor.
+    grid : Grid
+        The grid of its factors.
+
+    Returns
+    -------
+    CP
+        The same tensor, with columns negated in pairs of modes.
+
+    Raises
+    ------
+    TypeError
+        If the arguments are no CP tensor and no grid.
+
+    Notes
+    -----
+    Equation :eq:`search-signs` [beyond the paper]. A full signed grid has one code more below zero
+    than above, so the entry of largest magnitude of a column is better negative. An even number of
+    columns of a component can be negated; where an odd number wants to be, the one with the least
+    difference between its two ends is left as it is.
+
+    **Laws**
+
+    - the tensor is the same, bit for bit
+    - at most one column of each component has its largest magnitude on the short side
+
+    Examples
+    --------
+    >>> from qcp_ref import CP, Grid, orient
+    >>> [A.ravel().tolist() for A in orient(CP([[[3.0], [1.0]], [[2.0], [1.0]]]), Grid(4)).factors]
+    [[-3.0, -1.0], [-2.0, -1.0]]
+    """
+    _check_grid(grid)
+    if not isinstance(cp, CP):
+        raise TypeError(f"cp: expected a CP tensor, got {type(cp).__name__}")
+    longer = -1.0 if -grid.levels[0] >= grid.levels[-1] else 1.0
+    # By how much the magnitude on the short side exceeds that on the long one, relatively.
+    excess = np.array([_excess(longer * A) for A in cp.factors])
+    flip = excess > 0
+    odd = flip.sum(axis=0) % 2 == 1
+    cheapest = np.abs(excess).argmin(axis=0)[odd]
+    flip[cheapest, np.flatnonzero(odd)] ^= True
+    if -grid.levels[0] == grid.levels[-1]:
+        flip[:] = False
+    signs = np.where(flip, -1.0, 1.0)
+    return CP([A * sign for A, sign in zip(cp.factors, signs, strict=True)], cp.weights)
+
+
+def _excess(A: Array) -> Array:
+    long, short = np.maximum(A.max(axis=0), 0), np.maximum(-A.min(axis=0), 0)
+    size = np.maximum(long, short)
+    return np.asarray((short - long) / np.where(size > 0, size, 1.0))
+
+
+def polish(
+    X: ArrayLike,
+    cp: QuantizedCP,
+    *,
+    noise: float = 0.0,
+    sweeps: int = _SWEEPS,
+    rng: Rng = 0,
+    callback: Callback | None = None,
+) -> QuantizedFit:
+    """Improve the codes and scales of a quantized CP tensor, mode after mode.
+
+    Parameters
+    ----------
+    X : array_like, shape (I_0, ..., I_{d-1})
+        The tensor that ``cp`` approximates.
+    cp : QuantizedCP
+        The start, on any grid with equal steps.
+    noise : float
+        Standard deviation, in steps, of what is added before rounding in the first sweep; it falls
+        to zero on a straight line. With 0 the error falls from the first sweep on.
+    sweeps : int
+        Number of sweeps with noise.
+    rng : int or numpy.random.Generator
+        Source of the noise.
+    callback : callable, optional
+        Called as ``callback(sweep, error)`` after each sweep; a true result stops the run.
+
+    Returns
+    -------
+    QuantizedFit
+        The best iterate, the start included. The history counts changed codes in ``steps`` and has
+        no ``gap``. ``stop_reason`` is "converged" (no single code and no scale can be changed for
+        the better), "max_sweeps", "callback" or "zero tensor".
+
+    Raises
+    ------
+    TypeError, ValueError
+        For unusable arrays or options, shapes that do not fit, or a logarithmic grid.
+
+    Notes
+    -----
+    Equations :eq:`search-sweep` and :eq:`search-noise` [beyond the paper]. After the sweeps with
+    noise there are as many without as it takes.
+
+    **Laws**
+
+    - without noise the error never rises
+    - the result is no worse than the start, and lies on the same kind of grid
+    - where it says "converged" no single code can be changed for the better
+    - the first sweep equals plain loops on rational numbers, code by code
+    - the same seed gives the same codes
+
+    Examples
+    --------
+    >>> from qcp_ref import Grid, polish, quantize_cp, random_cp, reconstruct, relative_error
+    >>> cp = random_cp((6, 5, 4), 2, rng=1)
+    >>> X, rounded = reconstruct(cp), quantize_cp(cp, Grid(4))
+    >>> found = polish(X, rounded, noise=0.3, sweeps=100, rng=2)
+    >>> found.error < relative_error(X, rounded.dequantize()), found.stop_reason
+    (True, 'converged')
+    """
+    X = check_tensor(X)
+    if not isinstance(cp, QuantizedCP):
+        raise TypeError(f"cp: expected a QuantizedCP, got {type(cp).__name__}; use quantize_cp")
+    if cp.shape != X.shape:
+        raise ValueError(f"cp: expected shape {X.shape} to fit X, got {cp.shape}")
+    _check_rows_grid(cp.grid)
+    noise = check_real(noise, "noise", minimum=0.0)
+    sweeps = check_int(sweeps, "sweeps", minimum=0) if noise else 0
+    state = _Codes(X, cp, check_rng(rng, "polish"))
+    reason = "max_sweeps"
+    if not X.any():
+        return state.fit("zero tensor")
+    for sweep in range(sweeps + _QUIET_SWEEPS):
+        level = noise * (1 - sweep / sweeps) if sweep < sweeps else 0.0
+        error, changes = state.sweep(level)
+        if callback is not None and callback(sweep, error):
+            reason = "callback"
+        elif sweep >= sweeps and changes == 0:
+            reason = "converged"
+        if reason != "max_sweeps":
+            break
+    return state.fit(reason)
+
+
+class _Codes:
+    """The state of :func:`polish`: levels in steps, scales, the best iterate, the history."""
+
+    def __init__(self, X: Array, start: QuantizedCP, rng: np.random.Generator) -> None:
+        self.X, self.grid, self.rng = X, start.grid, rng
+        self.levels = [_in_levels(k, start.grid) for k in start.codes]
+        self.scales = list(start.scales)
+        self.start = self.best = start
+        self.size = float(np.linalg.norm(X))
+        self.start_error = self.best_error = relative_error(X, start.dequantize())
+        self.rows: list[tuple[float, list[float], list[int]]] = []
+
+    def values(self, mode: int) -> Array:
+        """Return a factor as numbers."""
+        return self.levels[mode] * _step(self.grid) * self.scales[mode]
+
+    def sweep(self, noise: float) -> tuple[float, int]:
+        """Visit every mode once; return the relative error and how many codes have changed."""
+        factors, changes = [self.values(n) for n in range(self.X.ndim)], []
+        for mode, F in mttkrp_sweep(self.X, factors):
+            G, V = gram(factors, mode), self.levels[mode]
+            steps = _in_steps(F, G, self.grid, self.scales[mode])
+            dither = noise * self.rng.standard_normal(V.shape) if noise else np.zeros_like(V)
+            changes.append(descend(V, steps.F - V @ steps.G, steps.G, dither, steps.box))
+            self.scales[mode] = _refit(F, G, V * _step(self.grid), self.scales[mode])
+            factors[mode] = self.values(mode)
+        error = _fit_error(self.X, self.size, factors, F, G)[0]
+        self.rows.append((error, [], changes))
+        if error < self.best_error:
+            self.best, self.best_error = self.quantized(), error
+        return error, sum(changes)
+
+    def quantized(self) -> QuantizedCP:
+        """Return the present state."""
+        return QuantizedCP([_in_codes(V, self.grid) for V in self.levels], self.scales, self.grid)
+
+    def fit(self, reason: str) -> QuantizedFit:
+        """Return the best iterate with its error measured on the dense difference."""
+        error = relative_error(self.X, self.best.dequantize())
+        history, relaxed = _history(self.rows), self.start.dequantize()
+        return QuantizedFit(self.best, error, relaxed, self.start_error, history, reason)
+
+
+def certify(X: ArrayLike, cp: QuantizedCP, *, budget: int = 1000) -> Certificate:
+    """Say what is known of how good a quantized CP tensor is.
+
+    Parameters
+    ----------
+    X : array_like, shape (I_0, ..., I_{d-1})
+        The tensor that ``cp`` approximates.
+    cp : QuantizedCP
+        The quantized tensor, on any grid with equal steps.
+    budget : int
+        Limit of the search in each row, see :func:`qcp_ref.rows.solve_rows`; 0 searches nothing.
+
+    Returns
+    -------
+    Certificate
+        One entry per mode, and the floor of all CP tensors of this rank.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For unusable arrays or options, shapes that do not fit, or a logarithmic grid.
+
+    Notes
+    -----
+    Equations :eq:`rows-bound` and :eq:`search-floor` [source: Eckart and Young for the floor;
+    beyond the paper]. Nothing here says that the codes of all factors together are optimal: that
+    can be proved for tiny tensors only, by trying all.
+
+    **Laws**
+
+    - no codes of one factor, all else fixed, have an error below its bound
+    - no CP tensor of this rank has an error below the floor
+    - what :func:`polish` calls converged is 1-opt
+
+    Examples
+    --------
+    >>> from qcp_ref import Grid, certify, polish, quantize_cp, random_cp, reconstruct
+    >>> cp = random_cp((6, 5, 4), 2, rng=1)
+    >>> X = reconstruct(cp)
+    >>> certify(X, polish(X, quantize_cp(cp, Grid(4))).cp).one_opt
+    (True, True, True)
+    """
+    X = check_tensor(X)
+    if not isinstance(cp, QuantizedCP):
+        raise TypeError(f"cp: expected a QuantizedCP, got {type(cp).__name__}; use quantize_cp")
+    if cp.shape != X.shape:
+        raise ValueError(f"cp: expected shape {X.shape} to fit X, got {cp.shape}")
+    factors, size = cp.dequantize().factors, float(np.linalg.norm(X)) or 1.0
+    total = relative_error(X, cp.dequantize()) ** 2
+    rows = []
+    for mode, (k, scale) in enumerate(zip(cp.codes, cp.scales, strict=True)):
+        F, G = mttkrp(X, factors, mode), gram(factors, mode)
+        found = solve_rows(F, G, cp.grid, scale, method="sphere", start=k, budget=budget)
+        present = _present(F, G, factors[mode])
+        bound = total - float((present - found.bound).sum()) / size**2
+        steps = _in_steps(F, G, cp.grid, scale)
+        V = _in_levels(k, cp.grid)
+        after = _refit(F, G, V * _step(cp.grid), scale)
+        rows.append(
+            (
+                _is_one_opt(V, steps),
+                bool(np.allclose(after, scale, rtol=1e-7, atol=0)),
+                float(np.sqrt(max(bound, 0.0))),
+                float(found.proved.mean()),
+            )
+        )
+    one_opt, stationary, bounds, proved = zip(*rows, strict=True)
+    return Certificate(one_opt, stationary, bounds, proved, _floor(X, cp.rank) / size)
+
+
+def factorize(
+    X: ArrayLike,
+    rank: int,
+    grid: Grid,
+    *,
+    method: str = "best",
+    rng: Rng = 0,
+    axis: int | None = None,
+    rule: str = "mse-exact",
+    slack: float | None = None,
+    sweeps: int | None = None,
+    restarts: int | None = None,
+    callback: StageCallback | None = None,
+) -> QuantizedFit:
+    """Find CP factors on grids by a named method.
+
+    Parameters
+    ----------
+    X : array_like, shape (I_0, ..., I_{d-1})
+        Tensor with at least two modes.
+    rank : int
+        Number of components, at least 1.
+    grid : Grid
+        The grid of all factors.
+    method : {"best", "sequential", "authors", "als-round"}
+        Least squares, error-preserving correction, rounding and search on the codes with noise;
+        the same start, but one factor after the other put on its grid and the float ones fitted
+        again, then search without noise; the authors' recipe: the start without slack, then
+        AO-ADMM; or least squares and rounding.
+    rng : int or numpy.random.Generator
+        Source of randomness of the start and of the noise.
+    axis : {None, 0, 1}
+        One scale per factor, per row or per column.
+    rule : str
+        How scales are chosen first, see :func:`qcp_ref.grid.choose_scale`.
+    slack : float, optional
+        Slack of the correction, see :func:`qcp_ref.epc.epc`: by default 0.3 for 'best' and 0.1 for
+        'sequential', or half of what there is room for, and 0 for 'authors'.
+    sweeps, restarts : int, optional
+        Of 'best' only: sweeps with noise (default 600), and runs from different starts, of which
+        the best one is returned (default 1).
+    callback : callable, optional
+        Called as ``callback(stage, sweep, figure)`` after each sweep of the stages "als", "admm"
+        and "polish" (with the relative error) and "epc" (with the norm ratio); a true result stops
+        that stage.
+
+    Returns
+    -------
+    QuantizedFit
+        The quantized tensor, its error and that of the float start.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For unusable arrays, ranks, options or seeds, or options of another method.
+
+    Notes
+    -----
+    Problem :eq:`qcp-problem` [authors' code for the order of the stages of 'authors'; 'sequential'
+    and 'best' are beyond the paper].
+
+    **Laws**
+
+    - the result lies on its grid, and its error is that of the dense difference
+    - the same seed gives the same codes
+    - more restarts are never worse
+
+    Examples
+    --------
+    >>> from qcp_ref import Grid, factorize, random_cp, reconstruct
+    >>> X = reconstruct(random_cp((6, 5, 4), 4, rng=1))
+    >>> methods = ("als-round", "authors", "best")
+    >>> errors = [factorize(X, 4, Grid(3), method=m, rng=2).error for m in methods]
+    >>> errors == sorted(errors, reverse=True)
+    True
+    """
+    X = check_tensor(X)
+    check_option(method, "method", METHODS)
+    _refuse_zero_points(rule)
+    choose_scale(np.ones((1, 1)), grid, rule=rule, axis=axis)  # refuse bad options before fitting
+    for name, value in (("sweeps", sweeps), ("restarts", restarts)):
+        if value is not None and method != "best":
+            raise ValueError(f"{name}: expected None with method {method!r}, got {value}")
+    if slack and method == "als-round":
+        raise ValueError(f"slack: expected 0 with method 'als-round', got {slack}; it has no EPC")
+    slack = None if slack is None else check_real(slack, "slack", minimum=0.0)
+    options = _Options(grid, axis, rule, callback)
+    if method == "als-round":
+        fit = cp_als(X, rank, rng=rng, callback=_stage(callback, "als"))
+        rounded = options.rounded(fit.cp)
+        error = relative_error(X, rounded.dequantize())
+        return QuantizedFit(rounded, error, fit.cp, fit.error, _history([]), "rounded")
+    if method == "authors":
+        start = _float_start(X, rank, rng, slack or 0.0, callback)
+        stage = _stage(callback, "admm")
+        return ao_admm(X, rank, grid, start=start, axis=axis, rule=rule, callback=stage)
+    _check_rows_grid(grid)
+    sweeps = check_int(_SWEEPS if sweeps is None else sweeps, "sweeps", minimum=0)
+    restarts = check_int(1 if restarts is None else restarts, "restarts", minimum=1)
+    source = check_rng(rng, "factorize")
+    found = []
+    for run in range(restarts):
+        start = _float_start(X, rank, source if run else rng, slack, callback, _SLACK[method])
+        if method == "best":
+            noise, rounded = _NOISE, options.rounded(orient(start, grid))
+        else:
+            noise, rounded = 0.0, _one_after_the_other(X, orient(start, grid), options)
+        stage = _stage(callback, "polish")
+        last = polish(X, rounded, noise=noise, sweeps=sweeps, rng=source, callback=stage)
+        found.append(last._replace(relaxed=start, start_error=relative_error(X, start)))
+    return min(found, key=lambda fit: fit.error)
+
+
+class _Options(NamedTuple):
+    """How factors are rounded, and who is told of it."""
+
+    grid: Grid
+    axis: int | None
+    rule: str
+    callback: StageCallback | None
+
+    def rounded(self, cp: CP) -> QuantizedCP:
+        """Round all factors."""
+        return quantize_cp(cp, self.grid, axis=self.axis, rule=self.rule)
+
+    def scale(self, A: Array) -> Array:
+        """Choose the scale of a factor."""
+        return choose_scale(A, self.grid, axis=self.axis, rule=self.rule).scale
+
+
+def _float_start(
+    X: Array,
+    rank: int,
+    rng: Rng,
+    slack: float | None,
+    callback: StageCallback | None,
+    usual: float | None = None,
+) -> CP:
+    """Fit and correct; where the slack is not given, the usual one with shorter runs."""
+    limits: dict[str, Any] = {} if usual is None else {"max_sweeps": _START_SWEEPS}
+    fit = cp_als(X, rank, rng=rng, callback=_stage(callback, "als"), **limits)
+    if slack is None:  # at most half of what would let the zero tensor in
+        room = 1 / fit.error - 1 if fit.error > 0 else np.inf
+        slack = min(usual or 0.0, max(room / 2, 0.0))
+    return epc(X, fit.cp, slack=slack, callback=_stage(callback, "epc"), **limits).cp
+
+
+def _one_after_the_other(X: Array, start: CP, options: _Options) -> QuantizedCP:
+    """Put the shortest factor on its grid, fit the float ones again, and so on."""
+    factors = list(balance(start).factors)
+    codes, scales = [np.zeros(0)] * X.ndim, [np.zeros(0)] * X.ndim
+    free = sorted(range(X.ndim), key=lambda n: (X.shape[n], n))
+    while free:
+        mode = free.pop(0)
+        codes[mode], scales[mode] = _put_on_grid(X, factors, mode, options)
+        factors[mode] = dequantize(codes[mode], scales[mode], grid=options.grid)
+        for _ in range(_REFIT_SWEEPS):
+            for n in free:
+                factors[n] = als_update(mttkrp(X, factors, n), gram(factors, n)).factor
+        _equalize(factors, free)
+    return QuantizedCP(codes, scales, options.grid)
+
+
+def _put_on_grid(
+    X: Array, factors: list[Array], mode: int, options: _Options
+) -> tuple[NDArray[Any], Array]:
+    """Return codes and scale of one factor: of descent and k-best the better one, row by row."""
+    F, G, grid = mttkrp(X, factors, mode), gram(factors, mode), options.grid
+    scale = options.scale(factors[mode])
+    begin = quantize(factors[mode], grid, scale)
+    one = solve_rows(F, G, grid, scale, method="descent", start=begin)
+    two = solve_rows(F, G, grid, scale, method="k-best")
+    codes = np.where((two.objective < one.objective)[:, None], two.codes, one.codes)
+    return codes, _refit(F, G, _in_levels(codes, grid) * _step(grid), scale)
+
+
+def _equalize(factors: list[Array], modes: list[int]) -> None:
+    """Give the columns of each component the same length in these modes, in place."""
+    if len(modes) > 1:
+        lengths = np.array([np.linalg.norm(factors[n], axis=0) for n in modes])
+        alive = lengths.min(axis=0) > 0
+        ratio = np.where(alive, np.prod(lengths, axis=0) ** (1 / len(modes)), 1.0)
+        for n, length in zip(modes, lengths, strict=True):
+            factors[n] = factors[n] * (ratio / np.where(alive, length, 1.0))
+
+
+def _present(F: Array, G: Array, A: Array) -> Array:
+    """Return the objective of :eq:`rows-problem` of a factor, row by row."""
+    return np.asarray((A * (A @ G - 2 * F)).sum(axis=1))
+
+
+def _is_one_opt(V: Array, steps: _Steps) -> bool:
+    """Whether no single code can be changed for the better, by more than rounding explains."""
+    curvature = np.diag(steps.G)
+    residual = steps.F - V @ steps.G
+    safe = np.where(curvature > 0, curvature, 1.0)
+    move = np.where(curvature > 0, _nearest(V + residual / safe, steps.box) - V, 0.0)
+    gain = move * (2 * residual - move * curvature)
+    noise = 1e-12 * (np.abs(steps.F) + np.abs(V) @ np.abs(steps.G)) * np.abs(move)
+    return bool((gain <= noise).all())
+
+
+def _floor(X: Array, rank: int) -> float:
+    """Return the largest of the Eckart-Young bounds of the unfoldings: :eq:`search-floor`."""
+    tails = []
+    for mode in range(X.ndim):
+        values = np.linalg.svd(unfold(X, mode), compute_uv=False)
+        tails.append(float(np.sqrt((values[rank:] ** 2).sum())))
+    return max(tails)
