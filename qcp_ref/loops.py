@@ -26,6 +26,7 @@ __all__ = [
     "admm",
     "als_sweep",
     "at",
+    "best_row",
     "build",
     "choose_affine",
     "choose_scale",
@@ -34,6 +35,7 @@ __all__ = [
     "cp_conv",
     "depthwise",
     "dequantize",
+    "descend",
     "epc_tau",
     "fixed_point",
     "flat",
@@ -53,20 +55,24 @@ __all__ = [
     "khatri_rao",
     "matmul",
     "mttkrp",
+    "nearest_plane",
     "number",
     "partial_error",
     "percentile",
     "place",
     "pointwise",
+    "polish_sweep",
     "power_of_two",
     "quantize",
     "quotient",
     "rank_for_rate",
     "reconstruct",
+    "refit_scale",
     "requantize",
     "rescale",
     "ridge",
     "rounded",
+    "row_objective",
     "shape_of",
     "solve",
     "spread",
@@ -610,6 +616,80 @@ def epc_tau(
         else:
             low = middle
     return low
+
+
+# --- rows -----------------------------------------------------------------------------------------
+
+
+def row_objective(f: Sequence[Any], G: Matrix, v: Sequence[Any]) -> Any:
+    """Spell out :eq:`rows-problem` for one row of levels."""
+    places = range(len(v))
+    square = sum(v[r] * G[r][q] * v[q] for r in places for q in places)
+    return square - 2 * sum(f[r] * v[r] for r in places)
+
+
+def best_row(f: Sequence[Any], G: Matrix, levels: Sequence[Sequence[Any]]) -> list[Any]:
+    """Try all rows of levels, given for each column; of equally good ones the first is returned."""
+    rows: list[list[Any]] = [[]]
+    for column in levels:
+        rows = [[*row, level] for row in rows for level in column]
+    return min(rows, key=lambda v: row_objective(f, G, v))
+
+
+def descend(
+    f: Sequence[Any], G: Matrix, v: Sequence[Any], dither: Sequence[Any], box: tuple[Any, Any, Any]
+) -> list[Any]:
+    """Spell out :eq:`rows-descent` for one row, in steps."""
+    low, high, offset = box
+    v = list(v)
+    for r in range(len(v)):
+        if G[r][r] != 0:
+            others = sum(v[q] * G[q][r] for q in range(len(v)) if q != r)
+            vertex = (f[r] - others) / G[r][r]
+            v[r] = min(max(round(vertex + dither[r] - offset), low), high) + offset
+    return v
+
+
+def nearest_plane(
+    f: Sequence[Any], G: Matrix, decided: Sequence[int], box: tuple[Any, Any, Any]
+) -> list[Any]:
+    """Decide the levels of one row in this order; the others follow by least squares each time."""
+    low, high, offset = box
+    known: dict[int, Any] = {}
+    for r in decided:
+        left = [q for q in range(len(f)) if q not in known]
+        right = [f[q] - sum(v * G[p][q] for p, v in known.items()) for q in left]
+        wanted = solve([[G[p][q] for q in left] for p in left], [right])[0][left.index(r)]
+        known[r] = min(max(round(wanted - offset), low), high) + offset
+    return [known[r] for r in range(len(f))]
+
+
+def refit_scale(F: Matrix, G: Matrix, V: Matrix) -> Any:
+    """Spell out :eq:`rows-scale` for one scale."""
+    VG = matmul(V, G)
+    places = list(indices(shape_of(V)))
+    top = sum(at(F, index) * at(V, index) for index in places)
+    return top / sum(at(VG, index) * at(V, index) for index in places)
+
+
+# --- search ---------------------------------------------------------------------------------------
+
+
+def polish_sweep(
+    X: Nested, levels: Sequence[Matrix], scales: Sequence[Any], box: tuple[Any, Any, Any]
+) -> tuple[Nested, Nested]:
+    """Spell out :eq:`search-sweep` for one scale per factor; return levels and scales."""
+    levels, scales = list(levels), list(scales)
+    for n in range(len(levels)):
+        factors = [[[s * v for v in row] for row in V] for V, s in zip(levels, scales, strict=True)]
+        F, G, s = mttkrp(X, factors, n), gram(factors, n), scales[n]
+        still = [0] * len(G)
+        levels[n] = [
+            descend([f / s for f in row], G, v, still, box)
+            for row, v in zip(F, levels[n], strict=True)
+        ]
+        scales[n] = refit_scale(F, G, levels[n])
+    return levels, scales
 
 
 # --- conv -----------------------------------------------------------------------------------------

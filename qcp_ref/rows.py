@@ -103,8 +103,9 @@ def solve_rows(
     Raises
     ------
     TypeError, ValueError
-        If arrays are not finite and real or do not fit, the scale is not positive, the grid is
-        logarithmic, or options are unknown or belong to another method.
+        If arrays are not finite and real or do not fit (the rows of ``F`` have to lie in the range
+        of ``G``), the scale is not positive, the grid is logarithmic, or options are unknown or
+        belong to another method.
 
     Notes
     -----
@@ -141,6 +142,7 @@ def solve_rows(
     width, budget = check_int(width, "width", minimum=1), check_int(budget, "budget", minimum=0)
     if start is not None and method not in ("descent", "sphere"):
         raise ValueError(f"start: expected None with method {method!r}, which starts from nothing")
+    _check_consistent(F, G)
     steps, given = _in_steps(F, G, grid, scale), None
     if start is not None:
         given = _in_levels(_check_codes(start, F.shape, grid), grid)
@@ -238,6 +240,18 @@ def _check_rows_grid(grid: Any) -> Grid:
     return checked
 
 
+def _check_consistent(F: Array, G: Array) -> None:
+    """Refuse an ``F`` that no tensor can have with this ``G``: least squares would be unbounded."""
+    values, Q = np.linalg.eigh(G)
+    alive = Q[:, values > 10 * len(G) * _EPS * values[-1]]
+    outside = np.abs(F - (F @ alive) @ alive.T).max()
+    if outside > 1e-6 * np.abs(F).max():
+        raise ValueError(
+            f"F: expected rows in the range of G, got {outside:.2g} outside of it; "
+            "take both from the same factors"
+        )
+
+
 def _check_codes(codes: ArrayLike, shape: tuple[int, ...], grid: Grid) -> NDArray[Any]:
     k = np.asarray(codes)
     if k.dtype.kind not in "iu":
@@ -320,7 +334,7 @@ def _triangle(G: Array, order: str) -> tuple[Array, NDArray[np.int64]]:
     size = float(np.trace(G)) / rank or 1.0
     for ridge in (0.0, 4 * rank * _EPS * size, 2.0**-20 * size):
         system = G + ridge * np.eye(rank)
-        last_first = _order(system) if order == "greedy" else np.arange(rank)
+        last_first = _order(system / size) if order == "greedy" else np.arange(rank)
         try:
             part = system[np.ix_(last_first, last_first)]
             L = np.asarray(np.linalg.cholesky(part), dtype=np.float64)

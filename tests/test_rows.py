@@ -1,0 +1,443 @@
+"""Laws and bad input of qcp_ref.rows; its planted faults stand at the end."""
+
+import sys
+from fractions import Fraction
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from support import arrays, caught, exact, seeds
+
+import qcp_ref as right
+from qcp_ref import Grid, dequantize, loops, quantize, refit_scale, rows, solve_rows
+from qcp_ref.rows import _descend, _in_codes, _in_levels, _in_steps, _nearest, _order
+
+THIS = sys.modules[__name__]
+
+GRIDS = [
+    Grid(2),
+    Grid(3),
+    Grid(4, narrow=True),
+    Grid(2, mid_rise=True),
+    Grid(1, kind="binary"),
+    Grid(2, kind="ternary"),
+    Grid(2, signed=False),
+]
+grids = st.sampled_from(GRIDS)
+axes = st.sampled_from([None, 0, 1])
+methods = st.sampled_from(rows.METHODS)
+
+
+@st.composite
+def problems(draw, most=3, axis=axes):
+    """F, G, a grid and a scale; small integers or normal numbers, G of any rank."""
+    count, rank, seed = draw(st.integers(1, 3)), draw(st.integers(1, most)), draw(seeds)
+    rng = np.random.default_rng([seed, 41])
+    tall = draw(st.integers(1, 2 * most))
+    if draw(st.booleans()):
+        K, M = rng.integers(-3, 4, (tall, rank)), rng.integers(-9, 10, (count, tall))
+    else:
+        K, M = rng.standard_normal((tall, rank)), 3 * rng.standard_normal((count, tall))
+    if draw(st.booleans()):
+        M = rng.integers(-3, 4, (count, rank)) @ K.T  # a problem that some factor solves exactly
+    F = M @ K
+    shape = {None: (), 0: (count, 1), 1: (1, rank)}[draw(axis)]
+    scale = 2.0 ** rng.integers(-2, 2, shape) * draw(st.sampled_from([1.0, 0.75]))
+    return F.astype(float), (K.T @ K).astype(float), draw(grids), np.asarray(scale)
+
+
+def values(codes, grid, scale):
+    return dequantize(codes, scale, grid=grid)
+
+
+def objective(F, G, A):
+    """By the definition: one row after the other, in plain loops."""
+    found = [
+        loops.row_objective(f, G.tolist(), a) for f, a in zip(F.tolist(), A.tolist(), strict=True)
+    ]
+    return np.array(found, dtype=float)
+
+
+def levels_of(scale, grid, shape, row):
+    """The levels that each column of a row may take, exactly."""
+    wide = np.broadcast_to(scale, shape)
+    return [[Fraction(float(v)) * Fraction(float(s)) for v in grid.levels] for s in wide[row]]
+
+
+def least(F, G, grid, scale, row):
+    best = loops.best_row(exact(F[row]), exact(G), levels_of(scale, grid, F.shape, row))
+    return loops.row_objective(exact(F[row]), exact(G), best)
+
+
+def tolerance(F, G, A):
+    return 1e-9 * (1 + np.abs(F).sum() * np.abs(A).sum() + np.abs(G).sum() * (A**2).sum())
+
+
+@settings(max_examples=150)
+@given(problems(), methods)
+def test_results_are_codes_with_their_objective_above_the_bound(problem, method):
+    F, G, grid, scale = problem
+    fit = solve_rows(F, G, grid, scale, method=method)
+    A = values(fit.codes, grid, scale)  # refuses codes off the grid
+    assert fit.codes.dtype == grid.dtype and fit.codes.shape == F.shape
+    assert np.allclose(fit.objective, objective(F, G, A), rtol=1e-9, atol=tolerance(F, G, A))
+    assert np.isfinite(fit.bound).all() and (fit.bound <= fit.objective).all()
+    assert not fit.proved.any() or method == "sphere"
+    for row in range(len(F)):
+        assert fit.bound[row] <= float(least(F, G, grid, scale, row)) + tolerance(F, G, A)
+
+
+@settings(max_examples=100)
+@given(problems(), st.sampled_from(["greedy", "natural"]))
+def test_a_finished_search_is_that_of_all_rows(problem, order):
+    F, G, grid, scale = problem
+    fit = solve_rows(F, G, grid, scale, method="sphere", order=order)
+    A = values(fit.codes, grid, scale)
+    assert fit.proved.all()
+    for row in range(len(F)):
+        assert abs(fit.objective[row] - float(least(F, G, grid, scale, row))) <= tolerance(F, G, A)
+
+
+@given(problems(most=5), st.integers(0, 6))
+def test_a_search_out_of_budget_still_bounds_the_best(problem, budget):
+    F, G, grid, scale = problem
+    full = solve_rows(F, G, grid, scale, method="sphere", budget=10**6)
+    fit = solve_rows(F, G, grid, scale, method="sphere", budget=budget)
+    slack = tolerance(F, G, values(full.codes, grid, scale))
+    assert full.proved.all()
+    assert (fit.bound <= full.objective + slack).all()
+    assert (full.objective <= fit.objective + slack).all()
+    good = fit.objective <= full.objective + slack
+    assert good[fit.proved].all()
+
+
+@given(problems(most=5), seeds)
+def test_descent_never_rises_and_ends_at_a_row_no_code_improves(problem, seed):
+    F, G, grid, scale = problem
+    start = np.random.default_rng([seed, 43]).choice(quantize(grid.levels, grid, 1.0), size=F.shape)
+    before = objective(F, G, values(start, grid, scale))
+    fit = solve_rows(F, G, grid, scale, method="descent", start=start)
+    slack = tolerance(F, G, values(fit.codes, grid, scale))
+    assert (fit.objective <= before + slack).all()
+    codes = quantize(grid.levels, grid, 1.0)
+    for r, code in product(range(F.shape[1]), codes):
+        other = fit.codes.copy()
+        other[:, r] = code
+        assert (objective(F, G, values(other, grid, scale)) >= fit.objective - slack).all()
+
+
+def gptq(F, G, decided, grid, scale):
+    """Round one column after the other; push its error to those that are left (in steps)."""
+    steps = _in_steps(F, G, grid, scale)
+    H = np.linalg.inv(steps.G)
+    T, left = steps.F @ H, list(range(len(G)))
+    V = np.zeros_like(T)
+    for r in decided:
+        V[:, r] = _nearest(T[:, r], steps.box)
+        error = (T[:, r] - V[:, r]) / H[r, r]
+        T -= np.outer(error, H[r])
+        H = H - np.outer(H[:, r], H[r]) / H[r, r]
+        left.remove(r)
+    return _in_codes(V, grid)
+
+
+@st.composite
+def regular_problems(draw, most=6):
+    F, G, grid, scale = draw(problems(most=most))
+    return F, G + np.eye(len(G)), grid, scale
+
+
+@given(regular_problems(), st.sampled_from(["greedy", "natural"]))
+def test_the_nearest_plane_is_gptq_and_exact_conditional_rounding(problem, order):
+    F, G, grid, scale = problem
+    steps = _in_steps(F, G, grid, scale)
+    decided = np.arange(len(G))[::-1] if order == "natural" else _order(steps.G)[::-1]
+    fit = solve_rows(F, G, grid, scale, method="babai", order=order)
+    box = tuple(Fraction(b) for b in steps.box)
+    for row, f in enumerate(exact(steps.F)):
+        wanted = loops.nearest_plane(f, exact(steps.G), decided.tolist(), box)
+        # a tie that rounding may decide either way is no disagreement
+        assume(all(nearly_no_tie(f, exact(steps.G), decided.tolist(), wanted, box)))
+        assert exact(_in_levels(fit.codes[row], grid)) == wanted
+    assert np.array_equal(gptq(F, G, decided, grid, scale), fit.codes)
+    assert np.array_equal(
+        solve_rows(F, G, grid, scale, method="k-best", order=order, width=1).codes, fit.codes
+    )
+
+
+def nearly_no_tie(f, G, decided, v, box):
+    """Yield whether each decision was clear."""
+    for n, r in enumerate(decided):
+        known = decided[:n]
+        left = [q for q in range(len(f)) if q not in known]
+        right_side = [f[q] - sum(v[p] * G[p][q] for p in known) for q in left]
+        part = [[G[p][q] for q in left] for p in left]
+        wanted = loops.solve(part, [right_side])[0][left.index(r)] - box[2]
+        yield abs(abs(wanted - round(wanted)) - Fraction(1, 2)) > Fraction(1, 10**9)
+
+
+@given(regular_problems(), st.integers(2, 30))
+def test_more_branches_and_the_whole_tree(problem, width):
+    F, G, grid, scale = problem
+    wide = solve_rows(F, G, grid, scale, method="k-best", width=width)
+    tree = solve_rows(F, G, grid, scale, method="sphere", budget=10**6)
+    slack = tolerance(F, G, values(tree.codes, grid, scale))
+    assert (tree.objective <= wide.objective + slack).all()
+    if F.shape[1] == 1:  # one column: all methods round
+        assert (wide.objective <= tree.objective + slack).all()
+
+
+def test_the_greedy_order_decides_the_best_determined_column_first():
+    G = np.diag([1.0, 9.0, 4.0])
+    assert _order(G).tolist() == [0, 2, 1]
+    K = np.array([[1.0, 0.98, 0.0], [0.0, 0.2, 0.0], [0.0, 0.0, 0.7]])
+    G = K.T @ K
+    # Taking any other column first would give a smaller last pivot.
+    last = [1 / np.linalg.inv(G)[r, r] for r in range(3)]
+    assert _order(G)[-1] == int(np.argmax(last))
+    assert sorted(_order(np.ones((4, 4))).tolist()) == [0, 1, 2, 3]
+
+
+@given(problems(most=4), seeds)
+def test_one_pass_equals_plain_loops(problem, seed):
+    F, G, grid, scale = problem
+    rng = np.random.default_rng([seed, 47])
+    steps = _in_steps(F, G, grid, scale)
+    codes = rng.choice(quantize(grid.levels, grid, 1.0), size=F.shape)
+    V = _in_levels(codes, grid)
+    dither = np.round(rng.standard_normal(F.shape), 2)
+    wanted = [
+        loops.descend(*map(exact, (f, steps.G, v, d)), tuple(map(Fraction, steps.box)))
+        for f, v, d in zip(steps.F, V, dither, strict=True)
+    ]
+    found = V.copy()
+    changed = _descend(found, steps.F - V @ steps.G, steps.G, dither, steps.box)
+    for row, v in enumerate(wanted):
+        assume(clear(exact(steps.F[row]), exact(steps.G), exact(V[row]), v, exact(dither[row])))
+        assert exact(found[row]) == v
+    assert changed == np.count_nonzero(found != V)
+
+
+def clear(f, G, before, after, dither):
+    """No decision of the pass was near a tie."""
+    v = list(before)
+    for r in range(len(v)):
+        if G[r][r]:
+            t = (f[r] - sum(v[q] * G[q][r] for q in range(len(v)) if q != r)) / G[r][r] + dither[r]
+            for half in (Fraction(0), Fraction(1, 2)):
+                if abs(t - half - round(t - half)) > Fraction(1, 2) - Fraction(1, 10**9):
+                    return False
+        v[r] = after[r]
+    return True
+
+
+@given(problems(most=4), seeds)
+def test_a_new_scale_never_raises_the_objective_and_one_is_the_best(problem, seed):
+    F, G, grid, scale = problem
+    rng = np.random.default_rng([seed, 53])
+    codes = rng.choice(quantize(grid.levels, grid, 1.0), size=F.shape)
+    new = refit_scale(F, G, codes, grid, scale)
+    assert new.shape == scale.shape and (new > 0).all()
+    A = values(codes, grid, new)
+    before, after = objective(F, G, values(codes, grid, scale)), objective(F, G, A)
+    slack = tolerance(F, G, A) + tolerance(F, G, values(codes, grid, scale))
+    assert after.sum() <= before.sum() + slack
+    V = values(codes, grid, np.ones_like(scale))
+    kept = ((F * V).sum(axis=1) <= 0).any() if scale.ndim else (F * V).sum() <= 0
+    if scale.shape != (1, F.shape[1]) and not kept:
+        for factor in (0.5, 0.9, 1.1, 2.0, 40.0):
+            other = objective(F, G, values(codes, grid, new * factor))
+            each = other if scale.ndim else other.sum()
+            assert (each >= (after if scale.ndim else after.sum()) - slack).all()
+
+
+@given(arrays((2, 3)), arrays((4, 3)), arrays((2, 3), st.integers(-8, 7)))
+def test_the_scale_equals_plain_loops(F, K, V):
+    G = K.T @ K
+    if (V @ G * V).sum() > 0 and (F * V).sum() > 0:
+        found = refit_scale(F, G, V.astype(int), Grid(4), 1.0)
+        wanted = loops.refit_scale(exact(F), exact(G), exact(V))
+        assert abs(Fraction(float(found)) - wanted) <= wanted * Fraction(1, 2**50)
+
+
+def test_scales_that_cannot_be_are_kept():
+    F, G = np.array([[1.0, -1.0]]), np.eye(2)
+    assert refit_scale(F, G, [[-1, 1]], Grid(4), 3.0) == 3.0
+    assert refit_scale(F, G, [[0, 0]], Grid(4), 3.0) == 3.0
+    assert refit_scale(F, G, [[1, 1]], Grid(4), [[3.0, 5.0]]).tolist() == [[1.0, 5.0]]
+    assert refit_scale(F, G * 0, [[1, 1]], Grid(4), [[3.0]]).tolist() == [[3.0]]
+
+
+def test_known_rows():
+    G = np.array([[4.0, 2.0], [2.0, 4.0]])
+    F = np.array([[2.75, 2.75]])
+    # least squares is (11, 11) / 24: rounding takes (0, 0), the best are (1, 0) and (0, 1)
+    rounded = solve_rows(F, G, Grid(3), 1.0, method="round")
+    assert rounded.codes.tolist() == [[0, 0]] and rounded.objective.tolist() == [0.0]
+    best = solve_rows(F, G, Grid(3), 1.0, method="sphere")
+    assert best.objective.tolist() == [-1.5] and best.proved.tolist() == [True]
+    assert sorted(best.codes[0].tolist()) == [0, 1]
+
+
+@pytest.mark.parametrize("method", rows.METHODS)
+def test_degenerate_problems_have_results(method):
+    ones = np.ones((2, 3))
+    for F, G in (
+        (0 * ones, np.zeros((3, 3))),
+        (ones, np.ones((3, 3))),
+        (0 * ones, np.eye(3)),
+        (ones * [1.0, 0.0, 1.0], np.diag([1.0, 0.0, 2.0])),
+        (ones * 1e-200, np.eye(3) * 1e-200),
+        (ones * 1e140, np.eye(3) * 1e140),
+    ):
+        fit = solve_rows(F, G, Grid(3), 1.0, method=method)
+        assert np.isfinite(fit.objective).all() and np.isfinite(fit.bound).all()
+    nothing = solve_rows(ones, np.eye(3), Grid(3), 1.0, method="sphere", budget=0)
+    assert not nothing.proved.any() or (nothing.objective <= -3).all()
+
+
+def test_no_heuristic_is_always_ahead():
+    rng = np.random.default_rng(59)
+    wins = {"descent": 0, "babai": 0}
+    for near in (0.0, 0.98):
+        for _ in range(30):
+            K = rng.standard_normal((12, 8)) * (1 - near) + near * rng.standard_normal((12, 1))
+            F, G = rng.standard_normal((6, 12)) @ K, K.T @ K
+            found = {m: solve_rows(F, G, Grid(4), 0.3, method=m).objective for m in wins}
+            wins["descent"] += int((found["descent"] < found["babai"] - 1e-9).sum())
+            wins["babai"] += int((found["babai"] < found["descent"] - 1e-9).sum())
+    assert min(wins.values()) > 20
+
+
+def test_bad_input_is_refused():
+    F, G, grid = np.ones((2, 3)), np.eye(3), Grid(4)
+    for change, message in (
+        ({"method": "best"}, "method: expected one of"),
+        ({"order": "random"}, "order: expected one of"),
+        ({"width": 0}, "width: expected at least 1"),
+        ({"budget": -1}, "budget: expected at least 0"),
+        ({"start": np.zeros((2, 3), int), "method": "babai"}, "start: expected None with method"),
+        ({"start": np.zeros((3, 2), int)}, "codes: expected shape"),
+        ({"start": np.full((2, 3), 8)}, "codes: expected shape .* from 8 to 8"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            solve_rows(F, G, grid, 1.0, **change)
+    with pytest.raises(TypeError, match="codes: expected integers"):
+        solve_rows(F, G, grid, 1.0, start=np.zeros((2, 3)))
+    for scale, message in ((0.0, "above 0"), (-1.0, "above 0"), ([1.0, 1.0, 1.0], "scale: exp")):
+        with pytest.raises(ValueError, match=message):
+            solve_rows(F, G, grid, scale)
+        with pytest.raises(ValueError, match=message):
+            refit_scale(F, G, np.zeros((2, 3), int), grid, scale)
+    with pytest.raises(ValueError, match="log2 grid"):
+        solve_rows(F, G, Grid(3, kind="log2"), 1.0)
+    with pytest.raises(ValueError, match="log2 grid"):
+        refit_scale(F, G, np.zeros((2, 3), int), Grid(3, kind="log2"), 1.0)
+    with pytest.raises(ValueError, match="G: expected shape"):
+        solve_rows(F, np.eye(2), grid, 1.0)
+    with pytest.raises(ValueError, match="F: expected rows in the range of G"):
+        solve_rows(F, np.diag([1.0, 0.0, 1.0]), grid, 1.0)
+    with pytest.raises(ValueError, match="finite"):
+        solve_rows(F * np.nan, G, grid, 1.0)
+    with pytest.raises(TypeError, match="grid: expected a Grid"):
+        solve_rows(F, G, 4, 1.0)
+
+
+# --- planted faults -------------------------------------------------------------------------------
+
+
+def with_fit(change):
+    """Make a fault from what it does to the result."""
+
+    def fault(F, G, grid, scale, **options):
+        return change(right.solve_rows(F, G, grid, scale, **options), F, G, grid, scale, options)
+
+    return fault
+
+
+def replaced(**other):
+    return with_fit(
+        lambda fit, F, G, grid, scale, options: right.solve_rows(
+            F, G, grid, scale, **options | other
+        )
+    )
+
+
+def stops_early(fit, F, G, grid, scale, options):
+    """Descent that forgets to look again."""
+    if options.get("method") != "descent" or options.get("start") is None:
+        return fit
+    steps = _in_steps(F, G, grid, np.asarray(scale))
+    V = _in_levels(options["start"], grid)
+    _descend(V, steps.F - V @ steps.G, steps.G, np.zeros_like(V), steps.box)
+    codes = _in_codes(V, grid)
+    return fit._replace(codes=codes, objective=objective(F, G, values(codes, grid, scale)))
+
+
+def boasts(fit, *_):
+    return fit._replace(bound=fit.objective, proved=np.ones_like(fit.proved))
+
+
+def unscaled(fit, F, G, grid, scale, options):
+    """The objective in steps."""
+    return fit._replace(objective=fit.objective / np.max(scale) ** 2)
+
+
+def other_order(fit, F, G, grid, scale, options):
+    order = {"greedy": "natural", "natural": "greedy"}[options.get("order", "greedy")]
+    return right.solve_rows(F, G, grid, scale, **options | {"order": order})
+
+
+def half_refit(F, G, codes, grid, scale):
+    new = right.refit_scale(F, G, codes, grid, scale)
+    return (new + scale) / 2
+
+
+def shared_refit(F, G, codes, grid, scale):
+    """One scale where there should be one per row."""
+    one = right.refit_scale(F, G, codes, grid, 1.0)
+    return np.broadcast_to(one, np.shape(scale)).copy()
+
+
+@pytest.mark.parametrize(
+    ("test", "fault"),
+    [
+        (
+            test_descent_never_rises_and_ends_at_a_row_no_code_improves,
+            {"solve_rows": with_fit(stops_early)},
+        ),
+        (
+            test_results_are_codes_with_their_objective_above_the_bound,
+            {"solve_rows": with_fit(boasts)},
+        ),
+        (
+            test_results_are_codes_with_their_objective_above_the_bound,
+            {"solve_rows": with_fit(unscaled)},
+        ),
+        (test_a_finished_search_is_that_of_all_rows, {"solve_rows": replaced(method="babai")}),
+        (
+            test_a_search_out_of_budget_still_bounds_the_best,
+            {"solve_rows": with_fit(boasts)},
+        ),
+        (
+            test_the_nearest_plane_is_gptq_and_exact_conditional_rounding,
+            {"solve_rows": with_fit(other_order)},
+        ),
+        (
+            test_the_nearest_plane_is_gptq_and_exact_conditional_rounding,
+            {"solve_rows": replaced(method="round")},
+        ),
+        (
+            test_a_new_scale_never_raises_the_objective_and_one_is_the_best,
+            {"refit_scale": half_refit},
+        ),
+        (
+            test_a_new_scale_never_raises_the_objective_and_one_is_the_best,
+            {"refit_scale": shared_refit},
+        ),
+    ],
+)
+def test_planted_faults_are_caught(test, fault):
+    assert caught(THIS, test, **fault)
