@@ -66,7 +66,8 @@ _SWEEPS = 600  # of 'best'; see the documentation for what more of them gain
 _START_SWEEPS = 100  # of ALS and of EPC before 'best' and 'sequential': more gains nothing there
 _REFIT_SWEEPS = 10
 _NOISE = 0.35  # in steps, at the beginning
-_QUIET_SWEEPS = 200  # upper limit of the sweeps without noise
+_SETTLED = 1e-9  # a smaller relative gain in a sweep is not worth another one for the scales
+_QUIET_SWEEPS = 300  # upper limit of the sweeps without noise
 
 
 class Prediction(NamedTuple):
@@ -257,8 +258,8 @@ def polish(
     -------
     QuantizedFit
         The best iterate, the start included. The history counts changed codes in ``steps`` and has
-        no ``gap``. ``stop_reason`` is "converged" (no single code and no scale can be changed for
-        the better), "max_sweeps", "callback" or "zero tensor".
+        no ``gap``. ``stop_reason`` is "converged" (no single code can be changed for the better,
+        and scales gain next to nothing), "max_sweeps", "callback" or "zero tensor".
 
     Raises
     ------
@@ -299,15 +300,20 @@ def polish(
     reason = "max_sweeps"
     if not X.any():
         return state.fit("zero tensor")
+    before, settled = np.inf, False
     for sweep in range(sweeps + _QUIET_SWEEPS):
         level = noise * (1 - sweep / sweeps) if sweep < sweeps else 0.0
-        error, changes = state.sweep(level)
+        # Once the scales have settled they are left alone, so that codes can be final.
+        error, changes = state.sweep(level, refit=not settled)
         if callback is not None and callback(sweep, error):
             reason = "callback"
-        elif sweep >= sweeps and changes == 0:
+        elif settled and changes == 0:
             reason = "converged"
         if reason != "max_sweeps":
             break
+        quiet = sweep >= sweeps and changes == 0
+        settled = settled or (quiet and before - error <= _SETTLED * error)
+        before = error
     return state.fit(reason)
 
 
@@ -327,7 +333,7 @@ class _Codes:
         """Return a factor as numbers."""
         return self.levels[mode] * _step(self.grid) * self.scales[mode]
 
-    def sweep(self, noise: float) -> tuple[float, int]:
+    def sweep(self, noise: float, *, refit: bool = True) -> tuple[float, int]:
         """Visit every mode once; return the relative error and how many codes have changed."""
         factors, changes = [self.values(n) for n in range(self.X.ndim)], []
         for mode, F in mttkrp_sweep(self.X, factors):
@@ -335,7 +341,8 @@ class _Codes:
             steps = _in_steps(F, G, self.grid, self.scales[mode])
             dither = noise * self.rng.standard_normal(V.shape) if noise else np.zeros_like(V)
             changes.append(descend(V, steps.F - V @ steps.G, steps.G, dither, steps.box))
-            self.scales[mode] = _refit(F, G, V * _step(self.grid), self.scales[mode])
+            if refit:
+                self.scales[mode] = _refit(F, G, V * _step(self.grid), self.scales[mode])
             factors[mode] = self.values(mode)
         error = _fit_error(self.X, self.size, factors, F, G)[0]
         self.rows.append((error, [], changes))

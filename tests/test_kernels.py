@@ -30,6 +30,7 @@ from qcp_ref._kernels import (
     cell_at,
     conv,
     dequantize,
+    descend,
     epc_update,
     exact_scale,
     gain_bound,
@@ -42,8 +43,10 @@ from qcp_ref._kernels import (
     reconstruct,
     requantize,
     requantize_fixed,
+    sphere,
 )
 from qcp_ref.grid import _moments, _search_cells
+from qcp_ref.rows import _descend
 
 THIS = sys.modules[__name__]
 GRIDS = [
@@ -461,6 +464,64 @@ def test_requantized_codes_equal_loops_and_the_book(data, grid):
         assert np.array_equal(found, qcp_ref.requantize(acc, M, zero, grid, mode=mode))
 
 
+# --- rows -----------------------------------------------------------------------------------------
+
+BOXES = [(-2.0, 1.0, 0.0), (-8.0, 7.0, 0.0), (-2.0, 1.0, 0.5), (0.0, 3.0, 0.0), (-1.0, 0.0, 0.5)]
+
+
+@st.composite
+def row_problems(draw):
+    """Levels, F, G, noise and a box, in steps; a third of the columns may be dead."""
+    rng = np.random.default_rng([draw(seeds), 61])
+    rows, rank = draw(sides), draw(sides)
+    K = rng.standard_normal((2 * rank, rank)) * (rng.random(rank) < draw(st.sampled_from([0.7, 1])))
+    low, high, offset = box = draw(st.sampled_from(BOXES))
+    V = rng.integers(int(low), int(high) + 1, (rows, rank)) + offset
+    F = 3 * rng.standard_normal((rows, 2 * rank)) @ K
+    dither = draw(st.sampled_from([0.0, 0.4])) * rng.standard_normal((rows, rank))
+    return V, F, K.T @ K, dither, box
+
+
+@given(row_problems())
+def test_a_pass_of_descent_equals_the_one_by_columns(problem):
+    V, F, G, dither, box = problem
+    found = []
+    for function in (descend, descend.py_func, _descend):
+        state, residual = V.copy(), F - V @ G
+        changed = function(state, residual, G, dither, box)
+        assert changed == np.count_nonzero(state != V)
+        found.append((state, residual))
+    for state, residual in found[1:]:
+        assert np.array_equal(state, found[0][0]) and np.array_equal(residual, found[0][1])
+    assert np.allclose(found[0][1], F - found[0][0] @ G, atol=1e-9)
+
+
+@given(row_problems(), st.integers(0, 40))
+def test_the_search_of_the_tree_equals_all_rows(problem, budget):
+    V, F, G, _, box = problem
+    assume(box[1] - box[0] < 4 or G.shape[0] < 4)
+    L = np.linalg.cholesky(G + np.eye(len(G)))
+    z = np.linalg.solve(L, F.T).T
+    axes = [np.arange(box[0], box[1] + 1) + box[2]] * len(G)
+    rows = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(G))
+    for target, start in zip(z, V, strict=True):
+        least = ((target - rows @ L) ** 2).sum(axis=1).min()
+        best, distance, bound, nodes = bits_equal(sphere, target, L, start, box, 10**6)
+        assert np.isclose(distance, least, rtol=1e-9) and bound == distance
+        assert np.isclose(((target - best @ L) ** 2).sum(), distance, rtol=1e-9)
+        _, stopped, below, few = bits_equal(sphere, target, L, start, box, budget)
+        assert few <= min(budget, nodes) or nodes <= budget
+        assert below <= least * (1 + 1e-9) + 1e-12 and stopped >= least * (1 - 1e-9)
+
+
+def test_the_tree_is_cut_where_it_cannot_be_better():
+    """A diagonal metric: the first way down is the best one, one node per column."""
+    target, start = np.array([0.2, 1.4, -0.8]), np.zeros(3)
+    best, distance, bound, nodes = bits_equal(sphere, target, np.eye(3), start, BOXES[1], 100)
+    assert best.tolist() == [0, 1, -1] and nodes == 3
+    assert np.isclose(distance, 0.04 + 0.16 + 0.04) and bound == distance
+
+
 # --- planted faults -------------------------------------------------------------------------------
 
 
@@ -583,6 +644,22 @@ def once(acc, m, shift, target, double):
     return _kernels.requantize_fixed(acc, m, shift, target, False)
 
 
+def undithered(V, residual, G, dither, box):
+    """Forgets the noise."""
+    return _kernels.descend(V, residual, G, 0 * dither, box)
+
+
+def stale(V, residual, G, dither, box):
+    """Does not keep the residual up to date."""
+    return _kernels.descend(V, residual.copy(), G, dither, box)
+
+
+def greedy_tree(z, L, start, box, budget):
+    """Takes the first way down for the best one."""
+    best, distance, _, nodes = _kernels.sphere(z, L, start, box, min(budget, z.size))
+    return best, distance, distance, nodes
+
+
 @pytest.mark.parametrize(
     ("test", "name", "wrong"),
     [
@@ -614,6 +691,9 @@ def once(acc, m, shift, target, double):
         (test_convolutions_equal_loops_and_the_book, "conv", swapped_strides),
         (test_requantized_codes_equal_loops_and_the_book, "requantize", truncated),
         (test_requantized_codes_equal_loops_and_the_book, "requantize_fixed", once),
+        (test_a_pass_of_descent_equals_the_one_by_columns, "descend", undithered),
+        (test_a_pass_of_descent_equals_the_one_by_columns, "descend", stale),
+        (test_the_search_of_the_tree_equals_all_rows, "sphere", greedy_tree),
     ],
 )
 def test_planted_faults_are_caught(test, name, wrong):

@@ -1,0 +1,518 @@
+"""Laws and bad input of qcp_ref.search; its planted faults stand at the end."""
+
+import sys
+from fractions import Fraction
+from itertools import product
+from math import erfc, sqrt
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from support import caught, exact, seeds, shapes
+
+import qcp_ref as right
+from qcp_ref import (
+    CP,
+    Grid,
+    QuantizedCP,
+    balance,
+    certify,
+    cp_als,
+    factorize,
+    loops,
+    orient,
+    polish,
+    predict_error,
+    quantize,
+    quantize_cp,
+    random_cp,
+    reconstruct,
+    relative_error,
+    search,
+)
+
+THIS = sys.modules[__name__]
+GRIDS = [
+    Grid(2),
+    Grid(4),
+    Grid(3, narrow=True),
+    Grid(3, mid_rise=True),
+    Grid(1, kind="binary"),
+    Grid(2, kind="ternary"),
+]
+grids = st.sampled_from(GRIDS)
+axes = st.sampled_from([None, 0, 1])
+
+
+def random_tensor(seed, shape):
+    return np.random.default_rng([seed, 67]).standard_normal(shape)
+
+
+@st.composite
+def problems(draw, most=3):
+    """A tensor and codes on a grid that fit it: rounded, or drawn."""
+    shape, rank = draw(shapes(max_dims=3)), draw(st.integers(1, most))
+    seed, grid, axis = draw(seeds), draw(grids), draw(axes)
+    X = random_tensor(seed, shape)
+    q = quantize_cp(random_cp(shape, rank, rng=seed), grid, axis=axis)
+    if draw(st.booleans()):
+        rng = np.random.default_rng([seed, 71])
+        codes = [rng.choice(quantize(grid.levels, grid, 1.0), size=k.shape) for k in q.codes]
+        q = QuantizedCP(codes, q.scales, grid)
+    return X, q
+
+
+def assert_on_grid(q):
+    for k, s, A in zip(q.codes, q.scales, q.dequantize().factors, strict=True):
+        assert np.array_equal(quantize(A, q.grid, s), k)
+
+
+# --- polish ---------------------------------------------------------------------------------------
+
+
+@given(problems(), seeds)
+def test_without_noise_the_error_never_rises(problem, seed):
+    X, q = problem
+    fit = polish(X, q, rng=seed)
+    first = relative_error(X, q.dequantize())
+    errors = np.append(first, fit.history.error)
+    assert fit.start_error == first
+    assert (np.diff(errors) <= 1e-7).all()
+    assert fit.error == relative_error(X, fit.cp.dequantize()) <= first + 1e-12
+    assert fit.history.steps.shape == (len(fit.history.error), X.ndim)
+    assert_on_grid(fit.cp)
+    assert fit.cp.grid == q.grid and all(
+        a.shape == b.shape for a, b in zip(fit.cp.scales, q.scales, strict=True)
+    )
+
+
+@given(problems(), seeds, st.sampled_from([0.2, 1.0]), st.integers(1, 6))
+def test_with_noise_the_best_iterate_is_returned(problem, seed, noise, sweeps):
+    X, q = problem
+    fit = polish(X, q, noise=noise, sweeps=sweeps, rng=seed)
+    errors = np.append(fit.start_error, fit.history.error)
+    assert abs(fit.error - errors.min()) <= 1e-7
+    assert fit.error == relative_error(X, fit.cp.dequantize()) <= fit.start_error + 1e-12
+    assert len(fit.history.error) > sweeps
+    assert_on_grid(fit.cp)
+    again = polish(X, q, noise=noise, sweeps=sweeps, rng=seed)
+    assert all(np.array_equal(a, b) for a, b in zip(fit.cp.codes, again.cp.codes, strict=True))
+
+
+@settings(max_examples=40)
+@given(problems(most=2))
+def test_converged_means_that_no_single_code_can_be_better(problem):
+    X, q = problem
+    fit = polish(X, q)
+    if fit.stop_reason != "converged":
+        return
+    assert all(certify(X, fit.cp).one_opt)
+    codes = quantize(q.grid.levels, q.grid, 1.0)
+    for mode, k in enumerate(fit.cp.codes):
+        for place in np.ndindex(k.shape):
+            for code in codes:
+                changed = [c.copy() for c in fit.cp.codes]
+                changed[mode][place] = code
+                other = QuantizedCP(changed, fit.cp.scales, q.grid)
+                assert relative_error(X, other.dequantize()) >= fit.error - 1e-9
+
+
+@given(st.integers(2, 3), st.integers(1, 2), seeds)
+def test_the_first_sweep_equals_plain_loops(modes, rank, seed):
+    rng = np.random.default_rng([seed, 73])
+    X = rng.integers(-6, 7, size=[2, 3, 2][:modes]).astype(float)
+    grid = Grid(3)
+    codes = [rng.integers(-4, 4, (side, rank)) for side in X.shape]
+    q = QuantizedCP(codes, [1.0, 0.5, 2.0][:modes], grid)
+    levels, scales = [exact(k) for k in q.codes], [Fraction(float(s)) for s in q.scales]
+    try:
+        levels, scales = loops.polish_sweep(exact(X), levels, scales, (-4, 3, 0))
+    except ZeroDivisionError:  # a factor of zeros has no best scale
+        return
+    assume(all(s > 0 for s in scales))
+    seen = []
+    state = search._Codes(X, q, np.random.default_rng(0))
+    state.sweep(0.0)
+    found = state.quantized()
+    # a tie that rounding may decide either way is no disagreement
+    assume(not tied(X, q))
+    for k, wanted in zip(found.codes, levels, strict=True):
+        assert k.tolist() == [[int(v) for v in row] for row in wanted]
+    for s, wanted in zip(found.scales, scales, strict=True):
+        assert abs(Fraction(float(s)) - wanted) <= wanted * Fraction(1, 10**12)
+    assert not seen
+
+
+def tied(X, q):
+    """Whether a tiny change of the tensor changes the codes after one sweep."""
+    found = set()
+    for shift in (-1e-9, 0.0, 1e-9):
+        state = search._Codes(X * (1 + shift) + shift, q, np.random.default_rng(0))
+        state.sweep(0.0)
+        found.add(b"".join(k.tobytes() for k in state.quantized().codes))
+    return len(found) > 1
+
+
+def test_noise_moves_as_many_codes_as_the_theory_says():
+    share = erfc(0.5 / search._NOISE / sqrt(2))
+    assert 0.15 < share < 0.16
+    draws = search._NOISE * np.random.default_rng(79).standard_normal(100_000)
+    assert abs((np.abs(draws) > 0.5).mean() - share) < 0.005
+
+
+def test_noise_helps_and_more_of_its_sweeps_help_more():
+    errors = {sweeps: [] for sweeps in (0, 30, 300)}
+    for seed in range(3):
+        X = random_tensor(seed, (8, 8, 9))
+        start = quantize_cp(right.epc(X, cp_als(X, 12, rng=seed).cp, slack=0.2).cp, Grid(4))
+        for sweeps, found in errors.items():
+            noise = 0.35 if sweeps else 0.0
+            found.append(polish(X, start, noise=noise, sweeps=sweeps, rng=seed + 50).error)
+    means = [np.mean(found) for found in errors.values()]
+    assert means[0] > means[1] * 1.01
+    assert means[1] > means[2] * 1.003
+
+
+def test_callbacks_see_each_sweep_and_may_stop():
+    X = random_tensor(3, (4, 3, 5))
+    q = quantize_cp(random_cp((4, 3, 5), 3, rng=8), Grid(4))
+    seen = []
+    fit = polish(X, q, noise=0.3, sweeps=9, callback=lambda *row: seen.append(row) or row[0] == 4)
+    assert fit.stop_reason == "callback" and [n for n, _ in seen] == [0, 1, 2, 3, 4]
+    assert np.array_equal([e for _, e in seen], fit.history.error)
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_hostile_tensors_have_results(grid):
+    for X in (np.zeros((2, 3, 4)), np.full((3, 3), 5.0), np.array([[2.0]]), np.eye(3) * 1e-90):
+        for method in ("best", "sequential"):
+            fit = factorize(X, 2, grid, method=method, rng=1, **few(method))
+            assert not np.isnan(fit.error) and (np.isfinite(fit.error) or not X.any())
+            assert fit.error == relative_error(X, fit.cp.dequantize())
+    dead = CP([np.ones((3, 2)), np.ones((4, 2)), [[1.0, 0.0], [2.0, 0.0]]])
+    X = reconstruct(dead)
+    fit = polish(X, quantize_cp(dead, grid), noise=0.3, sweeps=20)
+    assert np.isfinite(fit.error) and fit.error < 0.7
+
+
+def few(method):
+    return {"sweeps": 20} if method == "best" else {}
+
+
+# --- prediction and signs -------------------------------------------------------------------------
+
+
+@given(shapes(max_dims=3), st.integers(1, 4), seeds, st.integers(2, 6), axes, st.booleans())
+def test_rounding_stays_below_its_guarantee(shape, rank, seed, bits, axis, mid_rise):
+    X, cp, grid = (
+        random_tensor(seed, shape),
+        random_cp(shape, rank, rng=seed),
+        Grid(bits, mid_rise=mid_rise),
+    )
+    prediction = predict_error(X, cp, grid, axis=axis)
+    error = relative_error(X, quantize_cp(cp, grid, axis=axis).dequantize())
+    assert error <= prediction.bound * (1 + 1e-9)
+    assert 0 < prediction.expected <= prediction.bound * (1 + 1e-9)
+
+
+def test_errors_are_as_expected_on_average():
+    for shape, rank, bits in (((20, 24, 9), 16, 4), ((30, 40), 20, 5), ((24, 20, 9), 12, 8)):
+        ratios = []
+        for seed in range(8):
+            cp = random_cp(shape, rank, rng=seed)
+            X = reconstruct(cp)
+            expected = predict_error(X, cp, Grid(bits)).expected
+            ratios.append(relative_error(X, quantize_cp(cp, Grid(bits)).dequantize()) / expected)
+        assert abs(np.mean(ratios) - 1) < 0.1, (shape, bits, ratios)
+
+
+def test_the_expectation_is_that_of_random_noise():
+    """The formula on factors of which rounding is replaced by noise of the same variance."""
+    rng = np.random.default_rng(83)
+    cp = balance(random_cp((5, 4, 3), 2, rng=3))
+    X, grid, size = reconstruct(cp), Grid(3), np.linalg.norm(reconstruct(cp))
+    expected = predict_error(X, cp, grid).expected
+    total, parts = 0.0, []
+    for A in cp.factors:
+        s = right.choose_scale(A, grid).scale
+        beyond = np.maximum(A - s * grid.levels[-1], s * grid.levels[0] - A)
+        parts.append(np.where(beyond > 0, beyond, s / np.sqrt(12)))
+    for _ in range(4000):
+        noisy = [
+            A + p * rng.choice([-1.0, 1.0], A.shape) for A, p in zip(cp.factors, parts, strict=True)
+        ]
+        total += ((X - reconstruct(CP(noisy))) ** 2).sum() / 4000
+    assert abs(sqrt(total) / size / expected - 1) < 0.05
+
+
+@given(shapes(min_dims=2, max_dims=3), st.integers(1, 3), seeds)
+def test_balanced_columns_are_the_ones_to_round(shape, rank, seed):
+    """To first order: no other lengths make the expected noise smaller, at scales in proportion."""
+    rng = np.random.default_rng([seed, 89])
+    cp = balance(random_cp(shape, rank, rng=seed))
+
+    def noise(factors):
+        rms = [np.sqrt((A**2).mean()) for A in factors]
+        squares = [(A**2).sum(axis=0) for A in factors]
+        return sum(
+            sum(
+                len(A) * s**2 * np.prod([q for m, q in enumerate(squares) if m != n], axis=0)
+                for n, (A, s) in enumerate(zip(factors, rms, strict=True))
+            )
+        )
+
+    stretch = np.exp(rng.standard_normal((len(shape), rank)))
+    stretch[-1] = 1 / np.prod(stretch[:-1], axis=0)
+    other = [A * t for A, t in zip(cp.factors, stretch, strict=True)]
+    assert noise(cp.factors) <= noise(other) * (1 + 1e-9)
+
+
+@given(
+    shapes(max_dims=4), st.integers(1, 4), seeds, st.sampled_from([Grid(4), Grid(3, signed=False)])
+)
+def test_signs_are_turned_in_pairs_to_the_longer_side(shape, rank, seed, grid):
+    cp = random_cp(shape, rank, rng=seed)
+    turned = orient(cp, grid)
+    assert np.array_equal(reconstruct(turned), reconstruct(cp))
+    sign = 1.0 if grid.signed else -1.0
+    short = [(sign * A).max(axis=0) > (-sign * A).max(axis=0) for A in turned.factors]
+    assert (np.sum(short, axis=0) <= 1).all()
+    for A, B in zip(cp.factors, turned.factors, strict=True):
+        assert np.array_equal(abs(A), abs(B))
+
+
+def test_symmetric_grids_leave_signs_alone_and_the_odd_one_costs_least():
+    cp = CP([[[3.0], [-1.0]], [[2.0], [-1.9]], [[-1.0], [0.0]]])
+    assert orient(cp, Grid(4, narrow=True)).factors[0].tolist() == [[3.0], [-1.0]]
+    signs = [float(np.sign(A[0, 0])) for A in orient(cp, Grid(4)).factors]
+    assert signs == [-1.0, -1.0, -1.0]
+    cp = CP([[[3.0], [-1.0]], [[-2.0], [1.9]], [[-1.0], [0.0]]])
+    signs = [float(np.sign(A[0, 0])) for A in orient(cp, Grid(4)).factors]
+    assert signs == [-1.0, 2.0 / 2.0, -1.0]  # 2 and 1.9 differ least, so that column is turned
+
+
+# --- certificates ---------------------------------------------------------------------------------
+
+
+@settings(max_examples=40)
+@given(problems(most=2), st.integers(0, 200))
+def test_no_codes_of_one_factor_are_below_its_bound(problem, budget):
+    X, q = problem
+    found, error = certify(X, q, budget=budget), relative_error(X, q.dequantize())
+    assert found.floor <= error + 1e-9
+    codes = quantize(q.grid.levels, q.grid, 1.0)
+    rng = np.random.default_rng(97)
+    for mode, k in enumerate(q.codes):
+        assert 0 <= found.bound[mode] <= error + 1e-7 and 0 <= found.proved[mode] <= 1
+        everything = (
+            product(codes, repeat=k.size)
+            if len(codes) ** k.size < 300
+            else (rng.choice(codes, k.size) for _ in range(30))
+        )
+        best = np.inf
+        for choice in everything:
+            changed = [*q.codes]
+            changed[mode] = np.reshape(choice, k.shape)
+            other = QuantizedCP(changed, q.scales, q.grid).dequantize()
+            best = min(best, relative_error(X, other))
+        assert found.bound[mode] <= best + 1e-7
+        if found.proved[mode] == 1 and len(codes) ** k.size < 300:
+            assert abs(found.bound[mode] - best) <= 1e-6
+
+
+def test_a_tiny_problem_is_solved_to_the_proved_optimum():
+    """All codes of all factors, each with its best scale: search finds the least error of all."""
+    grid, hits = Grid(2), 0
+    for seed in range(6):
+        X = random_tensor(seed, (2, 2, 2))
+        best = np.inf
+        columns = [np.array(k) for k in product(range(-2, 2), repeat=2)]
+        for a, b, c in product(columns, repeat=3):
+            T = np.einsum("i,j,k->ijk", a, b, c).astype(float)
+            if (T * X).sum() > 0:
+                best = min(best, ((X - T * (T * X).sum() / (T**2).sum()) ** 2).sum())
+        least = sqrt(best) / np.linalg.norm(X)
+        error = factorize(X, 1, grid, rng=seed, sweeps=100, restarts=3).error
+        assert error >= least - 1e-9
+        hits += error <= least + 1e-9
+    assert hits >= 5
+
+
+def test_the_floor_is_that_of_matrices():
+    X = random_tensor(5, (6, 5))
+    U, s, Vt = np.linalg.svd(X)
+    q = quantize_cp(random_cp((6, 5), 2, rng=1), Grid(4))
+    best = CP([U[:, :2] * s[:2], Vt[:2].T])
+    assert np.isclose(certify(X, q).floor, relative_error(X, best), rtol=1e-10)
+    assert (
+        certify(
+            random_tensor(5, (2, 3, 2)), quantize_cp(random_cp((2, 3, 2), 3, rng=1), Grid(4))
+        ).floor
+        == 0
+    )
+
+
+def test_certificates_see_what_is_left_to_do():
+    X = random_tensor(6, (4, 3, 5))
+    q = quantize_cp(random_cp((4, 3, 5), 3, rng=8), Grid(4))
+    found = certify(X, q)
+    assert not all(found.one_opt) and not any(found.scale_stationary)
+    done = certify(X, polish(X, q).cp, budget=10**5)
+    assert all(done.one_opt) and all(done.scale_stationary) and done.proved == (1.0, 1.0, 1.0)
+
+
+# --- methods --------------------------------------------------------------------------------------
+
+
+@settings(max_examples=8)
+@given(seeds, st.sampled_from(search.METHODS), axes)
+def test_results_lie_on_the_grid_and_come_again(seed, method, axis):
+    X = random_tensor(seed, (4, 3, 5))
+    a, b = (
+        factorize(X, 3, Grid(4), rng=seed, method=method, axis=axis, **few(method)) for _ in "ab"
+    )
+    assert all(np.array_equal(p, q) for p, q in zip(a.cp.codes, b.cp.codes, strict=True))
+    assert a.error == relative_error(X, a.cp.dequantize())
+    assert np.isclose(a.start_error, relative_error(X, a.relaxed), rtol=1e-9) or method == "authors"
+    assert_on_grid(a.cp)
+
+
+def test_methods_are_better_in_their_order():
+    """Medians over starts of a tensor with cancelling components."""
+    X = random_tensor(5, (8, 8, 9))
+    errors = {
+        method: np.median([factorize(X, 14, Grid(4), method=method, rng=s).error for s in range(3)])
+        for method in search.METHODS
+    }
+    assert errors["best"] < errors["authors"] * 0.97
+    assert errors["sequential"] < errors["als-round"] * 0.9
+    assert errors["authors"] < errors["als-round"] * 0.9
+
+
+@settings(max_examples=5)
+@given(seeds)
+def test_restarts_are_never_worse(seed):
+    X = random_tensor(seed, (4, 3, 5))
+    errors = [factorize(X, 3, Grid(3), rng=seed, sweeps=30, restarts=n).error for n in (1, 2, 3)]
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_slack_is_limited_by_the_room_there_is():
+    X = random_tensor(8, (6, 7, 5))
+    poor = factorize(X, 1, Grid(4), rng=1, sweeps=20)  # a fit whose error is near 1
+    assert poor.start_error < 1
+    starts = [factorize(X, 6, Grid(4), rng=1, slack=s, sweeps=1).start_error for s in (0.0, 0.2)]
+    assert np.isclose(starts[1], 1.2 * starts[0], rtol=1e-5)
+
+
+def test_stages_are_reported_and_may_be_stopped():
+    X = random_tensor(2, (4, 3, 5))
+    for method in ("best", "sequential"):
+        seen = []
+
+        def note(*row, seen=seen):
+            seen.append(row)
+
+        fit = factorize(X, 3, Grid(4), method=method, callback=note, **few(method))
+        assert list(dict.fromkeys(row[0] for row in seen)) == ["als", "epc", "polish"]
+        assert seen[-1][2] == fit.history.error[-1]
+
+
+def test_bad_input_is_refused():
+    X, grid = random_tensor(4, (4, 3, 5)), Grid(4)
+    q = quantize_cp(random_cp((4, 3, 5), 2, rng=0), grid)
+    for options, message in (
+        ({"method": "greedy"}, "method: expected one of"),
+        ({"method": "authors", "sweeps": 5}, "sweeps: expected None with method 'authors'"),
+        ({"method": "sequential", "restarts": 2}, "restarts: expected None"),
+        ({"restarts": 0}, "restarts: expected at least 1"),
+        ({"sweeps": -1}, "sweeps: expected at least 0"),
+        ({"slack": -0.1}, "slack: expected at least 0"),
+        ({"axis": 2}, "axis"),
+        ({"rule": "min-max"}, "no zero points"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            factorize(X, 3, grid, **options)
+    with pytest.raises(ValueError, match="log2"):
+        factorize(X, 3, Grid(3, kind="log2"))
+    for options, message in (
+        ({"noise": -1.0}, "noise: expected at least 0"),
+        ({"noise": np.inf}, "noise: expected a finite"),
+        ({"noise": 0.1, "sweeps": -1}, "sweeps: expected at least 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            polish(X, q, **options)
+    for function in (polish, certify):
+        with pytest.raises(TypeError, match="cp: expected a QuantizedCP"):
+            function(X, q.dequantize())
+        with pytest.raises(ValueError, match="cp: expected shape"):
+            function(X[:3], q)
+        with pytest.raises(ValueError, match="log2"):
+            function(X, quantize_cp(q.dequantize(), Grid(3, kind="log2")))
+    with pytest.raises(ValueError, match="budget: expected at least 0"):
+        certify(X, q, budget=-1)
+    with pytest.raises(TypeError, match="cp: expected a CP tensor"):
+        orient(q, grid)
+    with pytest.raises(ValueError, match="grid: expected levels in equal steps around zero"):
+        predict_error(X, q.dequantize(), Grid(1, kind="binary"))
+
+
+# --- planted faults -------------------------------------------------------------------------------
+
+
+def last_iterate(X, q, **options):
+    """Returns codes that are not those of the best sweep."""
+    fit = right.polish(X, q, **options)
+    codes = [np.roll(k, 1) for k in fit.cp.codes]
+    other = QuantizedCP(codes, fit.cp.scales, q.grid)
+    return fit._replace(cp=other, error=relative_error(X, other.dequantize()))
+
+
+def impatient(X, q, **options):
+    """Says converged after one sweep."""
+    fit = right.polish(X, q, callback=lambda *_: True, **options)
+    return fit._replace(stop_reason="converged")
+
+
+def one_run(X, rank, grid, *, rng, restarts=1, **options):
+    """Takes the last restart, not the best one."""
+    return right.factorize(X, rank, grid, rng=rng + restarts, **options)
+
+
+def optimist(X, cp, grid, **options):
+    found = right.predict_error(X, cp, grid, **options)
+    return found._replace(bound=found.expected)
+
+
+def forgets_ends(X, cp, grid, **options):
+    """Predicts twice the noise."""
+    found = right.predict_error(X, cp, grid, **options)
+    return found._replace(expected=found.expected * sqrt(2))
+
+
+def single_flips(cp, grid):
+    return CP([A * np.where(A.max(axis=0) > -A.min(axis=0), -1, 1) for A in cp.factors])
+
+
+def boastful(X, q, **options):
+    found = right.certify(X, q, **options)
+    error = relative_error(X, q.dequantize())
+    return found._replace(bound=(error,) * X.ndim, proved=(1.0,) * X.ndim)
+
+
+@pytest.mark.parametrize(
+    ("test", "fault"),
+    [
+        (test_without_noise_the_error_never_rises, {"polish": last_iterate}),
+        (test_with_noise_the_best_iterate_is_returned, {"polish": last_iterate}),
+        (test_converged_means_that_no_single_code_can_be_better, {"polish": impatient}),
+        (test_restarts_are_never_worse, {"factorize": one_run}),
+        (test_rounding_stays_below_its_guarantee, {"predict_error": optimist}),
+        (test_errors_are_as_expected_on_average, {"predict_error": forgets_ends}),
+        (test_signs_are_turned_in_pairs_to_the_longer_side, {"orient": single_flips}),
+        (test_no_codes_of_one_factor_are_below_its_bound, {"certify": boastful}),
+    ],
+)
+def test_planted_faults_are_caught(test, fault):
+    assert caught(THIS, test, **fault)
