@@ -172,11 +172,13 @@ def compress_conv(
     rate: float | str | None = None,
     rank: int | None = None,
     bits: int | Grid = 4,
-    method: str = "authors",
+    method: str = "best",
     rng: Rng = 0,
     axis: int | None = None,
     rule: str = "mse-exact",
-    slack: float = 0.0,
+    slack: float | None = None,
+    sweeps: int | None = None,
+    restarts: int | None = None,
     stride: Pair = 1,
     padding: Padding = 0,
     dilation: Pair = 1,
@@ -196,7 +198,7 @@ def compress_conv(
         Number of components.
     bits : int or Grid
         Bits of the full grid of the factors, or another grid.
-    method : {"als-round", "authors"}
+    method : {"best", "sequential", "authors", "als-round"}
         See :func:`qcp_ref.search.factorize`.
     rng : int or numpy.random.Generator
         Source of randomness of the solver's start.
@@ -204,8 +206,8 @@ def compress_conv(
         One scale per factor, per row or per column.
     rule : str
         How scales are chosen, see :func:`qcp_ref.grid.choose_scale`.
-    slack : float
-        Slack of the error-preserving correction.
+    slack, sweeps, restarts
+        Of the method, see :func:`qcp_ref.search.factorize`.
     stride, padding, dilation, bias
         Kept for ``forward``; as in :func:`qcp_ref.conv.conv2d`.
     callback : callable, optional
@@ -224,7 +226,8 @@ def compress_conv(
 
     Notes
     -----
-    Equation :eq:`cost-rank` for the rank, :eq:`qcp-problem` for the factors [authors' code]. BLAS
+    Equation :eq:`cost-rank` for the rank, :eq:`qcp-problem` for the factors [beyond the paper
+    for the default method]. BLAS
     runs on one thread inside, so that serial and parallel runs give the same bits.
 
     **Laws**
@@ -251,6 +254,8 @@ def compress_conv(
         "axis": axis,
         "rule": rule,
         "slack": slack,
+        "sweeps": sweeps,
+        "restarts": restarts,
     }
     fit = _fit(kernel_to_tensor(W), rate, rank, bits, callback=callback, **options)
     place = (kernel_size, stride, padding, dilation)
@@ -263,11 +268,13 @@ def compress_linear(
     rate: float | str | None = None,
     rank: int | None = None,
     bits: int | Grid = 4,
-    method: str = "authors",
+    method: str = "best",
     rng: Rng = 0,
     axis: int | None = None,
     rule: str = "mse-exact",
-    slack: float = 0.0,
+    slack: float | None = None,
+    sweeps: int | None = None,
+    restarts: int | None = None,
     bias: ArrayLike | None = None,
     callback: StageCallback | None = None,
 ) -> CPLinear:
@@ -277,7 +284,7 @@ def compress_linear(
     ----------
     W : array_like, shape (outputs, inputs)
         The matrix.
-    rate, rank, bits, method, rng, axis, rule, slack, bias, callback
+    rate, rank, bits, method, rng, axis, rule, slack, sweeps, restarts, bias, callback
         As in :func:`compress_conv`.
 
     Returns
@@ -292,7 +299,8 @@ def compress_linear(
 
     Notes
     -----
-    Equation :eq:`cost-rank` for the rank, :eq:`qcp-problem` for the factors [authors' code].
+    Equation :eq:`cost-rank` for the rank, :eq:`qcp-problem` for the factors [beyond the paper
+    for the default method].
 
     **Laws**
 
@@ -313,6 +321,8 @@ def compress_linear(
         "axis": axis,
         "rule": rule,
         "slack": slack,
+        "sweeps": sweeps,
+        "restarts": restarts,
     }
     fit = _fit(X, rate, rank, bits, callback=callback, **options)
     return CPLinear(fit.cp, fit.error, fit, method, b)
