@@ -6,11 +6,13 @@ top-level Markdown pages as reStructuredText and the inventories of other projec
 """
 
 import importlib
+import json
 import os
 import shutil
 import zlib
 from importlib import metadata
 from pathlib import Path
+from statistics import fmean, median
 
 import nbsphinx
 import pypandoc
@@ -183,6 +185,67 @@ def describe_kit(app):
         write(GENERATED / f"{name}.rst", text.encode())
 
 
+def describe_quality(app):
+    """Write the measured tables of the search page from benchmarks/results/quality.json."""
+    measured = json.loads((ROOT / "benchmarks" / "results" / "quality.json").read_text("utf-8"))
+    layer, machine = measured["layer"], measured["machine"]
+
+    def figures(errors):
+        return f"{median(errors):.4f}", f"{min(errors):.4f} to {max(errors):.4f}"
+
+    def row(first, run):
+        means = [fmean(column) for column in zip(*run["errors"].values(), strict=True)]
+        own = run["errors"][layer]
+        return [first, *figures(means), figures(own)[0], f"{median(run['seconds']):.1f}"]
+
+    header = ["", "mean of the layers", "range", f"``{layer}``", "seconds"]
+    floats, dense = measured["float"], measured["dense"]
+    rows = [
+        header,
+        ["float, least squares", f"{fmean(floats.values()):.4f}", "", f"{floats[layer]:.4f}", ""],
+    ]
+    rows += [row(f"{run['bits']} bits, {run['method']}", run) for run in measured["runs"]]
+    for name in dense[layer]:
+        average = fmean(errors[name] for errors in dense.values())
+        rows.append([f"dense, {name}", f"{average:.4f}", "", f"{dense[layer][name]:.4f}", ""])
+    sweeps = [["sweeps", *header[1:]]]
+    sweeps += [row(f"{run['sweeps']}", run) for run in measured["curve"]]
+    sizes = [["bits", "rank", "sweeps", "bits in all", "error", "range"]]
+    sizes += [
+        [f"{run[key]}" for key in ("bits", "rank", "sweeps", "total_bits")]
+        + [*figures(run["errors"])]
+        for run in measured["equal_size"]
+    ]
+    origin = measured["weights"]["file"]
+    if "sha256" in measured["weights"]:
+        origin = f"``{origin}`` (SHA-256 {measured['weights']['sha256'][:12]}...)"
+    facts = ", ".join(f"{name} {value}" for name, value in machine.items())
+    text = f"""
+Measured on the {len(floats)} kernels of {origin}, rate {measured["rate"]}, by ``{measured["command"]}`` ({facts}):
+relative Frobenius errors, medians over seeds; seconds are those of all layers together on two processes. Dense quantizers
+of 2 bits take as much room as 4 bits at rate 2 :eq:`cost-equal`.
+
+{grid(rows)}
+
+Method 'best' with more and more sweeps of noise:
+
+{grid(sweeps)}
+
+Fewer bits and more components: ``{layer}`` at one size, scales included:
+
+{grid(sizes)}
+"""
+    write(GENERATED / "quality.rst", text.encode())
+
+
+def grid(rows):
+    """Write a table."""
+    lines = [".. list-table::", "   :header-rows: 1", ""]
+    for row in rows:
+        lines += [f"   {'*' if n == 0 else ' '} - {cell}" for n, cell in enumerate(row)]
+    return "\n".join(lines)
+
+
 def copy_mathjax(app, exception):
     """Put the one MathJax file, and its licence, beside the pages."""
     if exception is None and app.builder.format == "html":
@@ -206,6 +269,7 @@ def setup(app):
     app.connect("builder-inited", copy_notebooks)  # before Sphinx looks for documents
     app.connect("builder-inited", convert_markdown)
     app.connect("builder-inited", describe_kit)
+    app.connect("builder-inited", describe_quality)
     app.connect("source-read", list_names)
     app.connect("autodoc-skip-member", skip_field_numbers)
     app.connect("build-finished", copy_mathjax)
