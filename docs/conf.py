@@ -221,9 +221,10 @@ def describe_quality(app):
         origin = f"``{origin}`` (SHA-256 {measured['weights']['sha256'][:12]}...)"
     facts = ", ".join(f"{name} {value}" for name, value in machine.items())
     text = f"""
-Measured on the {len(floats)} kernels of {origin}, rate {measured["rate"]}, by ``{measured["command"]}`` ({facts}):
-relative Frobenius errors, medians over seeds; seconds are those of all layers together on two processes. Dense quantizers
-of 2 bits take as much room as 4 bits at rate 2 :eq:`cost-equal`.
+Measured on the {len(floats)} kernels of {origin}, rate {measured["rate"]}, by
+``{measured["command"]}`` ({facts}): relative Frobenius errors, medians over seeds; seconds are
+those of all layers together on two processes. Dense quantizers of 2 bits take as much room as
+4 bits at rate 2 :eq:`cost-equal`.
 
 {grid(rows)}
 

@@ -92,9 +92,12 @@ class QuantizedCP:
     -----
     Equation :eq:`qcp-problem`. Nothing else is stored: a result lies on its grid by construction.
 
+    A component of which some factor's column is zero is *dead*: it adds nothing to the tensor.
+
     **Laws**
 
     - quantizing the dequantized factors with the same scales gives the same codes
+    - without its dead components the tensor is the same
 
     Examples
     --------
@@ -152,6 +155,19 @@ class QuantizedCP:
     def shape(self) -> tuple[int, ...]:
         """Shape of the tensor."""
         return tuple(k.shape[0] for k in self.codes)
+
+    @property
+    def dead(self) -> NDArray[np.bool_]:
+        """Which components are zero, shape (R,)."""
+        zero = [~A.any(axis=0) for A in self.dequantize().factors]
+        return np.asarray(np.any(zero, axis=0))
+
+    def pruned(self) -> "QuantizedCP":
+        """Return the tensor without its dead components; if all are, the first one stays."""
+        alive = ~self.dead
+        alive[0] |= not alive.any()
+        scales = [s[:, alive] if s.shape == (1, self.rank) else s for s in self.scales]
+        return QuantizedCP([k[:, alive] for k in self.codes], scales, self.grid)
 
     def dequantize(self) -> CP:
         """Return the CP tensor with float64 factors that the codes stand for."""

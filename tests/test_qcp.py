@@ -234,6 +234,27 @@ def test_dead_and_duplicate_components_are_survived():
     assert np.isfinite(ao_admm(X, 2, Grid(4), start=twice, max_sweeps=5).error)
 
 
+@given(shapes(max_dims=3), st.integers(1, 4), seeds, axes)
+def test_dead_components_are_reported_and_may_be_left_out(shape, rank, seed, axis):
+    rng = np.random.default_rng([seed, 41])
+    q = quantize_cp(random_cp(shape, rank, rng=seed), Grid(3), axis=axis)
+    codes = [k * (rng.random(rank) < 0.7).astype(k.dtype) for k in q.codes]
+    q = QuantizedCP(codes, q.scales, q.grid)
+    norms = np.prod([np.linalg.norm(k.astype(float), axis=0) for k in codes], axis=0)
+    assert np.array_equal(q.dead, norms == 0)
+    less = q.pruned()
+    assert less.rank == max(1, int((norms > 0).sum()))
+    assert np.allclose(reconstruct(less.dequantize()), reconstruct(q.dequantize()), atol=1e-12)
+    assert not less.dead.any() or less.rank == 1
+
+
+def test_nothing_is_dead_without_a_level_at_zero():
+    q = QuantizedCP([np.zeros((2, 3), int)] * 2, [1.0, 2.0], Grid(2, mid_rise=True))
+    assert not q.dead.any() and q.pruned().rank == 3
+    binary = quantize_cp(random_cp((3, 4), 2, rng=1), Grid(1, kind="binary"))
+    assert not binary.dead.any()
+
+
 def test_stop_rules():
     assert qcp._stop([0.5, 0.5 + 1e-6], [b"a", b"b"], 1e-5) == "converged"
     assert qcp._stop([0.5, 0.6, 0.7, 0.8, 0.5011], [b"a", b"b", b"c", b"d", b"e"], 1e-5) == "rising"
