@@ -357,4 +357,5 @@ def test_drawn_convolutions_are_passed():
     ],
 )
 def test_planted_faults_are_caught(test, adapter, op, wrong):
-    assert caught(THIS, test, **{adapter: with_fault(getattr(THIS, adapter), op, wrong)})
+    faulty = {adapter: with_fault(getattr(THIS, adapter), op, wrong)}
+    assert caught(THIS, test, EVERY=[case for case in EVERY if case["op"] == op], **faulty)
