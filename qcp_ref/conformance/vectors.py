@@ -31,6 +31,7 @@ def texts() -> Iterator[tuple[str, str]]:
         families_integer,
         families_layers,
         families_solvers,
+        refusals,
     )
 
     entries, families = {}, dict[str, list[Any]]()
@@ -38,7 +39,8 @@ def texts() -> Iterator[tuple[str, str]]:
     for module in (grids, families_algebra, families_layers, families_integer, solvers):
         for family, cases in module.families():
             families.setdefault(family, []).extend(cases)
-    for family, cases in families.items():
+    for family, right in families.items():
+        cases = [*right, *refusals.refused(right)]
         written = text(family, cases)
         entries[family] = {
             "sha256": sha256(written.encode()).hexdigest(),
