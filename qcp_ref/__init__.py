@@ -24,7 +24,7 @@ from qcp_ref.als import ALSUpdate, CPFit, FitHistory, als_update, cp_als
 from qcp_ref.grid import Grid, Scale, choose_scale, dequantize, project, quantize
 from qcp_ref.ranges import Histogram, activation_scale, histogram_error, histogram_range
 from qcp_ref.admm import ADMMResult, admm
-from qcp_ref.epc import EPCFit, EPCHistory, EPCUpdate, epc, epc_update
+from qcp_ref.epc import EPCFit, EPCHistory, EPCUpdate, epc, epc_update, sensitivity
 from qcp_ref.rows import RowFit, refit_scale, solve_rows
 from qcp_ref.qcp import QuantizedCP, QuantizedFit, QuantizedHistory, ao_admm, quantize_cp
 from qcp_ref.search import (
@@ -147,6 +147,7 @@ __all__ = [
     "relative_error",
     "requantize",
     "rounding_bound",
+    "sensitivity",
     "solve_rows",
     "tensor_to_kernel",
     "unfold",

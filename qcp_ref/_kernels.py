@@ -417,6 +417,36 @@ def descend(
 
 
 @Kernel
+def gap(z: Array, L: Array, v: Array, depth: int) -> float:
+    """Return what one column adds to the distance of ``v L``: rows from ``depth`` on take part."""
+    rest = z[depth]
+    for r in range(depth, z.size):
+        rest -= v[r] * L[r, depth]
+    return float(rest)
+
+
+@Kernel
+def sibling(centre: float, taken: int, box: tuple[float, float, float]) -> float:
+    """Return the code that is nearest to ``centre`` after a number of others have been taken.
+
+    They alternate around the first one until one side of the box is used up.
+    """
+    low, high, offset = box
+    first = min(max(np.rint(centre - offset), low), high)
+    above = centre - offset >= first
+    lower, upper, code = first, first, first
+    for _ in range(taken):
+        turn = upper - first <= first - lower if above else upper - first < first - lower
+        if (turn and upper < high) or lower <= low:
+            upper += 1
+            code = upper
+        else:
+            lower -= 1
+            code = lower
+    return float(code)
+
+
+@Kernel
 def sphere(
     z: Array, L: Array, start: Array, box: tuple[float, float, float], budget: int
 ) -> tuple[Array, float, float, int]:
@@ -428,43 +458,22 @@ def sphere(
     number of nodes.
     """
     low, high, offset = box
-    n = z.size
-    best, v = start.copy(), np.zeros(n)
-    radius = 0.0
+    n, bound, nodes, radius = z.size, np.inf, 0, 0.0
+    best, v = start.copy(), np.zeros(z.size)
     for i in range(n):
-        gap = z[i]
-        for r in range(i, n):
-            gap -= best[r] * L[r, i]
-        radius += gap * gap
-    above = np.zeros(n + 1)  # distance of the entries decided before, by depth
-    centre, first, taken = np.zeros(n), np.zeros(n), np.zeros(n, np.int64)
-    depth, nodes, bound = n - 1, 0, np.inf
-    entered = True
+        radius += gap(z, L, best, i) ** 2
+    decided = np.zeros(n + 1)  # distance of the entries that were decided before, by depth
+    centre, taken = np.zeros(n), np.zeros(n, np.int64)
+    depth, entered = n - 1, True
     while depth < n:
         if entered:  # a new branch: where would its entry like to be?
-            t = z[depth]
-            for r in range(depth + 1, n):
-                t -= v[r] * L[r, depth]
-            centre[depth] = t / L[depth, depth]
-            first[depth] = min(max(np.rint(centre[depth] - offset), low), high)
+            v[depth] = 0.0
+            centre[depth] = gap(z, L, v, depth) / L[depth, depth]
             taken[depth] = 0
             entered = False
-        # The next nearest code: they alternate around the first one until one side is used up.
-        k, left = first[depth], taken[depth]
-        up = centre[depth] - offset >= k
-        lower, upper, code = k, k, k
-        for _ in range(left):
-            turn = upper - k <= k - lower if up else upper - k < k - lower
-            if (turn and upper < high) or lower <= low:
-                upper += 1
-                code = upper
-            else:
-                lower -= 1
-                code = lower
-        inside = left <= high - low
-        gap = (centre[depth] - code - offset) * L[depth, depth]
-        distance = above[depth + 1] + gap * gap
-        if not inside or distance >= radius:
+        level = sibling(centre[depth], taken[depth], box) + offset
+        distance = decided[depth + 1] + ((centre[depth] - level) * L[depth, depth]) ** 2
+        if taken[depth] > high - low or distance >= radius:
             depth += 1
         elif nodes >= budget:  # what is left here and above is at least this far away
             bound = min(bound, distance)
@@ -472,13 +481,12 @@ def sphere(
         else:
             nodes += 1
             taken[depth] += 1
-            v[depth] = code + offset
+            v[depth] = level
             if depth == 0:
                 best, radius = v.copy(), distance
             else:
-                above[depth] = distance
-                depth -= 1
-                entered = True
+                decided[depth] = distance
+                depth, entered = depth - 1, True
     return best, radius, min(bound, radius), nodes
 
 

@@ -10,26 +10,43 @@ the root of a secular equation in one unknown :eq:`epc-ridge`, :eq:`epc-secular`
 :func:`epc_update` solves it, :func:`epc` goes through the modes. After every update the error is
 still at most ``delta`` and the sum of squared component norms has not risen.
 
-Simplified: the modes are visited in their own order, not sorted by size; outer rounds with further
-stopping rules are left out.
+What rounding does to the fit depends on the columns, not on the component norms alone:
+:func:`sensitivity` :eq:`epc-sensitivity` measures it, and :func:`epc` can minimise it in place of
+the norms, by the same update with weighted columns :eq:`epc-weighted`.
+
+Simplified: the modes are visited in their own order, not sorted by size.
 
 Checked by tests/test_epc.py.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from qcp_ref._checks import Array, check_array, check_gram, check_int, check_real, check_tensor
+from qcp_ref._checks import (
+    Array,
+    check_array,
+    check_gram,
+    check_int,
+    check_option,
+    check_real,
+    check_tensor,
+)
 from qcp_ref.als import Callback, _fit_error
-from qcp_ref.cp import CP, balance, normalize, relative_error
+from qcp_ref.cp import CP, _lengths, balance, normalize, relative_error
 from qcp_ref.tensor import gram, mttkrp_sweep
 
-__all__ = ["EPCFit", "EPCHistory", "EPCUpdate", "epc", "epc_update"]
+__all__ = ["EPCFit", "EPCHistory", "EPCUpdate", "epc", "epc_update", "sensitivity"]
+
+OBJECTIVES = ("norm", "sensitivity")
 
 _FLOOR = 1e-7  # relative errors below it are noise in a squared error: there is nothing to preserve
 _RELATIVE_NULL = 1e-14  # eigenvalues of the Gram matrix below this share count as zero
+_INDEFINITE = 1e-8  # negative eigenvalues above this share are no rounding errors
+_SPREAD = 1e8  # of the weights: the share above has to tell their components from the null space
+_NEWTON_STEPS = 100
 
 
 class EPCUpdate(NamedTuple):
@@ -41,17 +58,22 @@ class EPCUpdate(NamedTuple):
 
 
 class EPCHistory(NamedTuple):
-    """After every sweep: relative error, and sum of squared component norms over ``||X||^2``."""
+    """After every sweep: relative error, squared component norms over ``||X||^2``, sensitivity.
+
+    The sensitivity is that of the factors which would be returned.
+    """
 
     error: Array
     norm_ratio: Array
+    sensitivity: Array
 
 
 class EPCFit(NamedTuple):
-    """Result of :func:`epc`: balanced factors, their relative error, history, reason for stopping.
+    """Result of :func:`epc`: factors, their relative error, history, reason for stopping.
 
-    ``stop_reason`` is one of "converged", "max_sweeps", "callback", "zero tensor" and "exact" (the
-    fit is exact up to the noise of its error, and returned as it is).
+    ``stop_reason`` is one of "converged" and "max_sweeps" (of a single round), "round_tol",
+    "ratio_tol" and "max_rounds" (of several), "callback", "zero tensor" and "exact" (the fit is
+    exact up to the noise of its error, and returned as it is).
     """
 
     cp: CP
@@ -66,6 +88,7 @@ def epc_update(
     squared_norm: float,
     squared_bound: float,
     *,
+    weights: ArrayLike | None = None,
     current: ArrayLike | None = None,
 ) -> EPCUpdate:
     """Find the factor of least norm whose error stays within a bound.
@@ -73,13 +96,16 @@ def epc_update(
     Parameters
     ----------
     F : array_like, shape (I_n, R)
-        MTTKRP of the mode, the other factors having unit columns.
+        MTTKRP of the mode; for :eq:`epc-problem` the other factors have unit columns.
     G : array_like, shape (R, R)
         Gram matrix of the other modes.
     squared_norm : float
         ``||X||^2``.
     squared_bound : float
         ``delta^2``, the largest squared error allowed.
+    weights : array_like, shape (R,), optional
+        Weights of the squared column norms, ones by default; the largest at most 1e8 times the
+        smallest.
     current : array_like, shape (I_n, R), optional
         The present factor. Where the bound lies below the error that least squares can reach, its
         error is kept instead.
@@ -88,25 +114,29 @@ def epc_update(
     -------
     EPCUpdate
         ``factor``; ``tau``, infinity if even the zero factor obeys the bound; ``squared_error``.
+        Columns that neither ``F`` nor ``G`` says anything about are zero.
 
     Raises
     ------
     TypeError, ValueError
-        For arrays or numbers that are not finite and real or do not fit, and for a bound below
-        reach when no current factor is given.
+        For arrays or numbers that are not finite and real or do not fit, weights that are not
+        positive, and for a bound below reach when no current factor is given.
 
     Notes
     -----
-    Equations :eq:`epc-ridge`, :eq:`epc-secular` and :eq:`epc-bracket` [source: error-preserving
-    correction of Phan et al.; ridge form derived].
+    Equations :eq:`epc-weighted`, :eq:`epc-secular`, :eq:`epc-bracket` and :eq:`epc-newton` [source:
+    error-preserving correction of Phan et al.; ridge form derived]. Eigenvalues of the Gram matrix
+    at the rounding level are treated as zero.
 
     **Laws**
 
     - the squared error equals the bound, unless even the zero factor obeys it
-    - no factor within the bound has a smaller norm
+    - no factor within the bound has a smaller weighted norm
     - ``tau`` lies in its bracket
     - for rank one it is the least-squares factor times a number known in closed form
     - it equals bisection on rational numbers with plain loops
+    - it equals the solution in the published spherical form
+    - a common factor of all weights changes ``tau`` only
 
     Examples
     --------
@@ -119,42 +149,75 @@ def epc_update(
     G = check_gram(G, F.shape[1])
     squared_norm = check_real(squared_norm, "squared_norm", minimum=0.0)
     squared_bound = check_real(squared_bound, "squared_bound", minimum=0.0)
-    values, V = np.linalg.eigh(G)
-    alive = values > _RELATIVE_NULL * values[-1]
-    sigma, V = values[alive], V[:, alive]
-    B = (F @ V) / np.sqrt(sigma)  # the least-squares factor in the metric of G
-    b = (B**2).sum(axis=0)
-    least = squared_norm - b.sum()
-    slack = squared_bound - least
-    if squared_bound >= squared_norm:
-        return EPCUpdate(np.zeros_like(F), np.inf, squared_norm)
     if current is not None:
-        # The bound may lie below reach by rounding alone: then the current error is the bound.
-        U = check_array(current, "current", ndim=2)
-        if U.shape != F.shape:
-            raise ValueError(f"current: expected shape {F.shape} to fit F, got {U.shape}")
-        if slack <= 0:
-            slack = float((((U @ V) * np.sqrt(sigma) - B) ** 2).sum())
-    elif slack < 0:
-        raise ValueError(
-            f"squared_bound: expected at least {least} (what least squares leaves), got "
-            f"{squared_bound}; raise it or pass the current factor"
-        )
-    tau = _secular_root(b, sigma, slack)
-    if tau == np.inf:
-        return EPCUpdate(np.zeros_like(F), tau, squared_norm)
-    factor = (B * np.sqrt(sigma) / (sigma + tau)) @ V.T
-    return EPCUpdate(factor, tau, least + _secular(b, sigma, tau))
+        current = check_array(current, "current", ndim=2)
+        if current.shape != F.shape:
+            raise ValueError(f"current: expected shape {F.shape} to fit F, got {current.shape}")
+    if weights is None:
+        return _update(F, G, squared_norm, squared_bound, current)
+    weights = _check_weights(weights, F.shape[1])
+    largest = float(weights.max())
+    found = _weighted_update(F, G, squared_norm, squared_bound, current, weights / largest)
+    return found._replace(tau=found.tau / largest)
+
+
+def sensitivity(cp: CP) -> float:
+    """Return how strongly noise in the factors shows in the tensor.
+
+    Parameters
+    ----------
+    cp : CP
+        Factors of shapes (I_n, R).
+
+    Returns
+    -------
+    float
+        The expected squared change of the tensor when independent noise is added to every entry of
+        the factors, over the variance of the noise, as that becomes small.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``cp`` is not a CP tensor, or its columns are too long for the result.
+
+    Notes
+    -----
+    Equation :eq:`epc-sensitivity` [source: Phan et al.; here for any number of modes, and without
+    their division by the rank]. It depends on how the lengths of a component are spread over its
+    columns; :eq:`epc-scaling` says what is best.
+
+    **Laws**
+
+    - it is the sum of the squared changes that a change by one of each single entry makes
+    - it is the mean over random noise, to first order
+    - no scaling of the columns that keeps the tensor has less than :eq:`epc-scaling`
+
+    Examples
+    --------
+    >>> from qcp_ref import CP, sensitivity
+    >>> sensitivity(CP([[[3.0], [4.0]], [[1.0], [0.0], [0.0]]]))  # 2 * 1 + 3 * 25
+    77.0
+    """
+    lengths, w = _lengths(cp), cp.weights.astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = float((w**2 * _noise_gain(lengths**2, cp.shape)).sum())
+    if not np.isfinite(total):
+        raise ValueError("cp: expected columns whose squared norms float64 can hold; rescale it")
+    return total
 
 
 def epc(
     X: ArrayLike,
     cp: CP,
     *,
+    objective: str = "norm",
     slack: float = 0.0,
     max_sweeps: int = 500,
     tol: float = 1e-5,
     patience: int = 10,
+    max_rounds: int = 1,
+    round_tol: float = 1e-4,
+    ratio_tol: float = 1e-3,
     callback: Callback | None = None,
 ) -> EPCFit:
     """Shrink the components of a CP tensor without giving up its error.
@@ -165,22 +228,33 @@ def epc(
         The tensor that ``cp`` approximates.
     cp : CP
         The start, usually from :func:`qcp_ref.als.cp_als`.
+    objective : {"norm", "sensitivity"}
+        Minimise the squared component norms, or the :func:`sensitivity` of the factors.
     slack : float
         The error may grow to ``1 + slack`` times that of ``cp``; 0 keeps it, as the authors do.
     max_sweeps : int
-        Upper limit of sweeps over all modes.
+        Upper limit of sweeps over all modes in one round.
     tol : float
-        Stop when the sum of squared component norms has changed by less than this share of itself
-        ...
+        End the round when the objective has changed by at most this share of itself ...
     patience : int
         ... in this many sweeps in a row.
+    max_rounds : int
+        Upper limit of rounds. Each one goes on where the last one ended, at the same bound, and
+        counts its sweeps anew. The authors' code takes 50.
+    round_tol : float
+        With several rounds: stop when the root of the objective has changed by at most this share
+        of itself in a round ...
+    ratio_tol : float
+        ... or the largest component norm over the smallest by at most this much, in ``patience``
+        rounds in a row.
     callback : callable, optional
         Called as ``callback(sweep, norm_ratio)`` after each sweep; a true result stops the run.
 
     Returns
     -------
     EPCFit
-        The corrected tensor with balanced factors, its error, the history, the reason for stopping.
+        The corrected tensor, its error, the history, the reason for stopping. Its factors are
+        balanced for the objective "norm", and for "sensitivity" scaled by :eq:`epc-scaling`.
 
     Raises
     ------
@@ -190,14 +264,19 @@ def epc(
 
     Notes
     -----
-    Problem :eq:`epc-problem` by sweeps of :func:`epc_update` [source: error-preserving correction
-    of Phan et al.; authors' code for the defaults of ``tol`` and ``patience``]. A slack above 0 is
-    [beyond the paper].
+    Problem :eq:`epc-problem` or :eq:`epc-sensitivity-problem` by sweeps of :func:`epc_update`, in
+    rounds that end by :eq:`epc-rounds` [source: error-preserving correction of Phan et al.;
+    authors' code for the defaults of tolerances and ``patience`` and for the rounds]. A slack above
+    0 is [beyond the paper]. A start that fits no better than zero ends as the zero tensor.
 
     **Laws**
 
     - after every sweep the error is at most ``1 + slack`` times that of the start
-    - the sum of squared component norms never rises by more than the root of the rounding level
+    - the objective never rises by more than the root of the rounding level
+    - rounds that no rule ends are one long run, bit for bit
+    - the rule named by ``stop_reason`` holds for the last round and for none before
+    - for matrices, and no lack of components, both objectives reach the least value
+      :eq:`epc-matrix`
 
     Examples
     --------
@@ -209,34 +288,30 @@ def epc(
     True
     """
     X = check_tensor(X)
+    check_option(objective, "objective", OBJECTIVES)
     slack = check_real(slack, "slack", minimum=0.0)
-    tol = check_real(tol, "tol", minimum=0.0)
-    max_sweeps = check_int(max_sweeps, "max_sweeps", minimum=1)
-    patience = check_int(patience, "patience", minimum=1)
+    stop = _StopRules(
+        check_int(max_sweeps, "max_sweeps", minimum=1),
+        check_real(tol, "tol", minimum=0.0),
+        check_int(patience, "patience", minimum=1),
+        check_int(max_rounds, "max_rounds", minimum=1),
+        check_real(round_tol, "round_tol", minimum=0.0),
+        check_real(ratio_tol, "ratio_tol", minimum=0.0),
+    )
     error, squared_norm = relative_error(X, cp), float((X**2).sum())
-    unit = normalize(cp)
-    factors, weights = list(unit.factors), unit.weights
-    if error < _FLOOR or squared_norm == 0:
-        history = EPCHistory(np.array([error]), np.zeros(1))
-        return EPCFit(balance(cp), error, history, "exact" if squared_norm else "zero tensor")
+    if squared_norm == 0:
+        nothing = CP([np.zeros_like(A) for A in cp.factors])
+        return EPCFit(nothing, 0.0, EPCHistory(*np.zeros((3, 1))), "zero tensor")
+    if error < _FLOOR:
+        start = _scaled(cp, objective)
+        history = EPCHistory(np.array([error]), np.zeros(1), np.array([sensitivity(start)]))
+        return EPCFit(start, error, history, "exact")
     _check_room(slack, error)
-    squared_bound = (1 + slack) ** 2 * error**2 * squared_norm
-    rows: list[tuple[float, float]] = []
-    reason, hits, previous = "max_sweeps", 0, float((weights**2).sum())
-    for sweep in range(max_sweeps):
-        weights, error = _sweep(X, factors, weights, squared_norm, squared_bound)
-        total = float((weights**2).sum())
-        rows.append((error, total / squared_norm))
-        hits = hits + 1 if abs(previous - total) <= tol * previous else 0
-        previous = total
-        if callback is not None and callback(sweep, rows[-1][1]):
-            reason = "callback"
-        elif hits >= patience:
-            reason = "converged"
-        if reason != "max_sweeps":
-            break
-    corrected = balance(CP(factors, weights))
-    history = EPCHistory(*(np.array(column) for column in zip(*rows, strict=True)))
+    squared_bound = (1 + slack) ** 2 * min(error, 1.0) ** 2 * squared_norm
+    run = _Correction(X, cp, objective, squared_bound)
+    reason = run.rounds(stop, callback)
+    corrected = run.cp()
+    history = EPCHistory(*(np.array(column) for column in zip(*run.rows, strict=True)))
     return EPCFit(corrected, relative_error(X, corrected), history, reason)
 
 
@@ -248,41 +323,206 @@ def _check_room(slack: float, error: float) -> None:
         )
 
 
-def _sweep(
-    X: Array, factors: list[Array], weights: Array, squared_norm: float, squared_bound: float
-) -> tuple[Array, float]:
-    """Update each mode once, in place, columns of unit length; return weights and error."""
-    for mode, F in mttkrp_sweep(X, factors):
-        G = gram(factors, mode)
-        current = factors[mode] * weights
-        U = epc_update(F, G, squared_norm, squared_bound, current=current).factor
-        weights = np.linalg.norm(U, axis=0)
+class _StopRules(NamedTuple):
+    """When a round ends, and when the rounds do."""
+
+    max_sweeps: int
+    tol: float
+    patience: int
+    max_rounds: int
+    round_tol: float
+    ratio_tol: float
+
+
+class _Correction:
+    """The sweeps at one bound: where they stand and what the history says."""
+
+    def __init__(self, X: Array, cp: CP, objective: str, squared_bound: float) -> None:
+        start = normalize(cp) if objective == "norm" else _scaled(cp, objective)
+        self.X, self.objective = X, objective
+        self.factors, self.weights = list(start.factors), start.weights
+        self.squared_norm, self.squared_bound = float((X**2).sum()), squared_bound
+        self.rows: list[tuple[float, float, float]] = []
+        self.measure()
+
+    def measure(self) -> None:
+        """Note component norms, sensitivity and the objective."""
+        if self.objective == "norm":
+            self.norms = np.abs(self.weights)
+            squares = np.tile(self.norms ** (2 / self.X.ndim), (self.X.ndim, 1))  # once balanced
+        else:
+            squares = np.array([(A**2).sum(axis=0) for A in self.factors])
+            self.norms = np.sqrt(squares.prod(axis=0))
+        self.norm_sum = float((self.norms**2).sum())
+        self.sensitivity = float(_noise_gain(squares, self.X.shape).sum())
+        self.total = self.norm_sum if self.objective == "norm" else self.sensitivity
+
+    def rounds(self, stop: _StopRules, callback: Callback | None) -> str:
+        """Go on for one or more rounds; return the reason why they ended."""
+        calm, reason = 0, ""
+        for _ in range(stop.max_rounds):
+            root, ratio = np.sqrt(self.total), self.ratio()
+            reason = self.round(stop, callback)
+            if reason == "callback" or stop.max_rounds == 1:
+                return reason
+            if abs(root - np.sqrt(self.total)) <= stop.round_tol * root:
+                return "round_tol"
+            calm = calm + 1 if abs(ratio - self.ratio()) <= stop.ratio_tol else 0
+            if calm >= stop.patience:
+                return "ratio_tol"
+        return "max_rounds"
+
+    def round(self, stop: _StopRules, callback: Callback | None) -> str:
+        """Sweep until one of the rules of a single round holds; return its name."""
+        calm = 0
+        for _ in range(stop.max_sweeps):
+            before = self.total
+            self.sweep()
+            calm = calm + 1 if abs(before - self.total) <= stop.tol * before else 0
+            if callback is not None and callback(len(self.rows) - 1, self.rows[-1][1]):
+                return "callback"
+            if calm >= stop.patience:
+                return "converged"
+        return "max_sweeps"
+
+    def sweep(self) -> None:
+        """Update each mode once and add a row to the history."""
+        step = self.shrink if self.objective == "norm" else self.desensitize
+        for mode, F in mttkrp_sweep(self.X, self.factors):
+            G = gram(self.factors, mode)
+            U = step(mode, F, G)
+        size = float(np.sqrt(self.squared_norm))
+        error = _fit_error(self.X, size, [*self.factors[:-1], U], F, G)[0]
+        if self.objective == "sensitivity":
+            self.factors = list(_scaled(CP(self.factors), self.objective).factors)
+        self.measure()
+        self.rows.append((error, self.norm_sum / self.squared_norm, self.sensitivity))
+
+    def shrink(self, mode: int, F: Array, G: Array) -> Array:
+        """Minimise the component norms; all columns stay of unit length."""
+        current = self.factors[mode] * self.weights
+        U = _update(F, G, self.squared_norm, self.squared_bound, current).factor
+        self.weights = np.linalg.norm(U, axis=0)
         # A component that has vanished keeps its direction: unit columns keep G well defined.
-        alive = weights > 0
-        factors[mode] = np.where(alive, U / np.where(alive, weights, 1.0), factors[mode])
-    return weights, _fit_error(X, float(np.sqrt(squared_norm)), [*factors[:-1], U], F, G)[0]
+        alive = self.weights > 0
+        unit = U / np.where(alive, self.weights, 1.0)
+        self.factors[mode] = np.where(alive, unit, self.factors[mode])
+        return U
+
+    def desensitize(self, mode: int, F: Array, G: Array) -> Array:
+        """Minimise the sensitivity; the columns keep their lengths until the sweep is over."""
+        others = [n for n in range(self.X.ndim) if n != mode]
+        squares = np.array([(self.factors[n] ** 2).sum(axis=0) for n in others])
+        weights = _noise_gain(squares, [self.X.shape[n] for n in others])
+        weights = np.where(weights > 0, weights, 1.0)  # of a dead component: any will do
+        bounds = self.squared_norm, self.squared_bound
+        self.factors[mode] = _weighted_update(F, G, *bounds, self.factors[mode], weights).factor
+        return self.factors[mode]
+
+    def ratio(self) -> float:
+        """Largest over smallest component norm, of those above the rounding level."""
+        alive = self.norms[self.norms > np.finfo(np.float64).eps * self.norms.max()]
+        return float(alive.max() / alive.min()) if alive.size else 1.0
+
+    def cp(self) -> CP:
+        """Return the present tensor."""
+        return _scaled(CP(self.factors, self.weights), self.objective)
 
 
-def _secular(b: Array, sigma: Array, tau: float) -> float:
-    """Squared error above least squares that the ridge ``tau`` leaves."""
-    return float((b * (tau / (sigma + tau)) ** 2).sum())
+def _scaled(cp: CP, objective: str) -> CP:
+    """Balance, or spread the lengths so that the sensitivity is least :eq:`epc-scaling`."""
+    balanced = balance(cp)
+    if objective == "norm":
+        return balanced
+    mean = float(np.prod(cp.shape)) ** (1 / len(cp.shape))
+    pairs = zip(balanced.factors, cp.shape, strict=True)
+    return CP([A * np.sqrt(side / mean) for A, side in pairs])
+
+
+def _noise_gain(squares: Array, sides: Sequence[int]) -> Array:
+    """Sensitivity of each component, from the squared norms of its columns, one row per mode.
+
+    Of the modes without one, it is the weight :eq:`epc-sensitivity-weights` of that mode's column.
+    """
+    others = [np.delete(squares, n, axis=0).prod(axis=0) for n in range(len(sides))]
+    return np.asarray(np.asarray(sides, dtype=np.float64) @ np.array(others))
+
+
+def _check_weights(weights: ArrayLike, rank: int) -> Array:
+    array = check_array(weights, "weights", ndim=1)
+    if array.shape != (rank,):
+        raise ValueError(f"weights: expected shape {(rank,)} (the rank of F), got {array.shape}")
+    low, high = float(array.min()), float(array.max())
+    if low <= 0 or high > _SPREAD * low:
+        raise ValueError(
+            f"weights: expected positive numbers, the largest at most {_SPREAD:.0e} times the "
+            f"smallest, got {low:.3g} to {high:.3g}"
+        )
+    return array
+
+
+def _weighted_update(
+    F: Array,
+    G: Array,
+    squared_norm: float,
+    squared_bound: float,
+    current: Array | None,
+    weights: Array,
+) -> EPCUpdate:
+    """Update the columns times the roots of the weights: their plain norm is the weighted one."""
+    root = np.sqrt(weights)
+    current = None if current is None else current * root
+    found = _update(F / root, G / root / root[:, None], squared_norm, squared_bound, current)
+    return found._replace(factor=found.factor / root)
+
+
+def _update(
+    F: Array, G: Array, squared_norm: float, squared_bound: float, current: Array | None
+) -> EPCUpdate:
+    values, V = np.linalg.eigh(G)
+    if values[0] < -_INDEFINITE * values[-1]:
+        raise ValueError(
+            "G: expected a Gram matrix, which is positive semidefinite, "
+            f"got an eigenvalue of {values[0]:.3g}"
+        )
+    alive = values > _RELATIVE_NULL * values[-1]
+    sigma, V = values[alive], V[:, alive]
+    B = (F @ V) / np.sqrt(sigma)  # the least-squares factor in the metric of G
+    b = (B**2).sum(axis=0)
+    least = float(squared_norm - b.sum())
+    slack = squared_bound - least
+    if squared_bound >= squared_norm:
+        return EPCUpdate(np.zeros_like(F), np.inf, squared_norm)
+    if slack <= 0 and current is not None:
+        # The bound may lie below reach by rounding alone: then the current error is the bound.
+        slack = float((((current @ V) * np.sqrt(sigma) - B) ** 2).sum())
+    elif slack < 0:
+        raise ValueError(
+            f"squared_bound: expected at least {least} (what least squares leaves), got "
+            f"{squared_bound}; raise it or pass the current factor"
+        )
+    tau = _secular_root(b, sigma, slack)
+    if tau == np.inf:
+        return EPCUpdate(np.zeros_like(F), tau, squared_norm)
+    factor = (B * np.sqrt(sigma) / (sigma + tau)) @ V.T
+    return EPCUpdate(factor, tau, least + float((b * (tau / (sigma + tau)) ** 2).sum()))
 
 
 def _secular_root(b: Array, sigma: Array, slack: float) -> float:
-    """Solve the secular equation on a logarithmic scale inside its bracket."""
-    from scipy.optimize import brentq
-
+    """Solve the secular equation by Newton's method in ``x = 1 / tau`` :eq:`epc-newton`."""
     total = float(b.sum())
     kappa = np.sqrt(slack / total) if total > 0 else 1.0
     if kappa == 0:
         return 0.0
     if kappa >= 1:
         return np.inf
-    low, high = (float(np.log(s * kappa / (1 - kappa))) for s in (sigma[0], sigma[-1]))
-
-    def gap(t: float) -> float:
-        return float(np.sqrt(_secular(b, sigma, float(np.exp(t))) / slack)) - 1.0
-
-    if gap(low) >= 0 or gap(high) <= 0:  # equal eigenvalues: the bracket is a point up to rounding
-        return float(np.exp(low if gap(low) >= 0 else high))
-    return float(np.exp(brentq(gap, low, high, xtol=1e-14, rtol=1e-14)))
+    # The equation is concave: from the lower end of the bracket the iterates rise to the root.
+    x = (1 - kappa) / (kappa * sigma[-1])
+    for _ in range(_NEWTON_STEPS):
+        r = 1 / (1 + sigma * x)
+        square = float((b * r**2).sum())
+        step = (np.sqrt(square / slack) - 1) * square / float((b * sigma * r**3).sum())
+        if step <= 2 * np.finfo(np.float64).eps * x:
+            break
+        x += step
+    return float(1 / x)

@@ -73,6 +73,7 @@ __all__ = [
     "ridge",
     "rounded",
     "row_objective",
+    "sensitivity",
     "shape_of",
     "solve",
     "spread",
@@ -580,10 +581,11 @@ def admm(
 # --- epc ------------------------------------------------------------------------------------------
 
 
-def ridge(F: Matrix, G: Matrix, tau: Any) -> Nested:
-    """Spell out :eq:`epc-ridge`."""
+def ridge(F: Matrix, G: Matrix, tau: Any, weights: Sequence[Any] | None = None) -> Nested:
+    """Spell out :eq:`epc-weighted`, with equal weights :eq:`epc-ridge`."""
     rank = len(G)
-    system = [[G[r][s] + (tau if r == s else 0) for s in range(rank)] for r in range(rank)]
+    omega = [1] * rank if weights is None else weights
+    system = build((rank, rank), lambda r, s: G[r][s] + (tau * omega[r] if r == s else 0))
     return solve(system, F)
 
 
@@ -606,16 +608,30 @@ def epc_tau(
     squared_bound: Any,
     bracket: tuple[Any, Any],
     steps: int,
+    *,
+    weights: Sequence[Any] | None = None,
 ) -> Any:
     """Bisect for the ridge parameter whose error meets the bound; the error rises with it."""
     low, high = bracket
     for _ in range(steps):
         middle = (low + high) / 2
-        if partial_error(F, G, ridge(F, G, middle), squared_norm) > squared_bound:
+        if partial_error(F, G, ridge(F, G, middle, weights), squared_norm) > squared_bound:
             high = middle
         else:
             low = middle
     return low
+
+
+def sensitivity(factors: Sequence[Matrix], weights: Sequence[Any] | None = None) -> Any:
+    """Spell out :eq:`epc-sensitivity`: add up what a change by one of each entry alone does."""
+    before, total = reconstruct(factors, weights), 0
+    for n, A in enumerate(factors):
+        for entry in indices(shape_of(A)):
+            moved = build(shape_of(A), lambda *place: at(A, place) + (place == entry))  # noqa: B023
+            after = reconstruct([*factors[:n], moved, *factors[n + 1 :]], weights)
+            changes = (at(after, index) - at(before, index) for index in indices(shape_of(before)))
+            total = total + sum(change**2 for change in changes)
+    return total
 
 
 # --- rows -----------------------------------------------------------------------------------------

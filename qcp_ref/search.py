@@ -31,7 +31,7 @@ from qcp_ref._checks import (
     check_tensor,
 )
 from qcp_ref._kernels import descend
-from qcp_ref.als import Callback, _fit_error, als_update, cp_als
+from qcp_ref.als import Callback, CPFit, _fit_error, als_update, cp_als
 from qcp_ref.cp import CP, balance, relative_error
 from qcp_ref.epc import epc
 from qcp_ref.grid import Grid, _check_grid, choose_scale, dequantize, quantize
@@ -508,21 +508,11 @@ def factorize(
     True
     """
     X = check_tensor(X)
-    check_option(method, "method", METHODS)
-    _refuse_zero_points(rule)
-    choose_scale(np.ones((1, 1)), grid, rule=rule, axis=axis)  # refuse bad options before fitting
-    for name, value in (("sweeps", sweeps), ("restarts", restarts)):
-        if value is not None and method != "best":
-            raise ValueError(f"{name}: expected None with method {method!r}, got {value}")
-    if slack and method == "als-round":
-        raise ValueError(f"slack: expected 0 with method 'als-round', got {slack}; it has no EPC")
-    slack = None if slack is None else check_real(slack, "slack", minimum=0.0)
+    slack = _check_method(method, slack, sweeps=sweeps, restarts=restarts)
     options = _Options(grid, axis, rule, callback)
+    options.check()
     if method == "als-round":
-        fit = cp_als(X, rank, rng=rng, callback=_stage(callback, "als"))
-        rounded = options.rounded(fit.cp)
-        error = relative_error(X, rounded.dequantize())
-        return QuantizedFit(rounded, error, fit.cp, fit.error, _history([]), "rounded")
+        return _rounded(X, cp_als(X, rank, rng=rng, callback=_stage(callback, "als")), options)
     if method == "authors":
         start = _float_start(X, rank, rng, slack or 0.0, callback)
         stage = _stage(callback, "admm")
@@ -538,10 +528,21 @@ def factorize(
             noise, rounded = _NOISE, options.rounded(orient(start, grid))
         else:
             noise, rounded = 0.0, _one_after_the_other(X, orient(start, grid), options)
-        stage = _stage(callback, "polish")
-        last = polish(X, rounded, noise=noise, sweeps=sweeps, rng=source, callback=stage)
+        more: dict[str, Any] = {"rng": source, "callback": _stage(callback, "polish")}
+        last = polish(X, rounded, noise=noise, sweeps=sweeps, **more)
         found.append(last._replace(relaxed=start, start_error=relative_error(X, start)))
     return min(found, key=lambda fit: fit.error)
+
+
+def _check_method(method: str, slack: float | None, **limits: int | None) -> float | None:
+    """Refuse options that belong to another method; return the slack."""
+    check_option(method, "method", METHODS)
+    for name, value in limits.items():
+        if value is not None and method != "best":
+            raise ValueError(f"{name}: expected None with method {method!r}, got {value}")
+    if slack and method == "als-round":
+        raise ValueError(f"slack: expected 0 with method 'als-round', got {slack}; it has no EPC")
+    return None if slack is None else check_real(slack, "slack", minimum=0.0)
 
 
 class _Options(NamedTuple):
@@ -552,6 +553,11 @@ class _Options(NamedTuple):
     rule: str
     callback: StageCallback | None
 
+    def check(self) -> None:
+        """Refuse bad options before fitting."""
+        _refuse_zero_points(self.rule)
+        self.scale(np.ones((1, 1)))
+
     def rounded(self, cp: CP) -> QuantizedCP:
         """Round all factors."""
         return quantize_cp(cp, self.grid, axis=self.axis, rule=self.rule)
@@ -559,6 +565,12 @@ class _Options(NamedTuple):
     def scale(self, A: Array) -> Array:
         """Choose the scale of a factor."""
         return choose_scale(A, self.grid, axis=self.axis, rule=self.rule).scale
+
+
+def _rounded(X: Array, fit: CPFit, options: _Options) -> QuantizedFit:
+    rounded = options.rounded(fit.cp)
+    error = relative_error(X, rounded.dequantize())
+    return QuantizedFit(rounded, error, fit.cp, fit.error, _history([]), "rounded")
 
 
 def _float_start(

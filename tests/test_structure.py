@@ -589,9 +589,9 @@ ADDED = {
         ("cp", "def _f(a, b, c, d, e, f, g):\n    pass\n", "cp._f: 7 parameters"),
         ("cp", "class _C:\n    def f(self, a, b, c, d, e, f, *g):\n        pass\n", "f: 7"),
         ("cp", "x = 1\n" * 350, "cp: 357 code lines, at most 350"),
-        ("cp", "x = 1\n" * 2300, "book: 2313 code lines in all"),
-        ("loops", "x = 1\n" * 650, "loops: 654 code lines in all"),
-        ("_kernels", "x = 1\n" * 400, "_kernels: 404 code lines in all"),
+        ("cp", "x = 1\n" * 3100, "book: 3113 code lines in all"),
+        ("loops", "x = 1\n" * 750, "loops: 754 code lines in all"),
+        ("_kernels", "x = 1\n" * 420, "_kernels: 424 code lines in all"),
         ("app/cli", "x = 1\n" * 800, "app: 805 code lines in all"),
     ],
     check_names: [
@@ -681,8 +681,8 @@ def test_every_rule_has_a_planted_fault():
 
 
 def test_too_many_public_names_are_caught(tree):
-    (tree / "qcp_ref" / "__init__.py").write_text(f"__all__ = {[f'name{i}' for i in range(81)]}\n")
-    assert "81 public names" in "\n".join(check_budgets(tree))
+    (tree / "qcp_ref" / "__init__.py").write_text(f"__all__ = {[f'name{i}' for i in range(101)]}\n")
+    assert "101 public names" in "\n".join(check_budgets(tree))
 
 
 def test_code_lines_are_counted_without_prose():
