@@ -29,6 +29,14 @@ def rng(request):
 
 
 @pytest.fixture(scope="session")
+def found():
+    """Run all faults and correct variants through all cases, once: it takes many seconds."""
+    from qcp_ref.conformance.matrix import matrix
+
+    return matrix()
+
+
+@pytest.fixture(scope="session")
 def demo_result(tmp_path_factory):
     """Run the demo once, small; return its result and what its progress display was told."""
     from qcp_ref.app import demo

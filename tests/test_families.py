@@ -208,6 +208,10 @@ def test_bounds_are_kept_for_short_sums():
 
 
 def test_integer_sums_pass_where_others_end():
-    sums = {one["id"]: one["out"]["acc"]["m"] for one in CASES if one["op"] == "int_conv2d"}
+    sums = {
+        one["id"]: one["out"]["acc"]["m"]
+        for one in CASES
+        if one["op"] == "int_conv2d" and "refuses" not in one["needs"]
+    }
     assert max(map(abs, sums["int_conv2d.loud"])) > 2**16
     assert any(abs(a) > 2**24 and a % 2 for a in sums["int_conv2d.long.odd"])

@@ -44,7 +44,9 @@ def test_the_catalogue():
     wanted = [f"S0{n}" for n in (1, 2, 3)] + [f"A0{n}" for n in range(1, 7)]
     wanted += [f"D{n:02}" for n in range(1, 14)] + [f"E0{n}" for n in (1, 2, 3)]
     assert set(wanted) <= set(ids) and len(set(ids)) == len(ids)
-    assert {fault.op for fault in FAULTS} == set(SOLVERS) == {c.op for c in CONTROLS}
+    # Whole runs have no wrong numbers: their faults are those of conformance.refusals.
+    assert {fault.op for fault in FAULTS} == set(SOLVERS) - {"cp_als", "ao_admm"}
+    assert {c.op for c in CONTROLS} == set(SOLVERS)
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.id)

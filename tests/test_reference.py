@@ -283,7 +283,10 @@ REFUSED = [
     ("admm_step", (A, C, A[:1], A, np.array(1.0), np.array(1.0)), ENDS),
     ("admm_step", (A, C, A, A, np.array(0.0), np.array(1.0)), ENDS),
     ("admm_step", (A, C, A, A, np.array(1.0), np.array(-1.0)), ENDS),
+    ("admm_step", (A, C[:1, :1], A, A, np.array(1.0), np.array(1.0)), ENDS),
     ("epc_update", (X, [A, B, C], np.array(np.nan)), {"mode": 0}),
+    ("epc_update", (X, [A, B, C], np.array(-1.0)), {"mode": 0}),
+    ("epc_update", (X, [A, B, C], np.array(1.0)), {"mode": 3}),
     ("epc_update", (X, [A, np.ones((1, 2)), C], np.array(1.0)), {"mode": 0}),
     ("cp_als", (X,), {"rank": 0, "seed": 0}),
     ("ao_admm", (X,), {"rank": 2, "seed": 0, "qmin": 7, "qmax": -8}),
@@ -354,4 +357,5 @@ def test_drawn_convolutions_are_passed():
     ],
 )
 def test_planted_faults_are_caught(test, adapter, op, wrong):
-    assert caught(THIS, test, **{adapter: with_fault(getattr(THIS, adapter), op, wrong)})
+    faulty = {adapter: with_fault(getattr(THIS, adapter), op, wrong)}
+    assert caught(THIS, test, EVERY=[case for case in EVERY if case["op"] == op], **faulty)

@@ -17,7 +17,6 @@ from qcp_ref.conformance.spec import OPS
 from qcp_ref.conformance.truth import outcomes
 
 __all__ = [
-    "LAYOUTS",
     "OTHER",
     "PLAIN",
     "UNEVEN",
@@ -26,7 +25,9 @@ __all__ = [
     "geometry",
     "make",
     "mantissas",
+    "scattered",
     "stream",
+    "with_needs",
 ]
 
 Case = dict[str, Any]
@@ -35,7 +36,6 @@ Case = dict[str, Any]
 PLAIN = {"stride": [1, 1], "padding": [0, 0, 0, 0], "dilation": [1, 1]}
 UNEVEN = {"stride": [2, 1], "padding": [1, 0, 2, 3], "dilation": [1, 2]}
 OTHER = {"stride": [1, 3], "padding": [0, 2, 1, 0], "dilation": [2, 1]}
-LAYOUTS = ("fortran", "sliced", "negative", "read-only")
 
 _INTEGERS = {"zero_point", "acc", "shift"}
 _EIGHT_BITS = ((-128, 127), (-127, 127), (0, 255))
@@ -86,7 +86,7 @@ def make(
     name: str,
     says: str,
     flags: Sequence[str],
-    inputs: Mapping[str, Any],
+    inputs: Mapping[str, Any] | Sequence[Any],
     options: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> Case:
@@ -100,8 +100,9 @@ def make(
         Which mistake it hunts, in one sentence.
     flags : sequence of str
         Of :func:`qcp_ref.conformance.vectors.flags`.
-    inputs : mapping
-        All arguments by name: numbers, nested lists of them, encoded arrays, None.
+    inputs : mapping or sequence
+        All arguments by name, or in their order: numbers, nested lists of them, encoded arrays,
+        None.
     options : mapping, optional
         All options by name.
     **more
@@ -112,11 +113,12 @@ def make(
     dict
         The case as it is stored.
     """
-    options = dict(options or {})
-    missing = {*OPS[op].arrays, *OPS[op].options} ^ {*inputs, *options}
+    options, names = dict(options or {}), OPS[op].arrays
+    inputs = inputs if isinstance(inputs, Mapping) else dict(zip(names, inputs, strict=True))
+    missing = {*names, *OPS[op].options} ^ {*inputs, *options}
     if missing:
         raise ValueError(f"{op}.{name}: expected the arguments of {op}, check {sorted(missing)}")
-    given = {key: _encode(op, key, inputs, options) for key in OPS[op].arrays}
+    given = {key: _encode(op, key, inputs, options) for key in names}
     case: Case = {
         "id": f"{op}.{name}",
         "since": "0.1",
@@ -127,8 +129,20 @@ def make(
     if "out" not in more:
         more["out"], when = outcomes(op, {key: inputs[key] for key in given}, options)
         more |= {"when": when} if when else {}
-    case |= {"in": given, "options": options, **more}
+    return with_needs(case | {"in": given, "options": options, **more})
+
+
+def with_needs(case: Case) -> Case:
+    """Return a case with the capabilities that follow from what is given."""
     return case | {"needs": sorted({*_needs(case), *_numbers_need(case)})}
+
+
+def scattered(op: str, inputs: Sequence[Any], options: Mapping[str, Any]) -> Iterator[Case]:
+    """Yield a case for each way in which its arrays may lie in memory."""
+    says = "Arrays may lie in memory in any way."
+    case = make(op, "layout", says, ["Layout"], inputs, options)
+    for layout in ("fortran", "sliced", "negative", "read-only"):
+        yield with_needs({**case, "id": f"{op}.layout.{layout}", "layout": layout})
 
 
 def _encode(op: str, key: str, inputs: Mapping[str, Any], options: Mapping[str, Any]) -> Any:

@@ -216,8 +216,9 @@ def _controls() -> Iterator[Control]:
             f"inputs in {kind}", op, vary(op, **_short(op, bits)), {"arith": f"{kind}>f32"}
         )
     for name, function in (("im2col", _im2col), ("direct", _direct)):
-        yield Control(name, "conv2d", function, {"arith": "f32"})
-    yield Control("Winograd", "conv2d", _winograd, {"arith": "f32", "fast": winograd_class(64)})
+        yield Control(name, "conv2d", vary("conv2d", function=function), {"arith": "f32"})
+    fast = {"arith": "f32", "fast": winograd_class(64)}
+    yield Control("Winograd", "conv2d", vary("conv2d", function=_winograd), fast)
     yield from _declared()
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
-from qcp_ref.conformance.cases import LAYOUTS, Case, coded, make, mantissas
+from qcp_ref.conformance.cases import Case, coded, make, mantissas, scattered
 
 __all__ = ["families"]
 
@@ -19,10 +19,8 @@ def _factor_sets() -> list[tuple[str, str, Any]]:
     """Return name, what it is for, and the factors."""
     A, B, C, D = (coded(f"factor{n}", side, 2, top=9) for n, side in enumerate((3, 4, 2, 3)))
     cube = [coded(f"cube{n}", 3, 3, top=7) for n in range(3)]
-    single, zero = (
-        [coded(f"one{n}", side, 1) for n, side in enumerate((2, 3, 4))],
-        [[2, 0], [1, 0], [-3, 0]],
-    )
+    single = [coded(f"one{n}", side, 1) for n, side in enumerate((2, 3, 4))]
+    zero = [[2, 0], [1, 0], [-3, 0]]
     short = [mantissas(f"short{n}", side, 2) for n, side in enumerate((2, 3, 2))]
     return [
         ("plain", "Three modes of different sizes.", [A, B, C]),
@@ -40,46 +38,24 @@ def _algebra() -> Iterator[Case]:
     A, B, C = sets[0][2]
     flags = ["AxisOrder", "Rounding"]
     for name, says, factors in sets:
-        given = {"factors": factors, "weights": None}
         sane = ["Sanity"] if name == "zero-column" else flags
-        yield make("reconstruct", name, says, sane, given)
+        yield make("reconstruct", name, says, sane, (factors, None))
         shape, rank = [len(A) for A in factors], len(factors[0][0])
         X = (mantissas if name == "rounding" else coded)(f"X{name}", *shape)
         for mode in range(len(shape)):
-            options = {"mode": mode}
-            yield make(
-                "mttkrp", f"{name}.{mode}", says, flags, {"X": X, "factors": factors}, options
-            )
+            yield make("mttkrp", f"{name}.{mode}", says, flags, (X, factors), {"mode": mode})
         for every in (None, len(shape) - 1):
             end = "all" if every is None else str(every)
-            yield make("gram", f"{name}.{end}", says, flags, {"factors": factors}, {"mode": every})
+            yield make("gram", f"{name}.{end}", says, flags, [factors], {"mode": every})
         if rank > 1:
             weights = [Fraction(3), Fraction(-1, 2), Fraction(5)][:rank]
-            given = {"factors": factors, "weights": weights}
-            yield make("reconstruct", f"{name}.weights", "The weights count once.", flags, given)
+            why = "The weights count once."
+            yield make("reconstruct", f"{name}.weights", why, flags, (factors, weights))
     more = coded("ranks", 2, 5, top=5), coded("ranks2", 3, 5, top=5)
     says = "More components than rows."
-    yield make("gram", "ranks", says, flags, {"factors": more}, {"mode": 0})
-    yield make("reconstruct", "ranks", says, flags, {"factors": more, "weights": None})
-    for layout in LAYOUTS:
-        says = "Arrays may lie in memory in any way."
-        given = {"X": coded("X", 3, 4, 2), "factors": [A, B, C]}
-        yield make(
-            "mttkrp", f"layout.{layout}", says, ["Layout"], given, {"mode": 1}, layout=layout
-        )
-    yield from _refused_algebra(A, B, C)
-
-
-def _refused_algebra(A: Any, B: Any, C: Any) -> Iterator[Case]:
-    X, out = coded("X", 3, 4, 2), {"out": {"kind": "reject"}}
-    rows = [
-        ("mode", "A mode that the tensor does not have.", [A, B, C], 3),
-        ("rank", "Factors of different ranks.", [A, B, coded("r3", 2, 3)], 0),
-        ("broadcast", "A factor with one row is not repeated.", [A, coded("b", 1, 2), C], 0),
-    ]
-    for name, says, factors, mode in rows:
-        given, options = {"X": X, "factors": factors}, {"mode": mode}
-        yield make("mttkrp", f"refuse.{name}", says, ["Sanity"], given, options, **out)
+    yield make("gram", "ranks", says, flags, [more], {"mode": 0})
+    yield make("reconstruct", "ranks", says, flags, (more, None))
+    yield from scattered("mttkrp", (coded("X", 3, 4, 2), [A, B, C]), {"mode": 1})
 
 
 def families() -> Iterator[tuple[str, list[Case]]]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
-from qcp_ref.conformance.cases import LAYOUTS, OTHER, PLAIN, UNEVEN, Case, geometry, make, stream
+from qcp_ref.conformance.cases import OTHER, PLAIN, UNEVEN, Case, geometry, make, scattered, stream
 
 __all__ = ["families"]
 
@@ -23,10 +23,8 @@ def _codes(name: str, *shape: int, low: int = 0, high: int = 255) -> Any:
 
 def _integers() -> Iterator[Case]:
     u, s = _codes("u8", 2, 3, 4, 5), _codes("i8", 2, 3, 4, 5, low=-128, high=127)
-    W, same = (
-        _codes("w8", 2, 3, 2, 3, low=-128, high=127),
-        _codes("w33", 3, 3, 3, 3, low=-128, high=127),
-    )
+    W = _codes("w8", 2, 3, 2, 3, low=-128, high=127)
+    same = _codes("w33", 3, 3, 3, 3, low=-128, high=127)
     border, flags = geometry(padding=[1, 1, 1, 1]), ["ZeroPointPadding", "Accumulator"]
     loud, quiet = [[[[255] * 3] * 3] * 32], [[[[127] * 3] * 3] * 32]
     rows: list[tuple[str, str, Any, Any, Any, int, Mapping[str, Any]]] = [
@@ -44,19 +42,15 @@ def _integers() -> Iterator[Case]:
         ("long.odd", "The same with a bias.", [[[[255 - k % 5 % 2]] for k in range(601)]], [[[[127]]] * 601] * 2, [3, -4], 1, PLAIN),
     ]  # fmt: skip
     for name, says, x, kernel, bias, zero, window in rows:
-        options = {"x_zero": zero, **window}
-        given = {"x": x, "W": kernel, "bias": bias}
-        yield make("int_conv2d", name, says, flags, given, options)
+        yield make("int_conv2d", name, says, flags, (x, kernel, bias), {"x_zero": zero, **window})
     yield from _quantized(u, s, W, same)
 
 
 def _quantized_rows(u: Any, s: Any, W: Any, same: Any) -> list[tuple[Any, ...]]:
     """Return name, purpose, input, weights, bias, multiplier, zero points, ReLU, range, options."""
     half, uneven = Fraction(1, 2**10), [Fraction(5, 2**12), Fraction(11, 2**14)]
-    three, border = (
-        [Fraction(3, 2**11), Fraction(1, 2**12), Fraction(7, 2**13)],
-        geometry(padding=[1, 1, 1, 1]),
-    )
+    three = [Fraction(3, 2**11), Fraction(1, 2**12), Fraction(7, 2**13)]
+    border = geometry(padding=[1, 1, 1, 1])
     tiny = _codes("tiny", 1, 2, 3, 3, low=-3, high=3), _codes("tw", 2, 2, 2, 2, low=-2, high=2)
     loud = [[[[255] * 3] * 3] * 32], [[[[127] * 3] * 3] * 32] * 2
     near = [[[[1]]], [[[-1]]]]
@@ -86,27 +80,16 @@ def _quantized_rows(u: Any, s: Any, W: Any, same: Any) -> list[tuple[Any, ...]]:
 def _quantized(u: Any, s: Any, W: Any, same: Any) -> Iterator[Case]:
     flags = ["ZeroPointPadding", "Accumulator", "TieRounding"]
     for name, says, x, kernel, bias, M, zeros, relu, ends, window in _quantized_rows(u, s, W, same):
-        given = {"x": x, "W": kernel, "bias": bias, "multiplier": M}
         options = {"x_zero": zeros[0], "y_zero": zeros[1], **ends, "relu": relu}
-        yield make("quantized_conv2d", name, says, flags, given, {**options, **window})
+        given, whole = (x, kernel, bias, M), {**options, **window}
+        yield make("quantized_conv2d", name, says, flags, given, whole)
         if name == "padding":
-            for layout in LAYOUTS:
-                chosen = {**options, **window}
-                why = "Arrays may lie in memory in any way."
-                yield make(
-                    "quantized_conv2d",
-                    f"layout.{layout}",
-                    why,
-                    ["Layout"],
-                    given,
-                    chosen,
-                    layout=layout,
-                )
+            yield from scattered("quantized_conv2d", given, whole)
         if not any(window["padding"]) and window["stride"] == [1, 1]:
             flat = [[entry for plane in image for row in plane for entry in row] for image in x]
             rows_of = [[entry for plane in k for row in plane for entry in row] for k in kernel]
             width = min(len(flat[0]), len(rows_of[0]))
-            given["x"], given["W"] = [r[:width] for r in flat], [r[:width] for r in rows_of]
+            given = [r[:width] for r in flat], [r[:width] for r in rows_of], bias, M
             yield make("quantized_linear", name, says, flags, given, options)
     yield from _linear()
     yield from _chains(u)
@@ -116,25 +99,18 @@ def _linear() -> Iterator[Case]:
     """Yield square matrices, multipliers per channel, ties and ReLU."""
     three, flags = [Fraction(3, 2**10), Fraction(1, 2**9), Fraction(7, 2**11)], ["TieRounding"]
     for n in (1, 2):
-        W = _codes(f"lw{n}", 3, 3, low=-128, high=127)
-        given = {"x": _codes(f"lx{n}", 2, 3), "W": W, "bias": [5, -6, 7 * n], "multiplier": three}
+        x, W = _codes(f"lx{n}", 2, 3), _codes(f"lw{n}", 3, 3, low=-128, high=127)
+        given, says = (x, W, [5, -6, 7 * n]), "A square matrix, and a multiplier per channel."
         options = {"x_zero": 30 * n, "y_zero": 128, **_U8, "relu": n == 1}
-        says = "A square matrix, and a multiplier per channel."
-        yield make("quantized_linear", f"square.{n}", says, flags, given, options)
-        small = {
-            "x": _codes(f"ly{n}", 4, 3, low=-3, high=3),
-            "W": _codes(f"lv{n}", 3, 3, low=-3, high=3),
-        }
-        given = {**small, "bias": None, "multiplier": Fraction(1, 2)}
+        yield make("quantized_linear", f"square.{n}", says, flags, (*given, three), options)
+        x, W = (_codes(f"l{kind}{n}", k, 3, low=-3, high=3) for kind, k in (("y", 4), ("v", 3)))
+        small, says = (x, W, None, Fraction(1, 2)), "Ties go to the even code."
         options = {"x_zero": n, "y_zero": -3 * n, **_I8, "relu": False}
-        yield make(
-            "quantized_linear", f"ties.{n}", "Ties go to the even code.", flags, given, options
-        )
-        loud = {"x": [[255] * 8, [254] * 8], "W": [[127] * 8, [126 + n - 2] * 8]}
-        given = {**loud, "bias": None, "multiplier": Fraction(1, 2**11)}
-        says = "Pairs of products beyond int16."
+        yield make("quantized_linear", f"ties.{n}", says, flags, small, options)
+        x, W = [[255] * 8, [254] * 8], [[127] * 8, [126 + n - 2] * 8]
+        loud, says = (x, W, None, Fraction(1, 2**11)), "Pairs of products beyond int16."
         options = {"x_zero": 0, "y_zero": 0, **_U8, "relu": False}
-        yield make("quantized_linear", f"loud.{n}", says, ["Accumulator"], given, options)
+        yield make("quantized_linear", f"loud.{n}", says, ["Accumulator"], loud, options)
 
 
 def _chains(u: Any) -> Iterator[Case]:
@@ -142,10 +118,8 @@ def _chains(u: Any) -> Iterator[Case]:
     same = [_codes(f"s{n}", 4, 4, low=-8, high=7) for n in range(3)]
     square = _codes("sx", 1, 4, 4, 4)
     per = [[Fraction(k, 2**7) for k in ks] for ks in ((3, 5, 2, 7), (9, 4, 11, 6), (5, 3, 8, 1))]
-    one, border = (
-        [Fraction(1, 2**5), Fraction(1, 2**4), Fraction(1, 2**4)],
-        geometry(padding=[1, 1, 1, 1]),
-    )
+    one = [Fraction(1, 2**5), Fraction(1, 2**4), Fraction(1, 2**4)]
+    border = geometry(padding=[1, 1, 1, 1])
     rows: list[tuple[str, str, Any, Any, Any, Any, list[int], list[int], Mapping[str, Any]]] = [
         ("plain", "Three stages in integers.", u, stages, None, one, [128, 0, 0, 128], [2, 3], PLAIN),
         ("zeros", "Zero points between the stages; the second one pads.", u, stages, [40, -50], one, [128, -7, 9, 100], [2, 3], UNEVEN),
@@ -168,11 +142,9 @@ def _chains(u: Any) -> Iterator[Case]:
         ("channels", "Multipliers per channel in every stage.", square, same, None, per, [120, 3, 4, 128], [2, 2], geometry(padding=[1, 0, 0, 1])),
     ]  # fmt: skip
     for name, says, x, factors, bias, M, zeros, kernel, window in rows:
-        names = ("x", "a_out", "a_in", "a_kernel", "bias", "multipliers")
-        given = dict(zip(names, (x, *factors, bias, M), strict=True))
         options = {"zeros": zeros, "qmins": [-128, -128, 0], "qmaxs": [127, 127, 255]}
         options |= {"kernel_size": kernel, **window}
-        flags = ["ZeroPointPadding", "TieRounding"]
+        given, flags = (x, *factors, bias, M), ["ZeroPointPadding", "TieRounding"]
         yield make("quantized_cp_conv2d", name, says, flags, given, options)
 
 

@@ -13,7 +13,6 @@ from fractions import Fraction
 from typing import Any
 
 from qcp_ref.conformance.cases import (
-    LAYOUTS,
     OTHER,
     PLAIN,
     UNEVEN,
@@ -22,6 +21,7 @@ from qcp_ref.conformance.cases import (
     geometry,
     make,
     mantissas,
+    scattered,
 )
 
 __all__ = ["families"]
@@ -54,27 +54,17 @@ def _layers() -> Iterator[Case]:
     ]  # fmt: skip
     for name, says, image, kernel, bias, options in rows:
         chosen = rounding if name.startswith("rounding") else flags
-        yield make("conv2d", name, says, chosen, {"x": image, "W": kernel, "bias": bias}, options)
+        yield make("conv2d", name, says, chosen, (image, kernel, bias), options)
     yield from _other_layers(x, W)
     yield from _stages(x)
 
 
 def _other_layers(x: Any, W: Any) -> Iterator[Case]:
-    """Yield a long sum, layouts, and what is to be refused."""
+    """Yield a long sum, and layouts."""
     n = coded("long", 1, 512, 3, 3, top=8), coded("longer", 1, 512, 3, 3, top=8)
     says = "A sum of 4608 terms that is exact in every order."
-    yield make("conv2d", "long", says, ["Rounding"], {"x": n[0], "W": n[1], "bias": None}, PLAIN)
-    for layout in LAYOUTS:
-        given = {"x": x, "W": W, "bias": None}
-        says = "Arrays may lie in memory in any way."
-        yield make("conv2d", f"layout.{layout}", says, ["Layout"], given, PLAIN, layout=layout)
-    out, says = {"out": {"kind": "reject"}}, "Channels that do not fit."
-    given = {"x": x, "W": coded("V", 4, 2, 2, 3, top=9), "bias": None}
-    yield make("conv2d", "refuse.channels", says, ["Sanity"], given, PLAIN, **out)
-    given, says = {"x": x, "W": W, "bias": None}, "Negative padding."
-    yield make(
-        "conv2d", "refuse.padding", says, ["Sanity"], given, geometry(padding=[-1, 0, 0, 0]), **out
-    )
+    yield make("conv2d", "long", says, ["Rounding"], (*n, None), PLAIN)
+    yield from scattered("conv2d", (x, W, None), PLAIN)
 
 
 def _stages(x: Any) -> Iterator[Case]:
@@ -85,26 +75,19 @@ def _stages(x: Any) -> Iterator[Case]:
         ("square", "A square matrix, so that its transpose fits, too.", square, None, [1, 1]),
         ("square.stride", "With strides that differ.", square, [9, 8, 7], [2, 3]),
     ):
-        given = {"x": x, "A": matrix, "bias": bias}
-        yield make("pointwise", name, says, ["AxisSwap"], given, {"stride": stride})
-    C, nine = coded("C", 6, 3, top=9), coded("C9", 9, 3, top=9)
+        yield make("pointwise", name, says, ["AxisSwap"], (x, matrix, bias), {"stride": stride})
+    C, nine, cube = (coded(f"C{n}", side, 3, top=9) for n, side in (("", 6), (9, 9), (4, 3)))
     for name, says, filters, kernel, options in (
         ("plain", "Filters of 2 by 3, the width running fastest.", C, [2, 3], PLAIN),
         ("tall", "The same numbers as filters of 3 by 2.", C, [3, 2], PLAIN),
         ("uneven", "Stride, padding and dilation differ.", C, [2, 3], UNEVEN),
         ("square", "Filters of 3 by 3.", nine, [3, 3], geometry(padding=[1, 1, 1, 1])),
-        (
-            "cube",
-            "As many channels as entries of a filter.",
-            coded("C4", 3, 3, top=9),
-            [1, 3],
-            PLAIN,
-        ),
+        ("cube", "As many channels as entries of a filter.", cube, [1, 3], PLAIN),
         ("other", "Other strides, padding and dilation.", nine, [3, 3], OTHER),
         ("steps", "A size that the stride does not divide.", C, [2, 3], geometry(stride=[2, 2])),
     ):
-        given, chosen = {"x": x, "C": filters}, {"kernel_size": kernel, **options}
-        yield make("depthwise", name, says, ["KernelFlip", "AxisSwap"], given, chosen)
+        chosen = {"kernel_size": kernel, **options}
+        yield make("depthwise", name, says, ["KernelFlip", "AxisSwap"], (x, filters), chosen)
     yield from _tails()
     yield from _factorized(x)
 
@@ -113,27 +96,20 @@ def _tails() -> Iterator[Case]:
     """Yield square images, channels beyond a multiple of 4, full mantissas and tiny numbers."""
     says = "Channels beyond a multiple of four, and a square image."
     for n in (5, 7):
-        square, A = coded(f"s{n}", 1, n, 4, 4, top=9), coded(f"A{n}", 2, n, top=9)
-        given = {"x": square, "A": A, "bias": None}
-        yield make("pointwise", f"tail.{n}", says, ["AxisSwap"], given, {"stride": [1, n - 4]})
-        given, options = {"x": square, "C": coded(f"C{n}", 4, n, top=9)}, {"kernel_size": [2, 2]}
-        yield make("depthwise", f"tail.{n}", says, ["AxisSwap"], given, {**options, **PLAIN})
+        square, options = coded(f"s{n}", 1, n, 4, 4, top=9), {"kernel_size": [2, 2]}
+        flat, filters = (square, coded(f"A{n}", 2, n, top=9), None), coded(f"C{n}", 4, n, top=9)
+        yield make("pointwise", f"tail.{n}", says, ["AxisSwap"], flat, {"stride": [1, n - 4]})
+        thin = {**options, **PLAIN}
+        yield make("depthwise", f"tail.{n}", says, ["AxisSwap"], (square, filters), thin)
         stages = [coded(f"{n}{end}", side, 3, top=5) for end, side in enumerate((2, n, 4))]
-        given = dict(
-            zip(("x", "a_out", "a_in", "a_kernel", "bias"), (square, *stages, None), strict=True)
-        )
-        window = geometry(stride=[2, 2], padding=[1, 0, 0, 0])
+        given, window = (square, *stages, None), geometry(stride=[2, 2], padding=[1, 0, 0, 0])
         yield make("cp_conv2d", f"tail.{n}", says, ["RankTail"], given, {**options, **window})
     says = "Full mantissas, few terms: shorter types show."
     for n in (2, 3):
-        x, A = mantissas(f"px{n}", 1, n, 2, 3), mantissas(f"pa{n}", 2, n)
-        given = {"x": x, "A": A, "bias": None}
-        yield make("pointwise", f"rounding.{n}", says, ["Rounding"], given, {"stride": [1, 1]})
-        given, options = (
-            {"x": x, "C": mantissas(f"pc{n}", n, n)},
-            {"kernel_size": [1, n], **PLAIN},
-        )
-        yield make("depthwise", f"rounding.{n}", says, ["Rounding"], given, options)
+        x, options = mantissas(f"px{n}", 1, n, 2, 3), {"kernel_size": [1, n], **PLAIN}
+        flat, filters = (x, mantissas(f"pa{n}", 2, n), None), mantissas(f"pc{n}", n, n)
+        yield make("pointwise", f"rounding.{n}", says, ["Rounding"], flat, {"stride": [1, 1]})
+        yield make("depthwise", f"rounding.{n}", says, ["Rounding"], (x, filters), options)
     yield from _tiny()
 
 
@@ -144,35 +120,19 @@ def _tiny() -> Iterator[Case]:
         return _times(coded(name, *shape, top=5), Fraction(1, 2**e))
 
     for n in (1, 2, 3):
-        x, flags = tiny(f"zx{n}", 1, 2, 2, 3, e=60 + n), ["Subnormal"]
-        W, A, C = (
-            tiny(f"zw{n}", 2, 2, 1, 2, e=70),
-            tiny(f"za{n}", 2, 2, e=70),
-            tiny(f"zc{n}", 2, 2, e=70),
-        )
-        yield make("conv2d", f"tiny.{n}", says, flags, {"x": x, "W": W, "bias": None}, PLAIN)
-        yield make(
-            "pointwise",
-            f"tiny.{n}",
-            says,
-            flags,
-            {"x": x, "A": A, "bias": None},
-            {"stride": [1, 1]},
-        )
-        size = {"kernel_size": [1, 2], **PLAIN}
-        yield make("depthwise", f"tiny.{n}", says, flags, {"x": x, "C": C}, size)
-        stages = {
-            "a_out": coded(f"zo{n}", 2, 2, top=5),
-            "a_in": coded(f"zi{n}", 2, 2, top=5),
-            "a_kernel": C,
-        }
-        yield make("cp_conv2d", f"tiny.{n}", says, flags, {"x": x, **stages, "bias": None}, size)
+        name, flags, size = f"tiny.{n}", ["Subnormal"], {"kernel_size": [1, 2], **PLAIN}
+        x, W = tiny(f"zx{n}", 1, 2, 2, 3, e=60 + n), tiny(f"zw{n}", 2, 2, 1, 2, e=70)
+        A, C = (tiny(f"z{kind}{n}", 2, 2, e=70) for kind in "ac")
+        yield make("conv2d", name, says, flags, (x, W, None), PLAIN)
+        yield make("pointwise", name, says, flags, (x, A, None), {"stride": [1, 1]})
+        yield make("depthwise", name, says, flags, (x, C), size)
+        stages = coded(f"zo{n}", 2, 2, top=5), coded(f"zi{n}", 2, 2, top=5), C
+        yield make("cp_conv2d", name, says, flags, (x, *stages, None), size)
         factors = [tiny(f"zf{n}{m}", side, 2, e=65 + n) for m, side in enumerate((3, 2))]
-        given: dict[str, Any] = {"factors": factors, "weights": None}
-        yield make("reconstruct", f"tiny.{n}", says, flags, given)
-        yield make("gram", f"tiny.{n}", says, flags, {"factors": factors}, {"mode": n % 2})
-        given = {"X": tiny(f"zX{n}", 3, 2, e=66), "factors": factors}
-        yield make("mttkrp", f"tiny.{n}", says, flags, given, {"mode": n % 2})
+        X, options = tiny(f"zX{n}", 3, 2, e=66), {"mode": n % 2}
+        yield make("reconstruct", name, says, flags, (factors, None))
+        yield make("gram", name, says, flags, [factors], options)
+        yield make("mttkrp", name, says, flags, (X, factors), options)
 
 
 def _times(value: Any, c: Fraction) -> Any:
@@ -202,19 +162,10 @@ def _factorized(x: Any) -> Iterator[Case]:
         ("rounding.bias", "The same with a bias.", mantissas("sy", 1, 1, 2, 2), short, mantissas("sb", 2), [1, 2], PLAIN),
     ]  # fmt: skip
     for name, says, image, factors, bias, kernel, options in rows:
-        given = dict(
-            zip(("x", "a_out", "a_in", "a_kernel", "bias"), (image, *factors, bias), strict=True)
-        )
-        flags = ["KernelFlip", "AxisSwap", "RankTail"]
-        yield make("cp_conv2d", name, says, flags, given, {"kernel_size": kernel, **options})
+        given, chosen = (image, *factors, bias), {"kernel_size": kernel, **options}
+        yield make("cp_conv2d", name, says, ["KernelFlip", "AxisSwap", "RankTail"], given, chosen)
         if name == "same":
-            yield from _layouts(given, {"kernel_size": kernel, **options})
-
-
-def _layouts(given: dict[str, Any], options: dict[str, Any]) -> Iterator[Case]:
-    says = "Arrays may lie in memory in any way."
-    for layout in LAYOUTS:
-        yield make("cp_conv2d", f"layout.{layout}", says, ["Layout"], given, options, layout=layout)
+            yield from scattered("cp_conv2d", given, chosen)
 
 
 def families() -> Iterator[tuple[str, list[Case]]]:

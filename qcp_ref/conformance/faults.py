@@ -12,7 +12,7 @@ operations has one number, and a letter at the end for each of them.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from string import ascii_lowercase
 from types import SimpleNamespace
@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from qcp_ref.conformance.plain import RIGHT, khatri_rao, nearest_power, round_twice, total
+from qcp_ref.conformance.plain import RAW, khatri_rao, nearest_power, refuse, round_twice, total
 from qcp_ref.conformance.spec import OPS
 
-__all__ = ["CHANGES", "FAULTS", "NOT_APPLICABLE", "Fault", "shorten", "vary"]
+__all__ = ["CHANGES", "FAULTS", "NOT_APPLICABLE", "Fault", "lettered", "shorten", "vary"]
 
 
 class Fault(NamedTuple):
@@ -55,21 +55,24 @@ def vary(op: str, **changes: Any) -> Callable[..., Any]:
     **changes
         For the name of an array or option: a function of all arguments that gives another value;
         those that the operation does not have are left out. 'kernel': a function of the kernel
-        with its two axes last. 'each': a function of each real array. 'result': a function of the
-        result and all arguments. Others are hooks; a name with an underscore at its end is one
-        that is computed from the arguments.
+        with its two axes last. 'each': a function of each real array. 'all': a function of all
+        arguments that gives others. 'result': a function of the result and all arguments.
+        'careless': which offences are not noticed. 'function': what to run instead. Others are
+        hooks; a name with an underscore at its end is one that is computed from the arguments.
 
     Returns
     -------
     callable
         With the arguments of the operation.
     """
-    spec, right = OPS[op], RIGHT[op]
+    spec, careless = OPS[op], changes.pop("careless", ())
+    raw = changes.pop("function", RAW.get(op))
     inner: dict[str, Any] = {key: changes.pop(key) for key in _ENDING if key in changes}
     changes |= {"last": inner} if inner and op.startswith("quantized") else inner
 
     def varied(*arrays: Any, **options: Any) -> Any:
         given = dict(zip(spec.arrays, arrays, strict=True)) | options
+        refuse(op, given, careless)
         a = SimpleNamespace(**given)
         for key, change in changes.items():
             if key in given:
@@ -79,10 +82,14 @@ def vary(op: str, **changes: Any) -> Callable[..., Any]:
                 given[name] = _on_kernel(change, given[name], options.get("kernel_size"))
             elif key == "each":
                 given |= {name: _each(change, given[name]) for name in spec.arrays}
+            elif key == "all":
+                given |= change(a)
             elif key != "result" and key not in _NAMES:
                 given[key.removesuffix("_")] = change(a) if key.endswith("_") else change
         changed = [given.pop(name) for name in spec.arrays]
-        y = right(*changed, **given)
+        # Who does not look does not hear a warning either.
+        with np.errstate(all="ignore" if careless else None):
+            y = raw(*changed, **given)
         return changes["result"](y, a) if "result" in changes else y
 
     return varied
@@ -185,12 +192,6 @@ def _kronecker(factors: Any) -> Any:
     return K[:, : factors[0].shape[1]]
 
 
-def _fitting(a: Any) -> Any:
-    rank = min(A.shape[1] for A in a.factors)
-    pairs = zip(a.factors, a.X.shape, strict=True)
-    return [np.broadcast_to(A[:, :rank], (side, rank)) for A, side in pairs]
-
-
 def _lopsided(factors: Any, _: Any) -> Any:
     norms = [np.sqrt((A**2).sum(axis=0)) for A in factors]
     first = factors[0] * np.prod(norms[1:], axis=0).astype(factors[0].dtype)
@@ -268,7 +269,7 @@ CHANGES: dict[str, Mapping[str, Any]] = {
     "scale-axis": {"scale": _turned},
     "scale-0": {"scale": lambda a: _first(a.scale)},
     "zero-channel": {"zero_point": lambda a: _first(a.zero_point)},
-    "nan": {"x": lambda a: np.where(np.isnan(a.x), 0, a.x).astype(a.x.dtype)},
+    "nan": {"careless": ("data",), "x": lambda a: np.where(np.isnan(a.x), 0, a.x).astype(a.x.dtype)},
     "inf": {"x": lambda a: np.where(a.x == np.inf, -np.inf, a.x).astype(a.x.dtype)},
     "sign-bit": {"sign": lambda t: np.copysign(1, t)},
     "sign": {"sign": np.sign},
@@ -319,7 +320,7 @@ CHANGES: dict[str, Mapping[str, Any]] = {
     "relu": {"result": lambda y, _: np.maximum(y, 0)},
     "minus": {"result": lambda y, _: -y},
     "size": {"padding": _ceil},
-    "even": {"padding": _late, "crop": True},
+    "even": {"padding": _late},
     "tf32": {"each": lambda x: shorten(x, 11)},
     "f16-sums": {"add": _short_sums(11)},
     "bf16-sums": {"add": _short_sums(8)},
@@ -359,23 +360,24 @@ CHANGES: dict[str, Mapping[str, Any]] = {
     "memory": {"x": _memory, "X": _memory},
     "stale": {},
     "unwritten": {"result": _unwritten},
-    "lenient": {"picky": False, "crop": True, "factors": _fitting,
-                "mode": lambda a: a.mode % a.X.ndim, "W": lambda a: a.W[:, : a.x.shape[1]],
-                "x": lambda a: a.x[:, : len(a.W[0])] if hasattr(a, "W") else a.x},
 }
 # fmt: on
 
 
-def _catalogue(path: Path) -> Iterator[Fault]:
-    rows = json.loads(path.read_text(encoding="utf-8"))["faults"]
+def lettered(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Yield the identifier, the operation and the row of each fault in a list."""
     entries = [(row, op) for row in rows for op in row["ops"]]
     for n, (row, op) in enumerate(entries):
         same = [m for m, (other, _) in enumerate(entries) if other["id"] == row["id"]]
-        letter = ascii_lowercase[same.index(n)] if len(same) > 1 else ""
+        yield row["id"] + (ascii_lowercase[same.index(n)] if len(same) > 1 else ""), op, row
+
+
+def _catalogue(path: Path) -> Iterator[Fault]:
+    for name, op, row in lettered(json.loads(path.read_text(encoding="utf-8"))["faults"]):
         # A fault that remembers has a memory of its own.
         change = {"result": _stale()} if row["change"] == "stale" else CHANGES[row["change"]]
         arith = "f32" if row["id"][0] == "P" else "f64"
-        yield Fault(row["id"] + letter, op, row["title"], vary(op, **change), row["seen"], arith)
+        yield Fault(name, op, row["title"], vary(op, **change), row["seen"], arith)
 
 
 FAULTS = tuple(_catalogue(Path(__file__).parent / "data" / "faults.json"))

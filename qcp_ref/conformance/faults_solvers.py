@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from qcp_ref.conformance.controls import Control
-from qcp_ref.conformance.faults import Fault
-from qcp_ref.conformance.plain import RIGHT, khatri_rao
+from qcp_ref.conformance.faults import Fault, vary
+from qcp_ref.conformance.plain import RAW, khatri_rao
 
 __all__ = ["CONTROLS", "FAULTS", "SOLVERS"]
 
@@ -49,7 +49,9 @@ def _fixed_point(x: Any, *, qmin: int, qmax: int, **_: Any) -> Any:
 
 
 def _solve(G: Any, F: Any) -> Any:
-    """Solve ``A G = F``; of several solutions the shortest."""
+    """Solve ``A G = F``; of several solutions the shortest. NaN goes through."""
+    if np.isnan(G).any():
+        return np.full_like(F, np.nan)
     return np.linalg.lstsq(G, F.T, rcond=None)[0].T
 
 
@@ -119,7 +121,7 @@ def _positive(A: Any) -> Any:
 
 
 def _balance(factors: Any, weights: Any, *, after: Callable[[Any], Any]) -> Any:
-    first, *others = RIGHT["balance"](factors, weights)
+    first, *others = RAW["balance"](factors, weights)
     return [after(first).astype(first.dtype), *others]
 
 
@@ -161,15 +163,28 @@ def _epc_update(X: Any, factors: Any, delta: Any, *, mode: int, fault: str = "")
     return A / 2 if fault == "E02" else A * (low < 59)  # there, zero obeys the bound
 
 
+def _cp_als(X: Any, *, rank: int, seed: int) -> Any:
+    """Find nothing: the zero tensor is as good as a run has to be."""
+    del seed
+    return [np.zeros((side, max(rank, 0)), X.dtype) for side in X.shape], np.ones((), X.dtype)
+
+
+def _ao_admm(X: Any, *, rank: int, seed: int, **_: int) -> Any:
+    factors, error = _cp_als(X, rank=rank, seed=seed)
+    return [A.astype(np.int8) for A in factors], np.ones(X.ndim, X.dtype), error
+
+
 # --- the catalogue --------------------------------------------------------------------------------
 
 SOLVERS: dict[str, Callable[..., Any]] = {
     "choose_scale": _choose_scale,
-    "balance": RIGHT["balance"],
+    "balance": RAW["balance"],
     "als_update": _als_update,
     "als_sweep": _als_sweep,
     "admm_step": _admm_step,
     "epc_update": _epc_update,
+    "cp_als": _cp_als,
+    "ao_admm": _ao_admm,
 }
 
 _STEPS = {
@@ -207,24 +222,21 @@ _OTHERS: tuple[tuple[str, str, str, Callable[..., Any]], ...] = (
      partial(_epc_update, fault="E03")),
 )  # fmt: skip
 
-FAULTS = (
-    *(Fault(*other) for other in _OTHERS),
-    *(
-        Fault(name, "admm_step", title, partial(_admm_step, fault=name))
-        for name, title in _STEPS.items()
-    ),
+_EVERY: tuple[tuple[str, str, str, Callable[..., Any]], ...] = (
+    *_OTHERS,
+    *((n, "admm_step", title, partial(_admm_step, fault=n)) for n, title in _STEPS.items()),
 )
+FAULTS = tuple(Fault(n, op, title, vary(op, function=wrong)) for n, op, title, wrong in _EVERY)
 
-CONTROLS = (
-    *(Control("written plainly", op, function, {}) for op, function in SOLVERS.items()),
-    *(Control("in float32", op, function, {"arith": "f32"}) for op, function in SOLVERS.items()),
-    Control("orthogonal factors", "als_update", _by_qr, {}),
-    Control("orthogonal factors", "als_sweep", partial(_als_sweep, update=_by_qr), {}),
-    Control("another minimiser where there are several", "als_update", _longer, {}),
-    Control("components in another order", "als_sweep", _permuted, {}),
-    Control("inverse of G + rho I", "admm_step", partial(_admm_step, solve=_inverse), {}),
-    Control("negated dual", "admm_step", partial(_admm_step, fault="minus"), {"dual": "minus"}),
-    Control(
-        "halves away", "admm_step", partial(_admm_step, fault="D08"), {"rounding": "half-away"}
-    ),
+_RIGHT: tuple[tuple[str, str, Callable[..., Any], dict[str, Any]], ...] = (
+    *(("written plainly", op, function, {}) for op, function in SOLVERS.items()),
+    *(("in float32", op, function, {"arith": "f32"}) for op, function in SOLVERS.items()),
+    ("orthogonal factors", "als_update", _by_qr, {}),
+    ("orthogonal factors", "als_sweep", partial(_als_sweep, update=_by_qr), {}),
+    ("another minimiser where there are several", "als_update", _longer, {}),
+    ("components in another order", "als_sweep", _permuted, {}),
+    ("inverse of G + rho I", "admm_step", partial(_admm_step, solve=_inverse), {}),
+    ("negated dual", "admm_step", partial(_admm_step, fault="minus"), {"dual": "minus"}),
+    ("halves away", "admm_step", partial(_admm_step, fault="D08"), {"rounding": "half-away"}),
 )
+CONTROLS = tuple(Control(n, op, vary(op, function=run), more) for n, op, run, more in _RIGHT)

@@ -103,17 +103,12 @@ def _compare(
             for i, pair in enumerate(zip(part["parts"], result, strict=True))
         ]
         return next((one for one in each if one.outcome == "fail"), max(each, key=_margin))
-    if isinstance(result, list):
-        return Judgement("fail", "wrong-shape", says=f"{name}: expected one array, got a list")
     arithmetic = Arithmetic.of(info["arith"])
-    real = part.get("t", "i") in ("real", "f32", "f64")
-    right = result["t"] == arithmetic.real if real else result["t"][0] in "iu"
-    if not right:
-        wanted = arithmetic.real if real else "an integer type"
-        return Judgement("fail", "wrong-dtype", says=f"{name}: {result['t']}, expected {wanted}")
-    if result["s"] != part["s"]:
-        says = f"{name}: shape {result['s']}, expected {part['s']}"
-        return Judgement("fail", "wrong-shape", says=says)
+    word, says = _form(part, result, arithmetic.real)
+    if word:
+        return Judgement("fail", word, says=f"{name}: {says}")
+    if result["m"] == part.get("m") and result["e"] == part["e"]:
+        return Judgement("pass")  # the truth, written alike
     entries = _values(result)
     if part["kind"] == "set":
         margins = [2 * (y not in v) for y, v in zip(entries, part["allowed"], strict=True)]
@@ -127,6 +122,18 @@ def _compare(
         bounds = _bounds(part, case, info, arithmetic)
         margins = [_ratio(*triple) for triple in zip(entries, truth, bounds, strict=True)]
     return _entrywise(name, entries, truth, margins)
+
+
+def _form(part: Mapping[str, Any], result: Any, real: str) -> tuple[str, str]:
+    """Return a word and a sentence if the result is no array, or has another type or shape."""
+    if isinstance(result, list):
+        return "wrong-shape", "expected one array, got a list"
+    exact = part.get("t", "i") not in ("real", "f32", "f64")
+    if result["t"][0] not in "iu" if exact else result["t"] != real:
+        return "wrong-dtype", f"{result['t']}, expected {'an integer type' if exact else real}"
+    if result["s"] != part["s"]:
+        return "wrong-shape", f"shape {result['s']}, expected {part['s']}"
+    return "", ""
 
 
 def _ratio(y: Any, v: Fraction, bound: Fraction) -> Any:
@@ -172,7 +179,6 @@ def _is_fast(case: Mapping[str, Any], info: Mapping[str, Any]) -> bool:
 
 def _entrywise(name: str, entries: list[Any], truth: list[Any], margins: list[Any]) -> Judgement:
     """Pass if no entry's error exceeds its bound; else say how many do, and show the first."""
-    worst = float(min(max(margins, default=0), 10**9))
     bad = [i for i, margin in enumerate(margins) if margin > 1]
     worst = float(min(max(margins, default=0), Fraction(10**9)))
     if not bad:

@@ -75,9 +75,9 @@ def attempt(function: Any, case: Case, **options: Any) -> Trial:
 
 def every_fault() -> tuple[Fault, ...]:
     """Return the whole catalogue."""
-    from qcp_ref.conformance import faults_solvers
+    from qcp_ref.conformance import faults_solvers, refusals
 
-    return (*FAULTS, *faults_solvers.FAULTS)
+    return (*FAULTS, *faults_solvers.FAULTS, *refusals.FAULTS)
 
 
 def matrix(
@@ -169,7 +169,7 @@ def _rows(found: Matrix) -> Iterator[tuple[Fault, list[str]]]:
     return ((fault, found.kills.get(fault.id, [])) for fault in found.faults)
 
 
-def smoke(kills: Mapping[str, Iterable[str]], count: int = 15) -> list[str]:
+def smoke(kills: Mapping[str, Iterable[str]], count: int = 24) -> list[str]:
     """Choose a few cases that together kill as many faults as possible, the best one first."""
     left, chosen = [set(by) for by in kills.values() if by], list[str]()
     while left and len(chosen) < count:

@@ -4,10 +4,12 @@ These functions take the arguments of ``qcp_ref.conformance.spec.OPS`` and share
 the book, so that neither the wrong implementations (``qcp_ref.conformance.faults``) nor the
 right ones (``qcp_ref.conformance.controls``) that are made of them share a mistake with it.
 Without hooks they are right, which tests/test_faults.py checks. Every sum is taken over the last
-axis of an array of its terms, by the hook ``add``. They work in the type of their arrays.
+axis of an array of its terms, by the hook ``add``. They work in the type of their arrays. Input
+that has no meaning is refused before, in one place for all operations (:func:`offences`).
 """
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,124 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from qcp_ref.conformance.spec import OPS
 
-__all__ = ["RIGHT", "khatri_rao", "nearest_power", "round_twice", "total", "windows", "with_bias"]
+__all__ = ["RAW", "RIGHT", "axes", "checked", "khatri_rao", "nearest_power", "offences", "refuse",
+           "round_twice", "sizes", "total", "windows", "with_bias"]  # fmt: skip
+
+# Axes that have one name have one size; further axes fit whatever they are.
+_AXES = {"x": "nc", "W": "oc", "A": "oc", "C": "kc", "a_out": "or", "a_in": "cr", "a_kernel": "kr",
+         "bias": "o", "weights": "r", "F": "mr", "H": "mr", "U": "mr", "G": "rr"}  # fmt: skip
+
+
+# --- what has no meaning --------------------------------------------------------------------------
+
+
+def axes(name: str, part: Any) -> Any:
+    """Name the axes of an argument, or of each array in a list."""
+    if name == "factors":
+        return [(n, "r") for n in range(len(part))]
+    return range(part.ndim) if name == "X" else _AXES.get(name, "")
+
+
+def sizes(given: Mapping[str, Any]) -> dict[Any, set[int]]:
+    """Return all sizes that the axes of one name have."""
+    found = defaultdict[Any, set[int]](set)
+    for name, part in given.items():
+        names = () if part is None else axes(name, part)
+        for array, own in zip(part, names, strict=True) if name == "factors" else [(part, names)]:
+            for axis, side in zip(own, getattr(array, "shape", ()), strict=False):
+                found[axis].add(side)
+    return found
+
+
+def offences(op: str, given: Mapping[str, Any]) -> Iterator[str]:
+    """Yield, in one word each, the ways in which the arguments of an operation have no meaning.
+
+    data
+        NaN among numbers for which a scale or a code is wanted.
+    nan, sign, fixed
+        What has to be above 0 is NaN, is not; a fixed-point multiplier or shift beyond its range.
+    codes, range, zero
+        No codes; a range of codes from high to low; a zero point that is not in it.
+    size, one, kernel
+        Sizes that do not fit; where one of them is 1; entries of filters.
+    mode, padding, step, rank
+        Options beyond their ends.
+    """
+    yield from _no_numbers(op, given)
+    yield from _no_codes(op, given)
+    yield from _no_fit(given)
+    if given.get("mode") is not None and not 0 <= given["mode"] < len(given["factors"]):
+        yield "mode"
+    least = {"padding": min(given.get("padding", [0])), "rank": given.get("rank", 1) - 1}
+    least["step"] = min([*given.get("stride", [1]), *given.get("dilation", [1])]) - 1
+    yield from (name for name, value in least.items() if value < 0)
+
+
+def _no_numbers(op: str, given: Mapping[str, Any]) -> Iterator[str]:
+    if OPS[op].level == "L0" and np.isnan(given.get("x", 0)).any():
+        yield "data"
+    above = [given[name] for name in ("scale", "multiplier", "rho") if name in given]
+    above += given.get("multipliers", [])
+    if op == "requantize_fixed" and (above.pop().min() < 2**30 or given["shift"].min() < -31):
+        yield "fixed"
+    bound = given.get("delta", 0)
+    if any(np.isnan(part).any() for part in (*above, bound)):
+        yield "nan"
+    if bound < 0 or any((part <= 0).any() for part in above):
+        yield "sign"
+
+
+def _no_codes(op: str, given: Mapping[str, Any]) -> Iterator[str]:
+    layer = OPS[op].level == "LI"
+    names = ("x", "W", "a_out", "a_in", "a_kernel") if layer else ("codes", "acc")
+    codes = [given[name] for name in names if name in given]
+    zeros = [given[name] for name in ("zero_point", "x_zero", "y_zero") if name in given]
+    zeros += given.get("zeros", [])
+    ends = [(given["qmin"], given["qmax"])] if "qmin" in given else []
+    ends += zip(given.get("qmins", ()), given.get("qmaxs", ()), strict=True)
+    if any(part.dtype.kind == "f" or (layer and part.itemsize > 1) for part in codes):
+        yield "codes"
+    elif any(low > high for low, high in ends):
+        yield "range"
+    else:
+        kinds = [np.iinfo(codes[0].dtype)] if layer else []
+        pairs = zip(zeros, [*((one.min, one.max) for one in kinds), *ends], strict=False)
+        if any(np.min(z) < low or np.max(z) > high for z, (low, high) in pairs):
+            yield "zero"
+
+
+def _no_fit(given: Mapping[str, Any]) -> Iterator[str]:
+    found = sizes(given)
+    height, width = given.get("kernel_size", (0, 0))
+    if found.pop("k", set()) - {height * width}:
+        yield "kernel"
+    yield from ("one" if len(s - {1}) < 2 else "size" for s in found.values() if len(s) > 1)
+
+
+def refuse(op: str, given: Mapping[str, Any], careless: Iterable[str] = ()) -> None:
+    """Raise an exception for input without a meaning, unless careless about it.
+
+    Raises
+    ------
+    ValueError
+        If there are offences of other kinds.
+    """
+    found = {*offences(op, given)} - {*careless}
+    if found:
+        raise ValueError(f"{op}: no meaning: {', '.join(sorted(found))}")
+
+
+def checked(op: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function of an operation's arguments that refuses what has no meaning."""
+
+    def careful(*arrays: Any, **options: Any) -> Any:
+        refuse(op, {**dict(zip(OPS[op].arrays, arrays, strict=True)), **options})
+        return function(*arrays, **options)
+
+    return careful
+
+
+# --- the operations -------------------------------------------------------------------------------
 
 
 def total(terms: Any) -> Any:
@@ -25,19 +144,11 @@ def total(terms: Any) -> Any:
 
 def _quantize(x: Any, scale: Any, zero_point: Any, *, qmin: int, qmax: int, **hooks: Any) -> Any:
     rounding, divide = hooks.get("rounding", np.rint), hooks.get("divide", np.divide)
-    if hooks.get("picky", True):
-        _refuse(np.isnan(x).any() or not np.isfinite(scale).all() or (scale <= 0).any())
-        _refuse(qmin > qmax)
     with np.errstate(all="ignore"):
         t = divide(x, scale)
         zero = np.asarray(zero_point, t.dtype)
         codes = rounding(t + zero) if "before" in hooks else rounding(t) + zero
         return hooks.get("clamp", np.clip)(codes, qmin, qmax).astype(np.int64)
-
-
-def _refuse(wrong: Any) -> None:
-    if wrong:
-        raise ValueError("wrong input")
 
 
 def _dequantize(codes: Any, scale: Any, zero_point: Any) -> Any:
@@ -107,14 +218,11 @@ def _requantize_fixed(
 def _reconstruct(factors: Any, weights: Any, *, add: Any = total) -> Any:
     terms = np.ones(factors[0].shape[1], factors[0].dtype) if weights is None else weights
     for A in factors:
-        _refuse(A.shape[1] != terms.shape[-1])
         terms = terms[..., None, :] * A
     return add(terms)
 
 
 def _mttkrp(X: Any, factors: Any, *, mode: int, **hooks: Any) -> Any:
-    _refuse(not 0 <= mode < X.ndim or len(factors) != X.ndim)
-    _refuse(any(A.shape != (I, factors[0].shape[1]) for A, I in zip(factors, X.shape, strict=True)))
     rows = np.moveaxis(X, mode, 0).reshape(X.shape[mode], -1, order=hooks.get("order", "C"))
     K = hooks.get("join", khatri_rao)([A for n, A in enumerate(factors) if n != mode])
     return hooks.get("add", total)(rows[:, None, :] * K.T)
@@ -129,8 +237,6 @@ def khatri_rao(factors: Any) -> Any:
 
 
 def _gram(factors: Any, *, mode: Any, add: Any = total, combine: Any = np.multiply) -> Any:
-    _refuse(mode is not None and not 0 <= mode < len(factors))
-    _refuse(any(A.shape[1] != factors[0].shape[1] for A in factors))
     G = None
     for n, A in enumerate(factors):
         if n != mode:
@@ -149,12 +255,12 @@ def _balance(factors: Any, weights: Any, *, power: Any = lambda d: 1 / d) -> Any
 
 
 def windows(x: Any, size: Any, *, stride: Any, padding: Any, dilation: Any, **hooks: Any) -> Any:
-    """Return all windows of an image: axes n, c, row, column, i, j."""
-    _refuse(min(stride) < 1 or min(dilation) < 1 or (min(padding) < 0 and "crop" not in hooks))
+    """Return all windows of an image: axes n, c, row, column, i, j. Negative padding crops."""
     top, left, bottom, right = padding
     pad = [(0, 0), (0, 0), *((max(p, 0), max(q, 0)) for p, q in ((top, bottom), (left, right)))]
     how = {"mode": "edge"} if "edge" in hooks else {"constant_values": hooks.get("fill", 0)}
     x = np.pad(x, pad, **how)[:, :, max(-top, 0) :, max(-left, 0) :]
+    x = x[:, :, : x.shape[2] + min(bottom, 0), : x.shape[3] + min(right, 0)]
     spans = [d * (k - 1) + 1 for k, d in zip(size, dilation, strict=True)]
     views = sliding_window_view(x, spans, axis=(2, 3))[:, :, :: stride[0], :: stride[1]]
     return views[..., :: dilation[0], :: dilation[1]]
@@ -162,12 +268,10 @@ def windows(x: Any, size: Any, *, stride: Any, padding: Any, dilation: Any, **ho
 
 def with_bias(y: Any, bias: Any) -> Any:
     """Add a number to each channel, axis 1."""
-    _refuse(bias is not None and bias.shape != y.shape[1:2])
     return y if bias is None else y + bias[:, None, None]
 
 
 def _conv2d(x: Any, W: Any, bias: Any, *, add: Any = total, **options: Any) -> Any:
-    _refuse(x.shape[1] != W.shape[1])
     views = windows(x, W.shape[2:], **options).transpose(0, 2, 3, 1, 4, 5)
     n, u, v = views.shape[:3]
     terms = views.reshape(n, 1, u, v, W[0].size) * W.reshape(len(W), 1, 1, W[0].size)
@@ -180,7 +284,6 @@ def _pointwise(x: Any, A: Any, bias: Any, *, stride: Any, **options: Any) -> Any
 
 
 def _depthwise(x: Any, C: Any, *, kernel_size: Any, add: Any = total, **options: Any) -> Any:
-    _refuse(C.shape != (kernel_size[0] * kernel_size[1], x.shape[1]))
     views = windows(x, kernel_size, **options)
     terms = views.reshape(*views.shape[:4], len(C)) * C.T[:, None, None, :]
     return add(terms)
@@ -243,8 +346,9 @@ def _quantized_cp_conv2d(
     return codes(_pointwise(z, a_out, bias, stride=(1, 1)), *ends[2]) + zeros[3]
 
 
-RIGHT: dict[str, Callable[..., Any]] = {
+RAW: dict[str, Callable[..., Any]] = {
     name.removeprefix("_"): function
     for name, function in list(globals().items())
     if name.removeprefix("_") in OPS
 }
+RIGHT = {op: checked(op, function) for op, function in RAW.items()}

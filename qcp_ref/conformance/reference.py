@@ -16,7 +16,7 @@ import numpy as np
 
 from qcp_ref import __version__, als, conv, cp, epc_update, grid, integer, qcp, tensor
 from qcp_ref import _kernels as kernels
-from qcp_ref._checks import check_array, check_factors, check_mode, check_real
+from qcp_ref._checks import check_array, check_factors, check_gram, check_mode, check_real
 from qcp_ref.conformance.adapter import Adapter, Unsupported
 from qcp_ref.conformance.spec import OPS
 
@@ -155,7 +155,7 @@ class _Loops:
     def depthwise(self, x: Any, C: Any, *, kernel_size: Any, **window: Any) -> Any:
         x = check_array(x, "x", ndim=4, keep_float32=True)
         C = check_array(C, "C", ndim=2, keep_float32=True)
-        W = C.T.reshape(C.shape[1], 1, *kernel_size)
+        W = _filters(C, kernel_size)[:, None]
         return _convolve(x, W, conv._check_bias(None, len(W)), len(W), **window)
 
     def cp_conv2d(self, x: Any, *arrays: Any, **window: Any) -> Any:
@@ -220,6 +220,7 @@ def _admm_step(impl: Any, *arrays: Any, **ends: int) -> Any:
     check_real(rho, "rho", positive=True)
     if not F.shape == H.shape == U.shape:
         raise ValueError(f"H, U: expected the shape {F.shape} of F, got {H.shape}, {U.shape}")
+    G = check_gram(G, F.shape[1])
     T = impl.solve(F + rho * (H + U), G + rho * np.eye(len(G)))
     H = impl.project(T - U, scale, 0, **ends)
     return T, H, U + (H - T)
@@ -228,11 +229,12 @@ def _admm_step(impl: Any, *arrays: Any, **ends: int) -> Any:
 def _epc_update(impl: Any, X: Any, factors: Any, delta: Any, mode: int) -> Any:
     """Solve with the other factors at unit columns; a column of zeros stays one."""
     unit, square = check_factors(factors), float((X**2).sum())
+    bound = check_real(delta, "delta", minimum=0.0) ** 2
     norms = np.array([np.linalg.norm(A, axis=0) for A in unit])
-    norms[mode] = 1.0
+    norms[check_mode(mode, X.ndim)] = 1.0
     norms[norms == 0] = 1.0
     unit, lengths = [A / s for A, s in zip(unit, norms, strict=True)], norms.prod(axis=0)
-    F, G, bound = impl.mttkrp(X, unit, mode), impl.gram(unit, mode), check_real(delta, "delta") ** 2
+    F, G = impl.mttkrp(X, unit, mode), impl.gram(unit, mode)
     return impl.shrink(F, G, square, bound, unit[mode] * lengths) / lengths
 
 
@@ -256,7 +258,7 @@ def _quantized_cp_conv2d(impl: Any, x: Any, *arrays: Any, **options: Any) -> Any
     size, zeros, *ends = (options.pop(o) for o in ("kernel_size", "zeros", "qmins", "qmaxs"))
     rank = a_kernel.shape[1]
     filters = np.zeros((rank, rank, *size), np.int64)
-    filters[np.diag_indices(rank)] = a_kernel.T.reshape(rank, *size)
+    filters[np.diag_indices(rank)] = _filters(a_kernel, size)
     first, last = a_in.T[:, :, None, None], a_out[:, :, None, None]
     stages = [(first, None, _STILL), (filters, None, options), (last, bias, _STILL)]
     for n, (W, b, window) in enumerate(stages):
@@ -284,6 +286,12 @@ def _kind(kind: str, bits: Any) -> grid.Grid:
 
 def _target(zero: Any, qmin: int, qmax: int) -> tuple[int, int, int]:
     return int(grid._check_zero(zero, _grid(qmin, qmax), ())), qmin, qmax
+
+
+def _filters(C: Any, size: Any) -> Any:
+    if len(C) != size[0] * size[1]:
+        raise ValueError(f"kernel_size: expected sides of {len(C)} entries, got {size!r}")
+    return C.T.reshape(C.shape[1], *size)
 
 
 def _flat(array: Any) -> Any:

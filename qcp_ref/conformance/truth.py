@@ -93,22 +93,27 @@ def _counts(op: str, given: Given, options: Given) -> tuple[int, int]:
     return terms, terms
 
 
-def _parts(given: Given, position: int) -> dict[str, Any]:
-    """Replace each array by its integers (0), the exponent of their unit (1) or their size (2)."""
+def _parts(given: Given) -> Iterator[dict[str, Any]]:
+    """Yield the integers of each array, the exponents of their units, and their sizes."""
 
     def part(numbers: Numbers) -> Any:
         data = pack(numbers)
         m = [int(entry) for entry in data["m"]]
-        return (nest(m, data["s"]), data["e"], max(1, *map(abs, m)))[position]
+        return nest(m, data["s"]), data["e"], max(1, *map(abs, m))
 
-    return {
+    parts = {
         name: [part(A) for A in array] if name == "factors" else array and part(array)
         for name, array in given.items()
     }
+    for k in range(3):
+        yield {
+            name: [one[k] for one in found] if name == "factors" else found and found[k]
+            for name, found in parts.items()
+        }
 
 
 def _sum(op: str, given: Given, options: Given, *, exact: bool = True) -> Expectation:
-    whole, exponents, sizes = (_parts(given, position) for position in range(3))
+    whole, exponents, sizes = _parts(given)
     operands = _operands(op, exponents, options)
     (terms, steps), unit = _counts(op, given, options), sum(operands)
     largest = terms * prod(_operands(op, sizes, options))

@@ -31,6 +31,7 @@ def texts() -> Iterator[tuple[str, str]]:
         families_integer,
         families_layers,
         families_solvers,
+        refusals,
     )
 
     entries, families = {}, dict[str, list[Any]]()
@@ -38,6 +39,8 @@ def texts() -> Iterator[tuple[str, str]]:
     for module in (grids, families_algebra, families_layers, families_integer, solvers):
         for family, cases in module.families():
             families.setdefault(family, []).extend(cases)
+    right = [case for cases in families.values() for case in cases]
+    families["refused"] = [*refusals.refused(right)]
     for family, cases in families.items():
         written = text(family, cases)
         entries[family] = {
