@@ -18,7 +18,7 @@ impl = Adapter(
     division="float32",  # divides in float32
     requant="float32",  # multiplies accumulators in float32
 )
-impl.lacks("refuses")
+impl.lacks("refuses")  # what it takes is listed in test_foreign.py
 
 CODES = {(-128, 127): np.int8, (0, 255): np.uint8, (-(2**15), 2**15 - 1): np.int16}
 CODES[0, 2**16 - 1] = np.uint16
@@ -60,6 +60,14 @@ def codes_of(qmin, qmax):
     return CODES[qmin, qmax]
 
 
+def narrow(zero_point, dtype):
+    """Return zero points in the type of the codes; a cast alone would wrap around."""
+    cast = zero_point.astype(dtype)
+    if (cast != zero_point).any():
+        raise OverflowError(f"zero_point: {zero_point} out of bounds for {cast.dtype}")
+    return cast
+
+
 def along(scale, zero_point):
     """Return scale, zero point and axis as the operators want them."""
     if scale.ndim == 0:
@@ -74,7 +82,7 @@ def along(scale, zero_point):
 @impl.op
 def quantize(x, scale, zero_point, *, qmin, qmax):
     dtype = codes_of(qmin, qmax)
-    scale, zero_point, axis = along(scale, zero_point.astype(dtype))
+    scale, zero_point, axis = along(scale, narrow(zero_point, dtype))
     return call("QuantizeLinear", (x, scale, zero_point), (np.dtype(dtype).str, x.ndim), **axis)
 
 
@@ -82,7 +90,7 @@ def quantize(x, scale, zero_point, *, qmin, qmax):
 def dequantize(codes, scale, zero_point):
     if codes.dtype.name not in ("int8", "uint8", "int16", "uint16", "int32"):
         raise Unsupported("int16")
-    scale, zero_point, axis = along(scale, zero_point.astype(codes.dtype))
+    scale, zero_point, axis = along(scale, narrow(zero_point, codes.dtype))
     return call("DequantizeLinear", (codes, scale, zero_point), ("<f4", codes.ndim), **axis)
 
 

@@ -8,7 +8,7 @@ from tensorly.decomposition import parafac
 from qcp_ref.conformance import Adapter
 
 impl = Adapter("tensorly", tensorly.__version__, arith="f64")
-impl.lacks("refuses", "rank-deficient")
+impl.lacks("refuses", "rank-deficient")  # what it takes is listed in test_foreign.py
 
 
 @impl.op

@@ -15,7 +15,8 @@ impl = Adapter(
     division="reciprocal",  # multiplies with the float32 reciprocal of the scale
     requant="float32",  # multiplies accumulators in float32
 )
-# Its quantized convolutions take uint8 and give uint8.
+# Its quantized convolutions take uint8 and give uint8. The wrong input that it takes is listed in
+# test_foreign.py.
 impl.lacks("signed-input", "layout-negative", "layout-read-only", "refuses", "int16")
 impl.lacks("rank-deficient")
 
@@ -101,6 +102,8 @@ def mttkrp(X, factors, *, mode):
 
 @impl.op
 def gram(factors, *, mode):
+    if mode is not None and not 0 <= mode < len(factors):
+        raise ValueError(f"mode: expected 0 to {len(factors) - 1}, got {mode}")
     G = torch.ones(1, 1)
     for n, A in enumerate(factors):
         G = G if n == mode else G * (A.T @ A)
