@@ -18,6 +18,7 @@ import numpy as np
 from qcp_ref.conformance import Adapter
 
 impl = Adapter("mylib", "1.2")
+impl.lacks("refuses")
 
 
 @impl.op
@@ -33,13 +34,19 @@ GRAMS = [case["id"] for case in load() if case["op"] == "gram" and "refuses" not
 
 @pytest.fixture
 def project(tmp_path):
-    """Return a function that runs pytest in a project with these files."""
+    """Return a function that runs pytest in a project with these files.
 
-    def run(*arguments, **files):
+    By default only our plugin is loaded: what else is installed takes seconds to import.
+    """
+
+    def run(*arguments, alone=True, **files):
         for name, text in files.items():
             (tmp_path / f"{name}.py").write_text(text)
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
         environment.pop("PYTEST_ADDOPTS", None)
+        if alone:
+            environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+            arguments = ("-p", "qcp", *arguments)
         return subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
             cwd=tmp_path,
@@ -61,6 +68,7 @@ def test_cases_become_tests_of_the_package(project):
     done = project(
         *("--pyargs", "qcp_ref.conformance", "--qcp-impl", "mine.py:impl", "--qcp-levels", "L1"),
         *("--qcp-report", "report.json", "-k", "gram"),
+        alone=False,  # the plugin is found like every other one
         mine=ADAPTER,
     )
     assert "mylib 1.2: qcp-conformance" in done.stdout
