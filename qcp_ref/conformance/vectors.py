@@ -39,8 +39,9 @@ def texts() -> Iterator[tuple[str, str]]:
     for module in (grids, families_algebra, families_layers, families_integer, solvers):
         for family, cases in module.families():
             families.setdefault(family, []).extend(cases)
-    for family, right in families.items():
-        cases = [*right, *refusals.refused(right)]
+    right = [case for cases in families.values() for case in cases]
+    families["refused"] = [*refusals.refused(right)]
+    for family, cases in families.items():
         written = text(family, cases)
         entries[family] = {
             "sha256": sha256(written.encode()).hexdigest(),
