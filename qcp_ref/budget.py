@@ -533,16 +533,13 @@ def _relax(layers: list[list[_Point]], budget: int) -> _Relaxed:
         (_slope(a, b), n, b) for n, points in enumerate(layers) for a, b in pairwise(_hull(points))
     ]
     taken = [points[0] for points in layers]
-    spent, multiplier, full = sum(point.cost for point in taken), Fraction(0), set[int]()
+    spent, multiplier = sum(point.cost for point in taken), Fraction(0)
     for slope, n, point in sorted(steps, key=lambda step: step[:2]):
         after = spent + point.cost - taken[n].cost
-        if n in full:
-            continue
         if after <= budget:
             taken[n], spent = point, after
-        else:
-            multiplier = multiplier if full else -slope
-            full.add(n)
+        elif not multiplier:  # what lies behind this step costs still more and will not fit either
+            multiplier = -slope
     least = sum(min(p.damage + multiplier * p.cost for p in points) for points in layers)
     return _Relaxed(multiplier, taken, least - multiplier * budget)
 
