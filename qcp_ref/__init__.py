@@ -61,6 +61,7 @@ from qcp_ref.integer import (
 )
 from qcp_ref.cost import Costs, conv_costs, equal_cost_bits, rank_for_rate
 from qcp_ref.layer import CPConv, CPLinear, compress_conv, compress_linear
+from qcp_ref.budget import Allocation, Choice, allocate, frontier, rank_for_budget
 
 __version__ = "0.1.0"
 
@@ -69,10 +70,12 @@ __all__ = [
     "ADMMResult",
     "ALSUpdate",
     "Alignment",
+    "Allocation",
     "CPConv",
     "CPFit",
     "CPLinear",
     "Certificate",
+    "Choice",
     "Costs",
     "Degeneracy",
     "EPCFit",
@@ -92,6 +95,7 @@ __all__ = [
     "activation_scale",
     "admm",
     "align",
+    "allocate",
     "als_update",
     "ao_admm",
     "balance",
@@ -119,6 +123,7 @@ __all__ = [
     "factorize",
     "fixed_point",
     "fold",
+    "frontier",
     "gamma",
     "gram",
     "histogram_error",
@@ -141,6 +146,7 @@ __all__ = [
     "quantize",
     "quantize_cp",
     "random_cp",
+    "rank_for_budget",
     "rank_for_rate",
     "reconstruct",
     "refit_scale",

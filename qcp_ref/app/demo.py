@@ -29,9 +29,10 @@ from qcp_ref.app.network import (
     predict,
     recalibrate,
 )
+from qcp_ref.budget import _round_dense
 from qcp_ref.conv import conv2d, cp_conv_bound
 from qcp_ref.cost import Costs, conv_costs, equal_cost_bits
-from qcp_ref.grid import Grid, project, quantize
+from qcp_ref.grid import quantize
 from qcp_ref.layer import CPConv, compress_conv, one_blas_thread
 
 __all__ = ["DemoResult", "Settings", "check_forward", "check_grid", "run"]
@@ -216,7 +217,7 @@ def _compress(
     solver: dict[str, Any] = {"rate": settings.rate, "bits": settings.bits, "rng": settings.seed}
     layer = compress_conv(W, method=settings.method, callback=callback, **solver, **place)
     rounded = compress_conv(W, method="als-round", **solver, **place)
-    dense = {label: _dense(W, *choice) for label, choice in dense_labels(settings).items()}
+    dense = {label: _round_dense(W, *choice) for label, choice in dense_labels(settings).items()}
     cost = conv_costs(
         W.shape,
         side,
@@ -238,13 +239,6 @@ def _compress(
         time.perf_counter() - start,
         check_forward(layer, x),
     )
-
-
-def _dense(W: Array, bits: int, axis: int | None) -> Array:
-    """Round the kernel to the better of the full and the mid-rise grid, at the exact scale."""
-    flat = W.reshape(W.shape[0], -1)
-    tries = [project(flat, Grid(bits, mid_rise=mid), axis=axis) for mid in (False, True)]
-    return min(tries, key=lambda Q: float(((flat - Q) ** 2).sum())).reshape(W.shape)
 
 
 def _accuracies(
