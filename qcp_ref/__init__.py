@@ -50,6 +50,14 @@ from qcp_ref.conv import (
     pointwise,
     tensor_to_kernel,
 )
+from qcp_ref.output import (
+    OutputFit,
+    output_als,
+    output_error,
+    output_normal,
+    polish_output,
+    second_moment,
+)
 from qcp_ref.integer import (
     IntegerCP,
     accumulator_bound,
@@ -82,6 +90,7 @@ __all__ = [
     "Grid",
     "Histogram",
     "IntegerCP",
+    "OutputFit",
     "Prediction",
     "QuantizedCP",
     "QuantizedFit",
@@ -134,8 +143,12 @@ __all__ = [
     "norm",
     "normalize",
     "orient",
+    "output_als",
+    "output_error",
+    "output_normal",
     "pointwise",
     "polish",
+    "polish_output",
     "predict_error",
     "project",
     "quantize",
@@ -147,6 +160,7 @@ __all__ = [
     "relative_error",
     "requantize",
     "rounding_bound",
+    "second_moment",
     "solve_rows",
     "tensor_to_kernel",
     "unfold",
