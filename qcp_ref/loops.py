@@ -722,25 +722,19 @@ def kernel_to_tensor(W: Nested) -> Nested:
 # --- output ---------------------------------------------------------------------------------------
 
 
-def second_moment(
-    x: Nested, kernel_size: Any, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1
-) -> Nested:
-    """Spell out :eq:`output-moment`: list all patches, average the products of their entries."""
+def second_moment(x: Nested, kernel_size: Any, **options: Any) -> Nested:
+    """Spell out :eq:`output-moment`; kernels with a single one pick the entries of patches."""
     images, channels, *sides = shape_of(x)
-    d = len(sides)
-    kernel = [kernel_size] * d if isinstance(kernel_size, int) else kernel_size
-    apart = [dilation] * d if isinstance(dilation, int) else dilation
-    spans = [s * (k - 1) + 1 for k, s in zip(kernel, apart, strict=True)]
-    patches = []
-    for n, *start in product(range(images), *window_starts(sides, spans, stride, padding)):
-        patch = []
-        for c, *i in indices((channels, *kernel)):
-            pixel = [start[a] + apart[a] * i[a] for a in range(d)]
-            inside = all(0 <= p < side for p, side in zip(pixel, sides, strict=True))
-            patch.append(at(x[n][c], pixel) if inside else 0)
-        patches.append(patch)
-    size = len(patches[0])
-    return build((size, size), lambda p, q: sum(v[p] * v[q] for v in patches) / len(patches))
+    kernel = [kernel_size] * len(sides) if isinstance(kernel_size, int) else kernel_size
+    shape = (channels, *kernel)
+    size = len(list(indices(shape)))
+    y = conv(x, build((size, *shape), lambda p, *i: int(number(i, shape) == p)), **options)
+    places = list(indices((images, *shape_of(y)[2:])))
+
+    def entry(p: int, q: int) -> Any:
+        return sum(at(y[n][p], u) * at(y[n][q], u) for n, *u in places) / len(places)
+
+    return build((size, size), entry)
 
 
 def output_product(D: Nested, S: Matrix, E: Nested) -> Any:

@@ -463,18 +463,16 @@ def _problems(
 
     The caller replaces these rows of the factor, in place, before it asks for the next problem.
     """
-    A, others = factors[0], [n for n in range(1, X.ndim) if n != mode]
-    C = _khatri_rao([factors[n] for n in others], A.shape[1])
+    A = factors[0]
+    C = _khatri_rao([B for n, B in enumerate(factors) if n not in (0, mode)], A.shape[1])
     if mode == 0:  # :eq:`output-normal`
         yield slice(None), X.reshape(len(X), -1) @ (S @ C), _gram(C, S)
         return
     # The rows' mode beside the first one, and all others in one: D[i, j, k] and S[j, k, j', k'].
-    axes, d = [mode - 1, *(n - 1 for n in others)], X.ndim - 1
-    side, rest = X.shape[mode], len(C)
-    D = X - reconstruct(CP(factors))
-    D = D.transpose(0, *(n + 1 for n in axes)).reshape(len(X), side, rest).copy()
-    blocks = S.reshape(*X.shape[1:], *X.shape[1:]).transpose(*axes, *(n + d for n in axes))
-    blocks = blocks.reshape(side, rest, side, rest)
+    side, rest, d = X.shape[mode], len(C), X.ndim - 1
+    D = np.moveaxis(X - reconstruct(CP(factors)), mode, 1).reshape(len(X), side, rest).copy()
+    blocks = S.reshape(*X.shape[1:], *X.shape[1:])
+    blocks = np.moveaxis(blocks, (mode - 1, d + mode - 1), (0, d)).reshape(side, rest, side, rest)
     for j in range(first, side):  # :eq:`output-row`
         row = factors[mode][j].copy()
         G = _gram(C, blocks[j, :, j], A)
