@@ -50,6 +50,14 @@ from qcp_ref.conv import (
     pointwise,
     tensor_to_kernel,
 )
+from qcp_ref.output import (
+    OutputFit,
+    output_als,
+    output_error,
+    output_normal,
+    polish_output,
+    second_moment,
+)
 from qcp_ref.integer import (
     IntegerCP,
     accumulator_bound,
@@ -85,6 +93,7 @@ __all__ = [
     "Grid",
     "Histogram",
     "IntegerCP",
+    "OutputFit",
     "Prediction",
     "QuantizedCP",
     "QuantizedFit",
@@ -139,8 +148,12 @@ __all__ = [
     "norm",
     "normalize",
     "orient",
+    "output_als",
+    "output_error",
+    "output_normal",
     "pointwise",
     "polish",
+    "polish_output",
     "predict_error",
     "project",
     "quantize",
@@ -153,6 +166,7 @@ __all__ = [
     "relative_error",
     "requantize",
     "rounding_bound",
+    "second_moment",
     "sensitivity",
     "solve_rows",
     "tensor_to_kernel",

@@ -659,19 +659,8 @@ def _conv(
     matrix = W.reshape(len(W), -1)
     out = tuple(a.out for a in axes)
     y = np.empty((len(x), len(W), prod(out)), x.dtype)
-    sizes = [matrix.shape[1] * x.itemsize * prod(out[i:]) for i in range(d + 1)]  # of patches
-    # A single image that does not fit a block is cut along all axes but rows, which stay whole.
-    cuts = [list(_blocks(*cut)) for cut in zip(out[:-1] or out, sizes[1:], strict=False)]
-    order = (0, 1, *range(2 + d, 2 + 2 * d), *range(2, 2 + d))
-    for images in _blocks(len(x), sizes[0]):
-        windows, start = _windows(x[images], axes), 0
-        for box in product(*cuts):
-            # Patches as columns; the copy that makes them is that of the reshape.
-            part = windows[(*_ALL, *box)].transpose(order)
-            columns = part.reshape(len(part), matrix.shape[1], -1)
-            stop = start + columns.shape[2]
-            np.matmul(matrix, columns, out=y[images, :, start:stop])
-            start = stop
+    for images, positions, columns in _patches(x, axes):
+        np.matmul(matrix, columns, out=y[images, :, positions])
     return _add_bias(y.reshape(len(x), len(W), *out), b)
 
 
@@ -753,6 +742,24 @@ def _windows(x: Floats, axes: Sequence[_Axis]) -> Floats:
         x = zeros
     windows = sliding_window_view(x, span, axis=tuple(range(2, x.ndim)))
     return windows[(*_ALL, *[slice(None, None, step) for step in stride + dilation])]
+
+
+def _patches(x: Floats, axes: Sequence[_Axis]) -> Iterator[tuple[slice, slice, Floats]]:
+    """Gather the patches under the kernel block by block: images, positions, patches as columns."""
+    d, out, entries = len(axes), [a.out for a in axes], x.shape[1] * prod(a.kernel for a in axes)
+    sizes = [entries * x.itemsize * prod(out[i:]) for i in range(d + 1)]
+    # A single image that does not fit a block is cut along all axes but rows, which stay whole.
+    cuts = [list(_blocks(*cut)) for cut in zip(out[:-1] or out, sizes[1:], strict=False)]
+    order = (0, 1, *range(2 + d, 2 + 2 * d), *range(2, 2 + d))
+    for images in _blocks(len(x), sizes[0]):
+        windows, start = _windows(x[images], axes), 0
+        for box in product(*cuts):
+            # The copy that makes columns is that of the reshape.
+            part = windows[(*_ALL, *box)].transpose(order)
+            columns = part.reshape(len(part), entries, -1)
+            stop = start + columns.shape[2]
+            yield images, slice(start, stop), columns
+            start = stop
 
 
 def _pixels(x: Floats, axes: Sequence[_Axis]) -> Floats:

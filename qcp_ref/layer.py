@@ -3,6 +3,7 @@ r"""How is one layer compressed? Kernel in, three quantized stages out.
 The chapters before this one put together: a rate becomes a rank, the kernel a tensor, the tensor a
 quantized CP tensor, and that a layer which runs :eq:`conv-cp`. What comes back carries its
 settings, its error and the reason why the solver stopped, so that a stored layer explains itself.
+With the second moment of its inputs the codes are then improved for the layer's output.
 
 Simplified: weights only, activations stay in floating point; grouped kernels are refused.
 
@@ -33,7 +34,9 @@ from qcp_ref.conv import (
 from qcp_ref.cost import rank_for_rate
 from qcp_ref.cp import CP, reconstruct
 from qcp_ref.grid import Grid
-from qcp_ref.qcp import QuantizedCP, QuantizedFit, StageCallback
+from qcp_ref.output import _check_moment, polish_output
+from qcp_ref.qcp import QuantizedCP, QuantizedFit, StageCallback, _stage
+from qcp_ref.rows import _check_rows_grid
 from qcp_ref.search import factorize
 
 __all__ = ["CPConv", "CPLinear", "compress_conv", "compress_linear"]
@@ -50,11 +53,13 @@ class CPLinear:
     error : float
         Relative Frobenius error of the dequantized reconstruction.
     fit : QuantizedFit
-        Where it came from: history, float error, reason for stopping.
+        What the method found: history, float error, reason for stopping.
     method : str
         Name of the method.
     bias : ndarray or None
         Added to the output.
+    output_error : float or None
+        Relative error of the output, for a layer that was improved for it.
 
     Notes
     -----
@@ -78,6 +83,7 @@ class CPLinear:
     fit: QuantizedFit = field(repr=False)
     method: str
     bias: NDArray[Any] | None = field(default=None, repr=False)
+    output_error: float | None = None
 
     @property
     def rank(self) -> int:
@@ -105,7 +111,7 @@ class CPConv:
     error : float
         Relative Frobenius error of the dequantized reconstruction.
     fit : QuantizedFit
-        Where it came from: history, float error, reason for stopping.
+        What the method found: history, float error, reason for stopping.
     method : str
         Name of the method.
     kernel_size : tuple of int
@@ -114,6 +120,8 @@ class CPConv:
         As in :func:`qcp_ref.conv.conv2d`.
     bias : ndarray or None
         Added to the output, one number per output channel.
+    output_error : float or None
+        Relative error of the output, for a layer that was improved for it.
 
     Notes
     -----
@@ -142,6 +150,7 @@ class CPConv:
     padding: Padding = 0
     dilation: Pair = 1
     bias: NDArray[Any] | None = field(default=None, repr=False)
+    output_error: float | None = None
 
     @property
     def rank(self) -> int:
@@ -183,6 +192,7 @@ def compress_conv(
     padding: Padding = 0,
     dilation: Pair = 1,
     bias: ArrayLike | None = None,
+    second_moment: ArrayLike | None = None,
     callback: StageCallback | None = None,
 ) -> CPConv:
     """Compress a convolution kernel to quantized CP stages.
@@ -210,13 +220,18 @@ def compress_conv(
         Of the method, see :func:`qcp_ref.search.factorize`.
     stride, padding, dilation, bias
         Kept for ``forward``; as in :func:`qcp_ref.conv.conv2d`.
+    second_moment : array_like, shape (Cin kh kw, Cin kh kw), optional
+        That of the layer's inputs, see :func:`qcp_ref.output.second_moment`. What the method found
+        is then improved for the output by :func:`qcp_ref.output.polish_output`.
     callback : callable, optional
-        Called as ``callback(stage, sweep, figure)``, see :func:`qcp_ref.search.factorize`.
+        Called as ``callback(stage, sweep, figure)``, see :func:`qcp_ref.search.factorize`; in the
+        stage "output" with the relative error of the output.
 
     Returns
     -------
     CPConv
-        The layer, with ``error``, ``rank``, ``cp``, ``forward(x)`` and ``kernel()``.
+        The layer, with ``error``, ``rank``, ``cp``, ``forward(x)`` and ``kernel()``; with a second
+        moment also ``output_error``.
 
     Raises
     ------
@@ -233,6 +248,7 @@ def compress_conv(
     **Laws**
 
     - ``error`` is that of the dense kernel
+    - a second moment never makes the error of the output larger
     - the same seed gives the same codes whatever the number of threads outside
 
     Examples
@@ -257,9 +273,10 @@ def compress_conv(
         "sweeps": sweeps,
         "restarts": restarts,
     }
-    fit = _fit(kernel_to_tensor(W), rate, rank, bits, callback=callback, **options)
+    size = (rate, rank, bits)
+    fit, cp, errors = _fit(kernel_to_tensor(W), size, second_moment, callback, **options)
     place = (kernel_size, stride, padding, dilation)
-    return CPConv(fit.cp, fit.error, fit, method, *place, b)
+    return CPConv(cp, errors[0], fit, method, *place, b, errors[1])
 
 
 def compress_linear(
@@ -276,6 +293,7 @@ def compress_linear(
     sweeps: int | None = None,
     restarts: int | None = None,
     bias: ArrayLike | None = None,
+    second_moment: ArrayLike | None = None,
     callback: StageCallback | None = None,
 ) -> CPLinear:
     """Compress the matrix of a linear layer to two quantized stages.
@@ -284,8 +302,8 @@ def compress_linear(
     ----------
     W : array_like, shape (outputs, inputs)
         The matrix.
-    rate, rank, bits, method, rng, axis, rule, slack, sweeps, restarts, bias, callback
-        As in :func:`compress_conv`.
+    rate, rank, bits, method, rng, axis, rule, slack, sweeps, restarts, bias, second_moment, callback
+        As in :func:`compress_conv`; the second moment has shape (inputs, inputs).
 
     Returns
     -------
@@ -324,18 +342,32 @@ def compress_linear(
         "sweeps": sweeps,
         "restarts": restarts,
     }
-    fit = _fit(X, rate, rank, bits, callback=callback, **options)
-    return CPLinear(fit.cp, fit.error, fit, method, b)
+    fit, cp, errors = _fit(X, (rate, rank, bits), second_moment, callback, **options)
+    return CPLinear(cp, errors[0], fit, method, b, errors[1])
 
 
-def _fit(X: Array, rate: Any, rank: int | None, bits: int | Grid, **options: Any) -> QuantizedFit:
+def _fit(
+    X: Array,
+    size: tuple[Any, int | None, int | Grid],
+    S: ArrayLike | None,
+    callback: StageCallback | None,
+    **options: Any,
+) -> tuple[QuantizedFit, QuantizedCP, tuple[float, float | None]]:
+    """Return what the method found, the tensor for the layer, and its two errors."""
+    rate, rank, bits = size
     if (rate is None) == (rank is None):
         raise ValueError("rate, rank: expected exactly one of them; the rate fixes the rank")
     if rank is None:
         rank = rank_for_rate(X.shape, rate)
     grid = bits if isinstance(bits, Grid) else Grid(bits)
+    if S is not None:  # refuse it before fitting
+        S, grid = _check_moment(S, X.shape, "second_moment"), _check_rows_grid(grid)
     with one_blas_thread():
-        return factorize(X, rank, grid, **options)
+        fit = factorize(X, rank, grid, callback=callback, **options)
+        if S is None:
+            return fit, fit.cp, (fit.error, None)
+        found = polish_output(X, fit.cp, S, callback=_stage(callback, "output"))
+    return fit, found.cp, (found.error, found.output_error)
 
 
 class _Pin:

@@ -60,6 +60,12 @@ __all__ = [
     "mttkrp",
     "nearest_plane",
     "number",
+    "output_normal",
+    "output_part",
+    "output_polish",
+    "output_product",
+    "output_row",
+    "output_sweep",
     "pareto",
     "partial_error",
     "percentile",
@@ -78,6 +84,7 @@ __all__ = [
     "ridge",
     "rounded",
     "row_objective",
+    "second_moment",
     "sensitivity",
     "shape_of",
     "solve",
@@ -811,6 +818,120 @@ def kernel_to_tensor(W: Nested) -> Nested:
     for o, c, *i in indices((outputs, channels, *kernel)):
         X[o][c][number(i, kernel)] = at(W[o][c], i)
     return X
+
+
+# --- output ---------------------------------------------------------------------------------------
+
+
+def second_moment(x: Nested, kernel_size: Any, **options: Any) -> Nested:
+    """Spell out :eq:`output-moment`; kernels with a single one pick the entries of patches."""
+    images, channels, *sides = shape_of(x)
+    kernel = [kernel_size] * len(sides) if isinstance(kernel_size, int) else kernel_size
+    shape = (channels, *kernel)
+    size = len(list(indices(shape)))
+    y = conv(x, build((size, *shape), lambda p, *i: int(number(i, shape) == p)), **options)
+    places = list(indices((images, *shape_of(y)[2:])))
+
+    def entry(p: int, q: int) -> Any:
+        return sum(at(y[n][p], u) * at(y[n][q], u) for n, *u in places) / len(places)
+
+    return build((size, size), entry)
+
+
+def output_product(D: Nested, S: Matrix, E: Nested) -> Any:
+    """Spell out :eq:`output-error` for two changes of a kernel, or one given twice."""
+    left, right = unfold(D, 0), unfold(E, 0)
+    total = 0
+    for i, p, q in indices((len(left), len(S), len(S))):
+        total = total + left[i][p] * S[p][q] * right[i][q]
+    return total
+
+
+def output_normal(
+    X: Nested,
+    factors: Sequence[Matrix],
+    S: Matrix,
+    mode: int,
+    directions: Sequence[Matrix],
+    rest: Matrix,
+) -> tuple[list[Any], Nested]:
+    """Return both terms of the problem of a factor that is ``rest`` and a sum of directions."""
+
+    def tensor(A: Matrix) -> Nested:
+        return reconstruct([A if n == mode else B for n, B in enumerate(factors)])
+
+    parts, fixed = [tensor(E) for E in directions], tensor(rest)
+    left = build(shape_of(X), lambda *index: at(X, index) - at(fixed, index))
+    linear = [output_product(left, S, P) for P in parts]
+    return linear, [[output_product(P, S, Q) for Q in parts] for P in parts]
+
+
+def output_row(
+    X: Nested, factors: Sequence[Matrix], S: Matrix, mode: int, row: int
+) -> tuple[list[Any], Nested]:
+    """Spell out :eq:`output-normal` and :eq:`output-row`: one direction per entry of the row."""
+    A = factors[mode]
+    shape = shape_of(A)
+    units = [build(shape, lambda i, s: int((i, s) == (row, r))) for r in range(shape[1])]  # noqa: B023
+    return output_normal(
+        X, factors, S, mode, units, build(shape, lambda i, s: 0 if i == row else A[i][s])
+    )
+
+
+def output_sweep(X: Nested, factors: Sequence[Matrix], S: Matrix) -> Nested:
+    """Solve for every row once, each with the ones before it already new."""
+    new: list[Any] = [list(A) for A in factors]
+    for mode, A in enumerate(new):
+        for row in range(len(A)):
+            linear, quadratic = output_row(X, new, S, mode, row)
+            A[row] = solve(quadratic, [linear])[0]
+    return new
+
+
+def output_part(
+    X: Nested, factors: Sequence[Matrix], S: Matrix, mode: int, V: Matrix, places: Nested
+) -> tuple[Any, Any]:
+    """Return both terms of the problem of the number that multiplies some entries of ``V``."""
+    A = factors[mode]
+    one = build(shape_of(A), lambda *index: at(V, index) if index in places else 0)
+    rest = build(shape_of(A), lambda *index: 0 if index in places else at(A, index))
+    (linear,), ((quadratic,),) = output_normal(X, factors, S, mode, [one], rest)
+    return linear, quadratic
+
+
+def output_polish(
+    X: Nested, codes: Sequence[Matrix], scales: Sequence[Nested], S: Matrix, grid: dict[str, Any]
+) -> tuple[Nested, Nested]:
+    """Try every level in every place once, and give each factor the scales of :eq:`output-scale`.
+
+    Returns codes and factors.
+    """
+    level = grid_levels(grid)
+    new: list[Any] = [[list(row) for row in k] for k in codes]
+    factors: list[Any] = [dequantize(k, s, grid=grid) for k, s in zip(new, scales, strict=True)]
+    for mode, (k, scale, A) in enumerate(zip(new, scales, factors, strict=True)):
+        rows, rank = shape_of(k)
+        steps = build((rows, rank), lambda *index: spread(scale, index))  # noqa: B023
+        every = list(indices((rows, rank)))
+        groups, by_row = [every], shape_of(scale) == (rows, 1)  # of entries with one scale
+        if by_row:
+            groups = [[index for index in every if index[0] == i] for i in range(rows)]
+        elif shape_of(scale) == (1, rank):
+            groups = [[index for index in every if index[1] == r] for r in range(rank)]
+        for i, r in every:
+            linear, quadratic = output_part(X, factors, S, mode, steps, [(i, r)])
+            cost = {c: v * (v * quadratic - 2 * linear) for c, v in level.items()}
+            present = k[i][r]
+            k[i][r] = min(cost, key=lambda c: (cost[c], c != present))
+            A[i][r] = steps[i][r] * level[k[i][r]]
+            # The scale of a row is chosen before the next row, any other one after all rows.
+            due = groups[i : i + 1] if by_row else groups
+            for group in due if (i, r) == due[-1][-1] else []:
+                levels = dequantize(k, 1, grid=grid)
+                linear, quadratic = output_part(X, factors, S, mode, levels, group)
+                for j, s in group if linear > 0 and quadratic > 0 else []:
+                    A[j][s] = linear / quadratic * levels[j][s]
+    return new, factors
 
 
 # --- integer --------------------------------------------------------------------------------------

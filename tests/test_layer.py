@@ -21,6 +21,7 @@ from qcp_ref import (
     cp_conv_bound,
     rank_for_rate,
     rounding_bound,
+    second_moment,
 )
 
 THIS = sys.modules[__name__]
@@ -118,6 +119,42 @@ def test_dilation_and_strides_per_axis_reach_the_convolution():
     layer = compress_conv(W, rank=3, method="als-round", **options)
     x = np.random.default_rng(10).standard_normal((2, 3, 7, 6))
     assert np.allclose(layer.forward(x), conv2d(x, layer.kernel(), **options), rtol=0, atol=1e-12)
+
+
+@settings(max_examples=15)
+@given(seeds, st.integers(1, 4), st.sampled_from([None, 0, 1]))
+def test_a_second_moment_never_makes_the_error_of_the_output_larger(seed, rank, axis):
+    W, place = kernel(seed), {"stride": (1, 2), "padding": 1}
+    x = np.random.default_rng([seed, 49]).random((3, 3, 6, 5))
+    S = second_moment(x, W.shape[2:], **place)
+    options = {"rank": rank, "rng": seed, "axis": axis, "method": "als-round", **place}
+    plain, stages = compress_conv(W, **options), set()
+    layer = compress_conv(
+        W, second_moment=S, callback=lambda stage, *_: stages.add(stage), **options
+    )
+    y = conv2d(x, W, **place)
+    errors = [np.linalg.norm(each.forward(x) - y) / np.linalg.norm(y) for each in (layer, plain)]
+    assert np.isclose(layer.output_error, errors[0], rtol=1e-9)
+    assert errors[0] <= errors[1] * (1 + 1e-9)
+    assert layer.fit.error == plain.error and plain.output_error is None
+    assert np.isclose(layer.error, np.linalg.norm(W - layer.kernel()) / np.linalg.norm(W))
+    assert stages == {"als", "output"}
+
+
+def test_a_second_moment_improves_linear_layers_and_is_checked_first():
+    M, x = kernel(4)[:, :, 0, 0], np.random.default_rng(5).random((50, 3))
+    S = second_moment(x[:, :, None], 1)
+    assert np.allclose(S, x.T @ x / 50, rtol=1e-13)
+    layer = compress_linear(M, rank=2, method="als-round", second_moment=S)
+    error = np.linalg.norm(layer.forward(x) - x @ M.T) / np.linalg.norm(x @ M.T)
+    assert np.isclose(layer.output_error, error, rtol=1e-9)
+    for moment, bits, message in (
+        (np.eye(4), 4, r"second_moment: expected shape \(3, 3\)"),
+        (-np.eye(3), 4, "second_moment: .* a negative diagonal"),
+        (S, Grid(4, kind="log2"), "grid: expected levels in equal steps"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            compress_linear(M, rank=2, bits=bits, second_moment=moment, callback=lambda *_: 1 / 0)
 
 
 def test_later_changes_of_the_callers_arrays_do_not_show():
