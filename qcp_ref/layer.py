@@ -293,8 +293,8 @@ def compress_linear(
     sweeps: int | None = None,
     restarts: int | None = None,
     bias: ArrayLike | None = None,
-    second_moment: ArrayLike | None = None,
     callback: StageCallback | None = None,
+    second_moment: ArrayLike | None = None,
 ) -> CPLinear:
     """Compress the matrix of a linear layer to two quantized stages.
 
@@ -302,8 +302,10 @@ def compress_linear(
     ----------
     W : array_like, shape (outputs, inputs)
         The matrix.
-    rate, rank, bits, method, rng, axis, rule, slack, sweeps, restarts, bias, second_moment, callback
-        As in :func:`compress_conv`; the second moment has shape (inputs, inputs).
+    rate, rank, bits, method, rng, axis, rule, slack, sweeps, restarts, bias, callback
+        As in :func:`compress_conv`.
+    second_moment : array_like, shape (inputs, inputs), optional
+        As in :func:`compress_conv`.
 
     Returns
     -------
