@@ -55,7 +55,7 @@ def test_bad_values_are_reported_in_one_line(arguments, message, tmp_path, capsy
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["demo", "--method", "best"], ["demo", "--bits", "four"]]
+    "arguments", [[], ["demo", "--method", "worst"], ["demo", "--bits", "four"]]
 )
 def test_unknown_options_end_with_usage(arguments, capsys):
     with pytest.raises(SystemExit) as ended:
@@ -68,7 +68,7 @@ def test_help_names_the_defaults(capsys):
     with pytest.raises(SystemExit):
         cli.main(["demo", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    for default in ("default: 2", "default: 4", "default: authors", "default: 0"):
+    for default in ("default: 2", "default: 4", "default: best", "default: 0"):
         assert default in text
 
 

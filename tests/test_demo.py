@@ -9,6 +9,14 @@ from qcp_ref import Grid, compress_conv, conv2d, conv_costs, project, rank_for_r
 from qcp_ref.app import demo, network
 from qcp_ref.app.files import load_compressed
 from qcp_ref.app.network import load_network
+from qcp_ref.search import METHODS
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs_once_and_the_chosen_one_last(method):
+    methods = demo.Settings(method=method).methods
+    assert methods[-1] == method
+    assert sorted(methods) == sorted({"als-round", "authors", method})
 
 
 def test_results_are_written_and_repeat_what_was_computed(demo_result):
@@ -17,17 +25,36 @@ def test_results_are_written_and_repeat_what_was_computed(demo_result):
     assert stored == json.loads(json.dumps(result.as_json()))
     assert {row["name"] for row in stored["layers"]} == {"block1.conv1"}
     assert stored["accuracy"]["float"]["accuracy"] > 0.85
-    assert {stage for _, stage, _, _ in seen} == {"als", "epc", "admm", "done"}
+    stages = {(method, stage) for _, method, stage, _, _ in seen}
+    assert stages == {
+        *(("als-round", stage) for stage in ("als", "done")),
+        *(("authors", stage) for stage in ("als", "epc", "admm", "done")),
+        *(("best", stage) for stage in ("als", "epc", "polish", "done")),
+    }
+    methods = stored["layers"][0]["methods"]
+    assert list(methods) == ["als-round", "authors", "best"]
+    for method, row in methods.items():
+        sweeps = sum(
+            seen[1:3] == (method, "polish" if method == "best" else "admm") for seen in seen
+        )
+        assert len(row["history"]) == sweeps
+        assert row["error"] == pytest.approx(min(row["history"], default=row["error"]), rel=1e-9)
+        assert row["seconds"] > 0
+    assert [row["stop_reason"] for row in methods.values()][::2] == ["rounded", "converged"]
 
 
 def test_layer_results_are_those_of_the_book(demo_result):
     result, _ = demo_result
     (row,) = result.layers
     W = load_network()["block1.conv1.weight"].astype(float)
-    again = compress_conv(W, rate=2, bits=4, rng=0, stride=2, padding=1)
-    assert row.layer.error == again.error
-    assert row.layer.rank == rank_for_rate((32, 16, 9), 2)
-    assert row.rounded.error > row.layer.error > row.layer.fit.start_error
+    for method, layer in row.methods.items():
+        again = compress_conv(W, rate=2, bits=4, method=method, rng=0, stride=2, padding=1)
+        assert layer.error == again.error
+        assert layer.method == method
+        assert layer.rank == rank_for_rate((32, 16, 9), 2)
+    rounded, authors = row.others.values()
+    assert rounded.error > authors.error > row.layer.error > row.float_error
+    assert row.float_error == rounded.fit.start_error
     for label, kernel in row.dense.items():
         levels = [len(np.unique(part)) for part in (kernel, *kernel)]
         assert max(levels[1:]) <= 4
@@ -67,11 +94,12 @@ def test_accuracies_are_measured_after_recalibration(demo_result):
     result, _ = demo_result
     (row,) = result.layers
     images, floats = network.load_images(), load_network()
-    layers = {row.name: row.layer.forward}
-    adapted = network.recalibrate(floats, images.calibration_images[::10], layers=layers)
-    logits = network.predict(adapted, images.test_images[:200], layers=layers)
-    correct = (logits.argmax(axis=1) == images.test_labels[:200]).mean()
-    assert result.accuracy["authors"]["accuracy"] == correct
+    for method, layer in row.methods.items():
+        layers = {row.name: layer.forward}
+        adapted = network.recalibrate(floats, images.calibration_images[::10], layers=layers)
+        logits = network.predict(adapted, images.test_images[:200], layers=layers)
+        correct = (logits.argmax(axis=1) == images.test_labels[:200]).mean()
+        assert result.accuracy[method]["accuracy"] == correct
     unadapted = network.predict(floats, images.test_images[:200], layers=layers)
     assert not np.array_equal(unadapted, logits)
 
@@ -91,7 +119,7 @@ def test_dense_rivals_are_the_better_projection_of_the_kernel(demo_result):
 def test_bops_follow_the_equal_cost_identity(demo_result):
     result, _ = demo_result
     bops = result.network_bops
-    assert bops["authors"] == bops["als-round"]
+    assert bops["best"] == bops["authors"] == bops["als-round"]
     kernel = result.layers[0]
     other = bops["authors"] - kernel.cost.bops
     # 2-bit dense against 4-bit factors at rate 2: equal up to the stride and the floor in the rank
@@ -106,10 +134,10 @@ def test_dense_bits_are_the_floor_and_ceiling_of_the_equal_cost():
     assert {bits for bits, _ in demo.dense_labels(demo.Settings(rate="8", bits=4)).values()} == {1}
 
 
-@pytest.mark.parametrize("stage", ["als", "epc", "admm", "measuring"])
+@pytest.mark.parametrize("stage", ["als", "epc", "admm", "polish", "measuring"])
 @pytest.mark.usefixtures("small_demo")
 def test_an_interrupt_ends_the_run_and_leaves_no_half_file(tmp_path, stage):
-    def progress(layer, at, sweep, figure):
+    def progress(layer, method, at, sweep, figure):
         if at == stage:
             raise KeyboardInterrupt
 
@@ -120,6 +148,18 @@ def test_an_interrupt_ends_the_run_and_leaves_no_half_file(tmp_path, stage):
     with pytest.raises(KeyboardInterrupt):
         demo.run(settings, progress, announce)
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.usefixtures("small_demo")
+def test_the_number_of_threads_does_not_show(demo_result, monkeypatch, tmp_path):
+    result, _ = demo_result
+    monkeypatch.setattr(demo, "THREADS", 1)
+    alone = demo.run(demo.Settings(out=tmp_path), lambda *a: None, lambda text: None)
+    assert alone.accuracy == result.accuracy
+    for method, layer in alone.layers[0].methods.items():
+        other = result.layers[0].methods[method]
+        assert layer.error == other.error
+        assert all(map(np.array_equal, layer.cp.codes, other.cp.codes))
 
 
 def test_bad_settings_are_refused(tmp_path, small_demo):

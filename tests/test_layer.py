@@ -186,19 +186,39 @@ def test_float32_input_gives_float32_output_and_float64_stays():
     assert linear.forward(x[0, :, :, 0].T.astype(np.float32)).dtype == np.float32
 
 
-def test_grid_axis_and_callback_reach_the_solver():
-    W = kernel(5, (6, 5, 3, 3))
-    stages = set()
+@pytest.mark.parametrize(
+    ("options", "stages"),
+    [
+        ({}, ["als", "epc", "polish"]),
+        ({"method": "best", "sweeps": 20, "restarts": 2}, ["als", "epc", "polish"]),
+        ({"method": "sequential"}, ["als", "epc", "polish"]),
+        ({"method": "authors"}, ["als", "epc", "admm"]),
+        ({"method": "als-round"}, ["als"]),
+    ],
+)
+def test_grid_axis_and_callback_reach_the_solver(options, stages):
+    W, calls = kernel(5, (6, 5, 3, 3)), []
     layer = compress_conv(
         W,
         rank=4,
         bits=Grid(3, mid_rise=True),
         axis=1,
-        callback=lambda stage, sweep, figure: stages.add(stage),
+        callback=lambda stage, sweep, figure: calls.append((stage, sweep)),
+        **options,
     )
-    assert stages == {"als", "epc", "admm"}
+    assert list(dict.fromkeys(stage for stage, _ in calls)) == stages
+    assert sum(call == ("als", 0) for call in calls) == options.get("restarts", 1)
+    assert layer.method == options.get("method", "best")
     assert layer.cp.grid == Grid(3, mid_rise=True)
     assert layer.cp.scales[0].shape == (1, 4)
+
+
+def test_slack_and_sweeps_reach_the_solver():
+    W = kernel(5, (6, 5, 3, 3))
+    plain = compress_conv(W, rank=4, method="authors")
+    assert compress_conv(W, rank=4, method="authors", slack=0.3).error != plain.error
+    few, many = (compress_conv(W, rank=4, sweeps=sweeps).fit.history for sweeps in (3, 30))
+    assert len(few.error) < len(many.error)
 
 
 def test_zero_and_constant_kernels_are_defined():
@@ -224,7 +244,8 @@ def test_bad_input_is_refused():
     for options, message in (
         ({}, "rate, rank: expected exactly one"),
         ({"rate": 2, "rank": 3}, "rate, rank: expected exactly one"),
-        ({"rank": 2, "method": "best"}, "method: expected one of"),
+        ({"rank": 2, "method": "worst"}, "method: expected one of"),
+        ({"rank": 2, "method": "authors", "sweeps": 9}, "sweeps: expected None with method 'auth"),
         ({"rank": 0}, "rank: expected at least 1"),
         ({"rank": 2, "bits": 17}, "bits: expected 1 to 16"),
         ({"rank": 2, "slack": -1}, "slack: expected at least 0"),

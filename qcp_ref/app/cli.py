@@ -29,17 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="compress the bundled network and check the result",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    demo.add_argument("--rate", default="2", help="parameter reduction of each kernel")
-    demo.add_argument(
-        "--bits", type=int, default=4, help="bits of each weight, 1 to 16; slow above 10"
-    )
-    demo.add_argument(
-        "--method", choices=METHODS, default="authors", help="how factors get on the grid"
-    )
-    demo.add_argument("--seed", type=int, default=0, help="seed of the solver's start")
-    demo.add_argument(
-        "--out", type=Path, default=Path("qcp-ref-out"), help="folder for the results"
-    )
+    option = demo.add_argument
+    option("--rate", default="2", help="parameter reduction of each kernel")
+    option("--bits", type=int, default=4, help="bits of each weight, 1 to 16; slow above 10")
+    option("--method", choices=METHODS, default="best", help="shown beside als-round and authors")
+    option("--seed", type=int, default=0, help="seed of the solver")
+    option("--out", type=Path, default=Path("qcp-ref-out"), help="folder for the results")
     parsed = parser.parse_args(arguments)
     missing = [name for name in _EXTRA if find_spec(name) is None]
     if missing:

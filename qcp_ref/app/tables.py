@@ -1,68 +1,69 @@
 """What the demo shows in a terminal: a live display while it works, tables when it is done."""
 
-from typing import Any, Self
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from qcp_ref.app.demo import DemoResult, Settings
+from qcp_ref.app.demo import BASELINES, DemoResult, Settings
 from qcp_ref.app.network import KERNELS
 from qcp_ref.cost import Costs
 
 __all__ = ["Display", "tables"]
 
-# Share of a layer's bar at which each stage begins and ends, and how many sweeps it may take.
-_STAGES = {"als": (0, 10, 200), "epc": (10, 70, 500), "admm": (70, 100, 25)}
-_FIGURES = {"als": "error", "epc": "norm ratio", "admm": "error"}
+# Where each stage begins and ends on its method's share of a layer's bar (in tenths of a second for
+# a large layer), and after how many sweeps.
+_STAGES = {
+    "als-round": {"als": (0, 7, 200)},
+    "authors": {"als": (0, 7, 200), "epc": (7, 37, 500), "admm": (37, 42, 25)},
+    "sequential": {"als": (0, 3, 100), "epc": (3, 9, 100), "polish": (9, 13, 40)},
+    "best": {"als": (0, 3, 100), "epc": (3, 9, 100), "polish": (9, 22, 600)},
+}
+_ENDS = {method: max(stages.values())[1] for method, stages in _STAGES.items()}
 
 
-class Display:
+class Display(Progress):
     """One bar per layer; in a terminal it moves, elsewhere only its last state is printed."""
 
     def __init__(self, console: Console, settings: Settings) -> None:
         console.print(
             f"compressing {len(KERNELS)} kernels at rate {settings.rate}, {settings.bits} bits, "
-            f"method {settings.method}, seed {settings.seed}"
+            f"seed {settings.seed}, by {', '.join(settings.methods)}"
         )
-        self.bars = Progress(
-            TextColumn("{task.description:<14}"),
-            BarColumn(bar_width=30),
-            TextColumn("{task.fields[state]}"),
-            TimeElapsedColumn(),
-            console=console,
-        )
-        self.tasks: dict[str, TaskID] = {
-            name: self.bars.add_task(name, total=100, state="waiting", start=False)
+        self.method, self.total = settings.method, sum(_ENDS[m] for m in settings.methods)
+        name, state = TextColumn("{task.description:<12}"), TextColumn("{task.fields[state]}")
+        super().__init__(name, BarColumn(22), state, TimeElapsedColumn(), console=console)
+        self.bars = {
+            name: self.add_task(name, total=self.total, state="waiting", start=False)
             for name in KERNELS
         }
+        self.done = {name: dict.fromkeys(settings.methods, 0) for name in KERNELS}
+        self.errors: dict[str, dict[str, float]] = {name: {} for name in KERNELS}
 
-    def __enter__(self) -> Self:
-        self.bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bars.stop()
-
-    def progress(self, layer: str, stage: str, sweep: int, figure: float) -> None:
-        """Move one layer's bar; called from the threads that work."""
-        task = self.tasks[layer]
+    def progress(self, layer: str, method: str, stage: str, sweep: int, figure: float) -> None:
+        """Move one layer's bar; called from the threads that work, maybe by both at once."""
+        task, done, errors = self.bars[layer], self.done[layer], self.errors[layer]
         if stage == "done":
-            self.bars.update(task, completed=100, state=f"done, error {figure:.3f}")
-            self.bars.stop_task(task)
-            return
-        if stage == "als" and sweep == 0:
-            self.bars.start_task(task)
-        low, high, sweeps = _STAGES[stage]
-        done = low + (high - low) * min(1.0, (sweep + 1) / sweeps)
-        self.bars.update(
-            task, completed=done, state=f"{stage} {sweep + 1:3d}, {_FIGURES[stage]} {figure:.3f}"
-        )
+            place, state = _ENDS[method], f"{method} done, error {figure:.3f}"
+            errors[method] = figure
+        else:
+            low, high, sweeps = _STAGES[method][stage]
+            place = low + (high - low) * min(sweep + 1, sweeps) // sweeps
+            measured = "norm ratio" if stage == "epc" else "error"
+            state = f"{method} {stage} {sweep + 1}, {measured} {figure:.3f}"
+        self.start_task(task)
+        self.update(task, advance=place - done[method], state=state)
+        done[method] = place
+        if len(errors) == len(done):
+            state = f"done, error {errors[self.method]:.3f} by {self.method}"
+            self.update(task, completed=self.total, state=state)
+            self.stop_task(task)
 
     def announce(self, text: str) -> None:
         """Add a line for work that has no layers."""
-        self.bars.add_task(text, total=None, state="")
+        self.add_task(text, total=None, state="")
 
 
 def tables(result: DemoResult) -> list[Table]:
@@ -72,7 +73,7 @@ def tables(result: DemoResult) -> list[Table]:
 
 
 def _table(title: str, caption: str, first: str, *headings: str) -> Table:
-    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=0)
+    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=0, min_width=64)
     table.add_column(first, no_wrap=True)
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
@@ -80,21 +81,22 @@ def _table(title: str, caption: str, first: str, *headings: str) -> Table:
 
 
 def _error_table(result: DemoResult) -> Table:
-    settings = result.settings
+    methods, chosen = result.settings.methods, result.settings.method
+    other = "" if chosen in BASELINES else f"; {chosen}: beyond the paper"
     table = _table(
-        f"relative error of each kernel, factors of {settings.bits} bits",
-        "float CP: least squares, the same rank without quantization",
+        f"relative error of each kernel, factors of {result.settings.bits} bits",
+        "float CP: least squares, not quantized; als-round: the same, rounded; "
+        f"authors: their code's recipe{other}",
         "layer",
-        *("kernel", "rank", "float CP", "als-round", settings.method),
+        *("kernel", "rank", "float CP", *methods),
     )
     for row in result.layers:
         table.add_row(
             row.name,
             "x".join(map(str, row.layer.kernel().shape)),
             str(row.layer.rank),
-            f"{row.layer.fit.start_error:.3f}",
-            f"{row.rounded.error:.3f}",
-            f"{row.layer.error:.3f}",
+            f"{row.float_error:.3f}",
+            *(f"{row.methods[method].error:.3f}" for method in methods),
         )
     return table
 
@@ -102,8 +104,8 @@ def _error_table(result: DemoResult) -> Table:
 def _dense_table(result: DemoResult) -> Table:
     table = _table(
         "the same for the kernel itself, rounded to bits / rate bits",
-        "as many weight bits, and at stride 1 as many BOPs; the better of full and\n"
-        "mid-rise grid; /ch: one scale per output channel",
+        "as many weight bits, and at stride 1 as many BOPs; "
+        "the better of full and mid-rise grid; /ch: one scale per output channel",
         "layer",
         *result.layers[0].dense_errors,
     )
@@ -113,17 +115,20 @@ def _dense_table(result: DemoResult) -> Table:
 
 
 def _cost_table(result: DemoResult) -> Table:
+    *others, chosen = result.settings.methods
+    seconds = {m: sum(row.seconds[m] for row in result.layers) for m in (*others, chosen)}
     table = _table(
-        "cost of each kernel, factorized / float",
-        "seconds: both methods and the dense quantizers, two layers at a time",
+        "cost of each kernel, factorized / float, the same for all methods",
+        f"s: seconds of {chosen}, two jobs at a time; "
+        f"in all, {', '.join(f'{m} took {seconds[m]:.1f}' for m in others)}",
         "layer",
         *("parameters", "MACs", "BOPs", "bytes", "s"),
     )
     for row in result.layers:
-        table.add_row(row.name, *_costs(row.cost, row.dense_cost), f"{row.seconds:.1f}")
+        figures = _costs(row.cost, row.dense_cost)
+        table.add_row(row.name, *figures, f"{row.seconds[chosen]:.1f}")
     table.add_section()
-    seconds = sum(row.seconds for row in result.layers)
-    table.add_row("all", *_costs(result.cost, result.dense_cost), f"{seconds:.1f}")
+    table.add_row("all", *_costs(result.cost, result.dense_cost), f"{seconds[chosen]:.1f}")
     return table
 
 
@@ -135,7 +140,8 @@ def _costs(cost: Costs, dense: Costs) -> list[str]:
 def _accuracy_table(result: DemoResult) -> Table:
     table = _table(
         "accuracy on 2,000 test images, batch norm recalibrated on 1,000",
-        "BOPs as the authors count them, at 8-bit activations;\naccuracy with float32 activations",
+        "an interval that holds 0 shows no difference; BOPs as the authors count "
+        "them, at 8-bit activations; accuracy with float32 activations",
         "network",
         *("accuracy", "change", "95 % interval", "BOPs", "of float"),
     )
