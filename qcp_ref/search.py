@@ -16,6 +16,7 @@ Simplified: the noise falls on a straight line; no moves of several codes at onc
 Checked by tests/test_search.py.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,7 +59,17 @@ from qcp_ref.rows import (
 )
 from qcp_ref.tensor import gram, mttkrp, mttkrp_sweep, unfold
 
-__all__ = ["Certificate", "Prediction", "certify", "factorize", "orient", "polish", "predict_error"]
+__all__ = [
+    "Certificate",
+    "Prediction",
+    "SlackSearch",
+    "certify",
+    "choose_slack",
+    "factorize",
+    "orient",
+    "polish",
+    "predict_error",
+]
 
 METHODS = ("als-round", "authors", "sequential", "best")
 _SLACK = {"als-round": 0.0, "authors": 0.0, "sequential": 0.1, "best": 0.3}
@@ -79,6 +90,20 @@ class Prediction(NamedTuple):
 
     expected: float
     bound: float
+
+
+class SlackSearch(NamedTuple):
+    """Result of :func:`choose_slack`.
+
+    ``slack`` is the best of ``slacks``, ``error`` the relative error found from it and ``start``
+    the corrected tensor; ``errors`` are those of all slacks.
+    """
+
+    slack: float
+    error: float
+    start: CP
+    slacks: tuple[float, ...]
+    errors: tuple[float, ...]
 
 
 class Certificate(NamedTuple):
@@ -225,6 +250,78 @@ def _excess(A: Array) -> Array:
     long, short = np.maximum(A.max(axis=0), 0), np.maximum(-A.min(axis=0), 0)
     size = np.maximum(long, short)
     return np.asarray((short - long) / np.where(size > 0, size, 1.0))
+
+
+def choose_slack(
+    X: ArrayLike,
+    cp: CP,
+    grid: Grid,
+    *,
+    slacks: Sequence[float] = (0.0, 0.03, 0.1, 0.3, 1.0),
+    axis: int | None = None,
+    sweeps: int = 60,
+    rng: Rng = 0,
+) -> SlackSearch:
+    """Find the slack of error-preserving correction after which quantization leaves least error.
+
+    Parameters
+    ----------
+    X : array_like, shape (I_0, ..., I_{d-1})
+        The tensor that ``cp`` approximates.
+    cp : CP
+        A float fit, usually from :func:`qcp_ref.als.cp_als`.
+    grid : Grid
+        The grid; any with equal steps.
+    slacks : sequence of float
+        What is tried; those that would let the zero tensor in are passed over.
+    axis : {None, 0, 1}
+        One scale per factor, per row or per column.
+    sweeps : int
+        Sweeps with noise by which each start is judged; with 0 only descent follows.
+    rng : int or numpy.random.Generator
+        Source of the noise; an int gives each trial the same.
+
+    Returns
+    -------
+    SlackSearch
+        The best slack (the first of equally good ones), the corrected tensor that belongs to it,
+        and the slacks tried with their errors.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For unusable arrays or options, and if no slack is left to be tried.
+
+    Notes
+    -----
+    Problem :eq:`epc-problem`, judged by :eq:`search-noise` [beyond the paper].
+
+    **Laws**
+
+    - none of the slacks tried has a smaller error than the one returned
+    - each trial is what correction, rounding and a short search give by hand
+
+    Examples
+    --------
+    >>> from qcp_ref import Grid, choose_slack, cp_als, random_cp, reconstruct
+    >>> X = reconstruct(random_cp((6, 6, 6), 8, rng=1))
+    >>> found = choose_slack(X, cp_als(X, 6, rng=2).cp, Grid(4), slacks=(0.0, 0.2))
+    >>> found.slack in (0.0, 0.2), found.error == min(found.errors)
+    (True, True)
+    """
+    X, error = check_tensor(X), relative_error(X, cp)
+    tried = [check_real(slack, "slacks", minimum=0.0) for slack in slacks]
+    tried = [slack for slack in tried if slack == 0 or (1 + slack) * error < 1]
+    if not tried:
+        raise ValueError(f"slacks: expected some below {1 / error - 1:.3g}, got {list(slacks)}")
+    starts, errors = [], []
+    for slack in tried:
+        start = orient(epc(X, cp, slack=slack, max_sweeps=_START_SWEEPS).cp, grid)
+        fit = polish(X, quantize_cp(start, grid, axis=axis), noise=_NOISE, sweeps=sweeps, rng=rng)
+        starts.append(start)
+        errors.append(fit.error)
+    best = int(np.argmin(errors))
+    return SlackSearch(tried[best], errors[best], starts[best], tuple(tried), tuple(errors))
 
 
 def polish(
@@ -467,7 +564,7 @@ def factorize(
     rule : str
         How scales are chosen first, see :func:`qcp_ref.grid.choose_scale`.
     slack : float, optional
-        Slack of the correction, see :func:`qcp_ref.epc.epc`: by default 0.3 for 'best' and 0.1 for
+        Slack of the correction, see :func:`choose_slack`: by default 0.3 for 'best' and 0.1 for
         'sequential', or half of what there is room for, and 0 for 'authors'.
     sweeps, restarts : int, optional
         Of 'best' only: sweeps with noise (default 600), and runs from different starts, of which

@@ -18,6 +18,7 @@ from qcp_ref import (
     QuantizedCP,
     balance,
     certify,
+    choose_slack,
     cp_als,
     factorize,
     loops,
@@ -292,6 +293,34 @@ def test_symmetric_grids_leave_signs_alone_and_the_odd_one_costs_least():
     assert signs == [-1.0, 2.0 / 2.0, -1.0]  # 2 and 1.9 differ least, so that column is turned
 
 
+# --- the slack ------------------------------------------------------------------------------------
+
+
+@settings(max_examples=10)
+@given(seeds, grids, axes)
+def test_the_slack_returned_is_the_best_of_those_tried(seed, grid, axis):
+    X = random_tensor(seed, (4, 3, 5))
+    cp = cp_als(X, 3, rng=seed, max_sweeps=30).cp
+    found = choose_slack(X, cp, grid, slacks=(0.0, 0.1, 0.4), axis=axis, sweeps=5, rng=seed)
+    assert found.error == min(found.errors) == found.errors[found.slacks.index(found.slack)]
+    for slack, error in zip(found.slacks, found.errors, strict=True):
+        start = orient(right.epc(X, cp, slack=slack, max_sweeps=100).cp, grid)
+        rounded = quantize_cp(start, grid, axis=axis)
+        assert polish(X, rounded, noise=0.35, sweeps=5, rng=seed).error == error
+    grown = 1 + found.slack
+    assert relative_error(X, found.start) <= grown * relative_error(X, cp) * (1 + 1e-6)
+
+
+def test_a_slack_with_room_for_the_zero_tensor_is_passed_over():
+    X = random_tensor(7, (4, 4, 4))
+    cp = cp_als(X, 1, rng=1).cp  # its error is above one half
+    assert choose_slack(X, cp, Grid(4), slacks=(0.0, 50.0), sweeps=0).slacks == (0.0,)
+    with pytest.raises(ValueError, match="slacks: expected some below"):
+        choose_slack(X, cp, Grid(4), slacks=(50.0,))
+    with pytest.raises(ValueError, match="slacks: expected at least 0"):
+        choose_slack(X, cp, Grid(4), slacks=(-0.1,))
+
+
 # --- certificates ---------------------------------------------------------------------------------
 
 
@@ -480,6 +509,12 @@ def one_run(X, rank, grid, *, rng, restarts=1, **options):
     return right.factorize(X, rank, grid, rng=rng + restarts, **options)
 
 
+def first_slack(X, cp, grid, **options):
+    """Takes the first slack, not the best one."""
+    found = right.choose_slack(X, cp, grid, **options)
+    return found._replace(slack=found.slacks[0], error=found.errors[0])
+
+
 def optimist(X, cp, grid, **options):
     found = right.predict_error(X, cp, grid, **options)
     return found._replace(bound=found.expected)
@@ -508,6 +543,7 @@ def boastful(X, q, **options):
         (test_with_noise_the_best_iterate_is_returned, {"polish": last_iterate}),
         (test_converged_means_that_no_single_code_can_be_better, {"polish": impatient}),
         (test_restarts_are_never_worse, {"factorize": one_run}),
+        (test_the_slack_returned_is_the_best_of_those_tried, {"choose_slack": first_slack}),
         (test_rounding_stays_below_its_guarantee, {"predict_error": optimist}),
         (test_errors_are_as_expected_on_average, {"predict_error": forgets_ends}),
         (test_signs_are_turned_in_pairs_to_the_longer_side, {"orient": single_flips}),
