@@ -86,7 +86,7 @@ def _error_table(result: DemoResult) -> Table:
     table = _table(
         f"relative error of each kernel, factors of {result.settings.bits} bits",
         "float CP: least squares, not quantized; als-round: the same, rounded; "
-        f"authors: their code's recipe{other}",
+        f"authors: as their code does it{other}",
         "layer",
         *("kernel", "rank", "float CP", *methods),
     )
@@ -140,8 +140,8 @@ def _costs(cost: Costs, dense: Costs) -> list[str]:
 def _accuracy_table(result: DemoResult) -> Table:
     table = _table(
         "accuracy on 2,000 test images, batch norm recalibrated on 1,000",
-        "an interval that holds 0 shows no difference; BOPs as the authors count "
-        "them, at 8-bit activations; accuracy with float32 activations",
+        "intervals that hold 0 show no difference; BOPs as the authors count "
+        "them, with 8-bit activations; accuracy with float32 ones",
         "network",
         *("accuracy", "change", "95 % interval", "BOPs", "of float"),
     )
