@@ -26,17 +26,23 @@ from qcp_ref.ranges import Histogram, activation_scale, histogram_error, histogr
 from qcp_ref.admm import ADMMResult, admm
 from qcp_ref.epc import EPCFit, EPCHistory, EPCUpdate, epc, epc_update, sensitivity
 from qcp_ref.rows import RowFit, refit_scale, solve_rows
-from qcp_ref.qcp import QuantizedCP, QuantizedFit, QuantizedHistory, ao_admm, quantize_cp
+from qcp_ref.qcp import (
+    Prediction,
+    QuantizedCP,
+    QuantizedFit,
+    QuantizedHistory,
+    ao_admm,
+    orient,
+    predict_error,
+    quantize_cp,
+)
 from qcp_ref.search import (
     Certificate,
-    Prediction,
     SlackSearch,
     certify,
     choose_slack,
     factorize,
-    orient,
     polish,
-    predict_error,
 )
 from qcp_ref.conv import (
     conv1d,

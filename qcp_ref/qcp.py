@@ -5,9 +5,10 @@ others are fixed :eq:`qcp-problem`. The grids are not given: their scales are ch
 projection itself, anew at every step, once a sweep, or never (the refit policy). Duals survive from
 sweep to sweep.
 
-The method of the authors' code is :func:`factorize` with ``method="authors"``: least squares,
-error-preserving correction, AO-ADMM. Its error is not monotone; the best iterate is what comes
-back. ``method="als-round"`` is what it has to beat.
+The method of the authors' code is least squares, error-preserving correction, AO-ADMM. Its error
+is not monotone; the best iterate is what comes back. What it has to beat is rounding,
+:func:`quantize_cp`; :func:`orient` chooses signs for that, and :func:`predict_error` says before
+any rounding what it will cost. The next chapter has all methods by name.
 
 Simplified: one weight rule, no proximal term between sweeps; activations are not quantized here.
 
@@ -41,10 +42,13 @@ from qcp_ref.grid import _AFFINE, Grid, _check_grid, _off_grid, choose_scale, de
 from qcp_ref.tensor import gram, mttkrp_sweep
 
 __all__ = [
+    "Prediction",
     "QuantizedCP",
     "QuantizedFit",
     "QuantizedHistory",
     "ao_admm",
+    "orient",
+    "predict_error",
     "quantize_cp",
 ]
 
@@ -190,7 +194,7 @@ class QuantizedHistory(NamedTuple):
 
 
 class QuantizedFit(NamedTuple):
-    """Result of :func:`ao_admm` and :func:`factorize`.
+    """Result of :func:`ao_admm`, and of all methods of the next chapter.
 
     ``cp`` is the best iterate, ``error`` its relative error, ``relaxed`` the float factors that it
     was rounded from (the last ``T`` of ADMM, gathered around the levels), ``start_error`` the
@@ -204,6 +208,17 @@ class QuantizedFit(NamedTuple):
     start_error: float
     history: QuantizedHistory
     stop_reason: str
+
+
+class Prediction(NamedTuple):
+    """Result of :func:`predict_error`.
+
+    ``expected`` is the root of the mean squared relative error if rounding errors were random,
+    ``bound`` a relative error that rounding cannot exceed.
+    """
+
+    expected: float
+    bound: float
 
 
 def quantize_cp(
@@ -255,6 +270,136 @@ def quantize_cp(
         codes.append(quantize(A, grid, scale.scale))
         scales.append(scale.scale)
     return QuantizedCP(codes, scales, grid)
+
+
+def predict_error(
+    X: ArrayLike, cp: CP, grid: Grid, *, axis: int | None = None, rule: str = "mse-exact"
+) -> Prediction:
+    """Predict the relative error of a CP tensor after its balanced factors are rounded.
+
+    Parameters
+    ----------
+    X : array_like, shape (I_0, ..., I_{d-1})
+        The tensor that ``cp`` approximates.
+    cp : CP
+        The float tensor.
+    grid : Grid
+        The grid; a uniform one.
+    axis : {None, 0, 1}
+        One scale per factor, per row or per column.
+    rule : str
+        How scales are chosen, see :func:`qcp_ref.grid.choose_scale`.
+
+    Returns
+    -------
+    Prediction
+        What is to be expected, and what is guaranteed.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If arguments are not of their kind, or the grid is not uniform.
+
+    Notes
+    -----
+    Equations :eq:`qcp-expected` and :eq:`qcp-guarantee` [derived]. What lies beyond the ends
+    of the grid counts with its true error in both.
+
+    **Laws**
+
+    - the error of ``quantize_cp`` is below the bound
+    - over random CP tensors it agrees with what is expected
+    - no scaling of the columns makes the expectation of a balanced tensor smaller
+
+    Examples
+    --------
+    >>> from qcp_ref import Grid, predict_error, quantize_cp, random_cp, reconstruct, relative_error
+    >>> cp = random_cp((32, 32, 9), 32, rng=1)
+    >>> X = reconstruct(cp)
+    >>> prediction = predict_error(X, cp, Grid(6))
+    >>> error = relative_error(X, quantize_cp(cp, Grid(6)).dequantize())
+    >>> error < prediction.bound, round(error / prediction.expected, 1)
+    (True, 1.0)
+    """
+    X = check_tensor(X)
+    if _check_grid(grid).kind not in ("uniform", "ternary"):
+        raise ValueError(f"grid: expected levels in equal steps around zero, got {grid}")
+    _refuse_zero_points(rule)
+    error, size = relative_error(X, cp), float(np.linalg.norm(X))
+    squares, noisy, longer = [], [], []
+    for A in balance(cp).factors:
+        scale = choose_scale(A, grid, rule=rule, axis=axis).scale
+        beyond = np.maximum(A - scale * grid.levels[-1], scale * grid.levels[0] - A)
+        variance = np.where(beyond > 0, beyond**2, scale**2 / 12)
+        most = np.maximum(beyond, scale / 2)
+        squares.append((A**2).sum(axis=0))
+        noisy.append(squares[-1] + variance.sum(axis=0))
+        longer.append(np.sqrt(squares[-1]) + np.sqrt((most**2).sum(axis=0)))
+    noise = float((np.prod(noisy, axis=0) - np.prod(squares, axis=0)).sum())
+    shift = float((np.prod(longer, axis=0) - np.sqrt(np.prod(squares, axis=0))).sum())
+    if size == 0:
+        return Prediction(0.0, 0.0)
+    return Prediction(float(np.sqrt(error**2 + noise / size**2)), error + shift / size)
+
+
+def orient(cp: CP, grid: Grid) -> CP:
+    """Choose the signs of the columns so that the longer side of the grid is used.
+
+    Parameters
+    ----------
+    cp : CP
+        The tensor.
+    grid : Grid
+        The grid of its factors.
+
+    Returns
+    -------
+    CP
+        The same tensor, with columns negated in pairs of modes.
+
+    Raises
+    ------
+    TypeError
+        If the arguments are no CP tensor and no grid.
+
+    Notes
+    -----
+    Equation :eq:`qcp-signs` [beyond the paper]. A full signed grid has one code more below zero
+    than above, so the entry of largest magnitude of a column is better negative. An even number of
+    columns of a component can be negated; where an odd number wants to be, the one with the least
+    difference between its two ends is left as it is.
+
+    **Laws**
+
+    - the tensor is the same, bit for bit
+    - at most one column of each component has its largest magnitude on the short side
+
+    Examples
+    --------
+    >>> from qcp_ref import CP, Grid, orient
+    >>> [A.ravel().tolist() for A in orient(CP([[[3.0], [1.0]], [[2.0], [1.0]]]), Grid(4)).factors]
+    [[-3.0, -1.0], [-2.0, -1.0]]
+    """
+    _check_grid(grid)
+    if not isinstance(cp, CP):
+        raise TypeError(f"cp: expected a CP tensor, got {type(cp).__name__}")
+    longer = -1.0 if -grid.levels[0] >= grid.levels[-1] else 1.0
+    # By how much the magnitude on the short side exceeds that on the long one, relatively.
+    excess = np.array([_excess(longer * A) for A in cp.factors])
+    flip = excess > 0
+    odd = flip.sum(axis=0) % 2 == 1
+    cheapest = np.abs(excess).argmin(axis=0)[odd]
+    flip[cheapest, np.flatnonzero(odd)] ^= True
+    if -grid.levels[0] == grid.levels[-1]:
+        flip[:] = False
+    signs = np.where(flip, -1.0, 1.0)
+    return CP([A * sign for A, sign in zip(cp.factors, signs, strict=True)], cp.weights)
+
+
+def _excess(A: Array) -> Array:
+    long, short = np.maximum(A.max(axis=0), 0), np.maximum(-A.min(axis=0), 0)
+    size = np.maximum(long, short)
+    return np.asarray((short - long) / np.where(size > 0, size, 1.0))
 
 
 def ao_admm(

@@ -87,8 +87,8 @@ def solve_rows(
         after the other, the rest following as least squares; keep the ``width`` best of these
         decisions; or search them all, best first, up to ``budget`` decisions a row.
     start : array_like of int, shape (I, R), optional
-        Codes from which 'descent' begins, and which 'sphere' has to beat; by default the rounded
-        ones, and the better of descent from the rounded ones and from those of 'babai'.
+        Codes from which 'descent' begins; by default the rounded ones. What it finds is what
+        'sphere' has to beat; by default the better of that and of descent from those of 'babai'.
     order : {"greedy", "natural"}
         Which code is decided next by 'babai', 'k-best' and 'sphere': the one that is determined
         best, or from the last column to the first.
@@ -315,7 +315,7 @@ def _solve(
         V = given
     else:
         V = _nearest(least_squares, steps.box)
-    if method == "descent" or (method == "sphere" and given is None):
+    if method in ("descent", "sphere"):
         V = _descended(V, steps)
     if method == "sphere" and given is None:
         other = _descended(_k_best(z, L, steps.box, 1)[:, back], steps)

@@ -7,9 +7,9 @@ helps is old and simple: add noise before rounding, much at first, none at the e
 :eq:`search-noise`. :func:`polish` does both; it is all that stands between the authors' recipe and
 the default method of this project, and what it gains is measured in the documentation.
 
-:func:`factorize` is the front door to all methods. :func:`predict_error` says before any rounding
-what rounding will cost, :func:`certify` says afterwards what has been proved about the result:
-which is little, because only the optimum of one factor with all others fixed can be bounded well.
+:func:`factorize` is the front door to all methods. :func:`certify` says what has been proved about
+a result: which is little, because only the optimum of one factor with all others fixed can be
+bounded well.
 
 Simplified: the noise falls on a straight line; no moves of several codes at once.
 
@@ -35,7 +35,7 @@ from qcp_ref._kernels import descend
 from qcp_ref.als import Callback, CPFit, _fit_error, als_update, cp_als
 from qcp_ref.cp import CP, balance, relative_error
 from qcp_ref.epc import epc
-from qcp_ref.grid import Grid, _check_grid, choose_scale, dequantize, quantize
+from qcp_ref.grid import Grid, choose_scale, dequantize, quantize
 from qcp_ref.qcp import (
     QuantizedCP,
     QuantizedFit,
@@ -44,6 +44,7 @@ from qcp_ref.qcp import (
     _refuse_zero_points,
     _stage,
     ao_admm,
+    orient,
     quantize_cp,
 )
 from qcp_ref.rows import (
@@ -61,14 +62,11 @@ from qcp_ref.tensor import gram, mttkrp, mttkrp_sweep, unfold
 
 __all__ = [
     "Certificate",
-    "Prediction",
     "SlackSearch",
     "certify",
     "choose_slack",
     "factorize",
-    "orient",
     "polish",
-    "predict_error",
 ]
 
 METHODS = ("als-round", "authors", "sequential", "best")
@@ -79,17 +77,6 @@ _REFIT_SWEEPS = 10
 _NOISE = 0.35  # in steps, at the beginning
 _SETTLED = 1e-9  # a smaller relative gain in a sweep is not worth another one for the scales
 _QUIET_SWEEPS = 300  # upper limit of the sweeps without noise
-
-
-class Prediction(NamedTuple):
-    """Result of :func:`predict_error`.
-
-    ``expected`` is the root of the mean squared relative error if rounding errors were random,
-    ``bound`` a relative error that rounding cannot exceed.
-    """
-
-    expected: float
-    bound: float
 
 
 class SlackSearch(NamedTuple):
@@ -120,136 +107,6 @@ class Certificate(NamedTuple):
     bound: tuple[float, ...]
     proved: tuple[float, ...]
     floor: float
-
-
-def predict_error(
-    X: ArrayLike, cp: CP, grid: Grid, *, axis: int | None = None, rule: str = "mse-exact"
-) -> Prediction:
-    """Predict the relative error of a CP tensor after its balanced factors are rounded.
-
-    Parameters
-    ----------
-    X : array_like, shape (I_0, ..., I_{d-1})
-        The tensor that ``cp`` approximates.
-    cp : CP
-        The float tensor.
-    grid : Grid
-        The grid; a uniform one.
-    axis : {None, 0, 1}
-        One scale per factor, per row or per column.
-    rule : str
-        How scales are chosen, see :func:`qcp_ref.grid.choose_scale`.
-
-    Returns
-    -------
-    Prediction
-        What is to be expected, and what is guaranteed.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If arguments are not of their kind, or the grid is not uniform.
-
-    Notes
-    -----
-    Equations :eq:`search-expected` and :eq:`search-guarantee` [derived]. What lies beyond the ends
-    of the grid counts with its true error in both.
-
-    **Laws**
-
-    - the error of ``quantize_cp`` is below the bound
-    - over random CP tensors it agrees with what is expected
-    - no scaling of the columns makes the expectation of a balanced tensor smaller
-
-    Examples
-    --------
-    >>> from qcp_ref import Grid, predict_error, quantize_cp, random_cp, reconstruct, relative_error
-    >>> cp = random_cp((32, 32, 9), 32, rng=1)
-    >>> X = reconstruct(cp)
-    >>> prediction = predict_error(X, cp, Grid(6))
-    >>> error = relative_error(X, quantize_cp(cp, Grid(6)).dequantize())
-    >>> error < prediction.bound, round(error / prediction.expected, 1)
-    (True, 1.0)
-    """
-    X = check_tensor(X)
-    if _check_grid(grid).kind not in ("uniform", "ternary"):
-        raise ValueError(f"grid: expected levels in equal steps around zero, got {grid}")
-    _refuse_zero_points(rule)
-    error, size = relative_error(X, cp), float(np.linalg.norm(X))
-    squares, noisy, longer = [], [], []
-    for A in balance(cp).factors:
-        scale = choose_scale(A, grid, rule=rule, axis=axis).scale
-        beyond = np.maximum(A - scale * grid.levels[-1], scale * grid.levels[0] - A)
-        variance = np.where(beyond > 0, beyond**2, scale**2 / 12)
-        most = np.maximum(beyond, scale / 2)
-        squares.append((A**2).sum(axis=0))
-        noisy.append(squares[-1] + variance.sum(axis=0))
-        longer.append(np.sqrt(squares[-1]) + np.sqrt((most**2).sum(axis=0)))
-    noise = float((np.prod(noisy, axis=0) - np.prod(squares, axis=0)).sum())
-    shift = float((np.prod(longer, axis=0) - np.sqrt(np.prod(squares, axis=0))).sum())
-    if size == 0:
-        return Prediction(0.0, 0.0)
-    return Prediction(float(np.sqrt(error**2 + noise / size**2)), error + shift / size)
-
-
-def orient(cp: CP, grid: Grid) -> CP:
-    """Choose the signs of the columns so that the longer side of the grid is used.
-
-    Parameters
-    ----------
-    cp : CP
-        The tensor.
-    grid : Grid
-        The grid of its factors.
-
-    Returns
-    -------
-    CP
-        The same tensor, with columns negated in pairs of modes.
-
-    Raises
-    ------
-    TypeError
-        If the arguments are no CP tensor and no grid.
-
-    Notes
-    -----
-    Equation :eq:`search-signs` [beyond the paper]. A full signed grid has one code more below zero
-    than above, so the entry of largest magnitude of a column is better negative. An even number of
-    columns of a component can be negated; where an odd number wants to be, the one with the least
-    difference between its two ends is left as it is.
-
-    **Laws**
-
-    - the tensor is the same, bit for bit
-    - at most one column of each component has its largest magnitude on the short side
-
-    Examples
-    --------
-    >>> from qcp_ref import CP, Grid, orient
-    >>> [A.ravel().tolist() for A in orient(CP([[[3.0], [1.0]], [[2.0], [1.0]]]), Grid(4)).factors]
-    [[-3.0, -1.0], [-2.0, -1.0]]
-    """
-    _check_grid(grid)
-    if not isinstance(cp, CP):
-        raise TypeError(f"cp: expected a CP tensor, got {type(cp).__name__}")
-    longer = -1.0 if -grid.levels[0] >= grid.levels[-1] else 1.0
-    # By how much the magnitude on the short side exceeds that on the long one, relatively.
-    excess = np.array([_excess(longer * A) for A in cp.factors])
-    flip = excess > 0
-    odd = flip.sum(axis=0) % 2 == 1
-    cheapest = np.abs(excess).argmin(axis=0)[odd]
-    flip[cheapest, np.flatnonzero(odd)] ^= True
-    if -grid.levels[0] == grid.levels[-1]:
-        flip[:] = False
-    signs = np.where(flip, -1.0, 1.0)
-    return CP([A * sign for A, sign in zip(cp.factors, signs, strict=True)], cp.weights)
-
-
-def _excess(A: Array) -> Array:
-    long, short = np.maximum(A.max(axis=0), 0), np.maximum(-A.min(axis=0), 0)
-    size = np.maximum(long, short)
-    return np.asarray((short - long) / np.where(size > 0, size, 1.0))
 
 
 def choose_slack(
@@ -366,7 +223,7 @@ def polish(
     Notes
     -----
     Equations :eq:`search-sweep` and :eq:`search-noise` [beyond the paper]. After the sweeps with
-    noise there are as many without as it takes.
+    noise follow, from the best iterate, as many without as it takes.
 
     **Laws**
 
@@ -400,6 +257,8 @@ def polish(
     before, settled = np.inf, False
     for sweep in range(sweeps + _QUIET_SWEEPS):
         level = noise * (1 - sweep / sweeps) if sweep < sweeps else 0.0
+        if sweep == sweeps:  # what follows improves the best iterate, seldom another than the last
+            state.resume(state.best)
         # Once the scales have settled they are left alone, so that codes can be final.
         error, changes = state.sweep(level, refit=not settled)
         if callback is not None and callback(sweep, error):
@@ -419,12 +278,16 @@ class _Codes:
 
     def __init__(self, X: Array, start: QuantizedCP, rng: np.random.Generator) -> None:
         self.X, self.grid, self.rng = X, start.grid, rng
-        self.levels = [_in_levels(k, start.grid) for k in start.codes]
-        self.scales = list(start.scales)
+        self.resume(start)
         self.start = self.best = start
         self.size = float(np.linalg.norm(X))
         self.start_error = self.best_error = relative_error(X, start.dequantize())
         self.rows: list[tuple[float, list[float], list[int]]] = []
+
+    def resume(self, cp: QuantizedCP) -> None:
+        """Go on from these codes and scales."""
+        self.levels = [_in_levels(k, self.grid) for k in cp.codes]
+        self.scales = list(cp.scales)
 
     def values(self, mode: int) -> Array:
         """Return a factor as numbers."""
@@ -453,9 +316,25 @@ class _Codes:
 
     def fit(self, reason: str) -> QuantizedFit:
         """Return the best iterate with its error measured on the dense difference."""
-        error = relative_error(self.X, self.best.dequantize())
+        best = _share_lengths(self.best)
+        error = relative_error(self.X, best.dequantize())
         history, relaxed = _history(self.rows), self.start.dequantize()
-        return QuantizedFit(self.best, error, relaxed, self.start_error, history, reason)
+        return QuantizedFit(best, error, relaxed, self.start_error, history, reason)
+
+
+def _share_lengths(cp: QuantizedCP) -> QuantizedCP:
+    """Make the factors about equally long by powers of two, which changes no bit of the tensor.
+
+    Only the product of the scales matters for the error, so that they drift apart in a long search.
+    """
+    sizes = np.array([np.linalg.norm(A) for A in cp.dequantize().factors])
+    if (sizes == 0).any():
+        return cp
+    shifts = np.rint(np.log2(sizes).mean() - np.log2(sizes))
+    shifts[np.argmax(sizes)] -= shifts.sum()
+    return QuantizedCP(
+        cp.codes, [s * 2.0**n for s, n in zip(cp.scales, shifts, strict=True)], cp.grid
+    )
 
 
 def certify(X: ArrayLike, cp: QuantizedCP, *, budget: int = 1000) -> Certificate:

@@ -2,6 +2,7 @@
 
 import sys
 from fractions import Fraction
+from math import sqrt
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from qcp_ref import (
     choose_scale,
     factorize,
     loops,
+    orient,
+    predict_error,
     project,
     qcp,
     quantize,
@@ -352,6 +355,98 @@ def test_bad_input_is_refused():
         QuantizedCP([k, np.zeros((2, 2), dtype=int)], [1.0, 1.0], grid)
 
 
+# --- prediction and signs -------------------------------------------------------------------------
+
+
+@given(shapes(max_dims=3), st.integers(1, 4), seeds, st.integers(2, 6), axes, st.booleans())
+def test_rounding_stays_below_its_guarantee(shape, rank, seed, bits, axis, mid_rise):
+    X, cp, grid = (
+        random_tensor(seed, shape),
+        random_cp(shape, rank, rng=seed),
+        Grid(bits, mid_rise=mid_rise),
+    )
+    prediction = predict_error(X, cp, grid, axis=axis)
+    error = relative_error(X, quantize_cp(cp, grid, axis=axis).dequantize())
+    assert error <= prediction.bound * (1 + 1e-9)
+    assert 0 < prediction.expected <= prediction.bound * (1 + 1e-9)
+
+
+def test_errors_are_as_expected_on_average():
+    for shape, rank, bits in (((20, 24, 9), 16, 4), ((30, 40), 20, 5), ((24, 20, 9), 12, 8)):
+        ratios = []
+        for seed in range(8):
+            cp = random_cp(shape, rank, rng=seed)
+            X = reconstruct(cp)
+            expected = predict_error(X, cp, Grid(bits)).expected
+            ratios.append(relative_error(X, quantize_cp(cp, Grid(bits)).dequantize()) / expected)
+        assert abs(np.mean(ratios) - 1) < 0.1, (shape, bits, ratios)
+
+
+def test_the_expectation_is_that_of_random_noise():
+    """The formula on factors of which rounding is replaced by noise of the same variance."""
+    rng = np.random.default_rng(83)
+    cp = balance(random_cp((5, 4, 3), 2, rng=3))
+    X, grid, size = reconstruct(cp), Grid(3), np.linalg.norm(reconstruct(cp))
+    expected = predict_error(X, cp, grid).expected
+    total, parts = 0.0, []
+    for A in cp.factors:
+        s = right.choose_scale(A, grid).scale
+        beyond = np.maximum(A - s * grid.levels[-1], s * grid.levels[0] - A)
+        parts.append(np.where(beyond > 0, beyond, s / np.sqrt(12)))
+    for _ in range(4000):
+        noisy = [
+            A + p * rng.choice([-1.0, 1.0], A.shape) for A, p in zip(cp.factors, parts, strict=True)
+        ]
+        total += ((X - reconstruct(CP(noisy))) ** 2).sum() / 4000
+    assert abs(sqrt(total) / size / expected - 1) < 0.05
+
+
+@given(shapes(min_dims=2, max_dims=3), st.integers(1, 3), seeds)
+def test_balanced_columns_are_the_ones_to_round(shape, rank, seed):
+    """To first order: no other lengths make the expected noise smaller, at scales in proportion."""
+    rng = np.random.default_rng([seed, 89])
+    cp = balance(random_cp(shape, rank, rng=seed))
+
+    def noise(factors):
+        rms = [np.sqrt((A**2).mean()) for A in factors]
+        squares = [(A**2).sum(axis=0) for A in factors]
+        return sum(
+            sum(
+                len(A) * s**2 * np.prod([q for m, q in enumerate(squares) if m != n], axis=0)
+                for n, (A, s) in enumerate(zip(factors, rms, strict=True))
+            )
+        )
+
+    stretch = np.exp(rng.standard_normal((len(shape), rank)))
+    stretch[-1] = 1 / np.prod(stretch[:-1], axis=0)
+    other = [A * t for A, t in zip(cp.factors, stretch, strict=True)]
+    assert noise(cp.factors) <= noise(other) * (1 + 1e-9)
+
+
+@given(
+    shapes(max_dims=4), st.integers(1, 4), seeds, st.sampled_from([Grid(4), Grid(3, signed=False)])
+)
+def test_signs_are_turned_in_pairs_to_the_longer_side(shape, rank, seed, grid):
+    cp = random_cp(shape, rank, rng=seed)
+    turned = orient(cp, grid)
+    assert np.array_equal(reconstruct(turned), reconstruct(cp))
+    sign = 1.0 if grid.signed else -1.0
+    short = [(sign * A).max(axis=0) > (-sign * A).max(axis=0) for A in turned.factors]
+    assert (np.sum(short, axis=0) <= 1).all()
+    for A, B in zip(cp.factors, turned.factors, strict=True):
+        assert np.array_equal(abs(A), abs(B))
+
+
+def test_symmetric_grids_leave_signs_alone_and_the_odd_one_costs_least():
+    cp = CP([[[3.0], [-1.0]], [[2.0], [-1.9]], [[-1.0], [0.0]]])
+    assert orient(cp, Grid(4, narrow=True)).factors[0].tolist() == [[3.0], [-1.0]]
+    signs = [float(np.sign(A[0, 0])) for A in orient(cp, Grid(4)).factors]
+    assert signs == [-1.0, -1.0, -1.0]
+    cp = CP([[[3.0], [-1.0]], [[-2.0], [1.9]], [[-1.0], [0.0]]])
+    signs = [float(np.sign(A[0, 0])) for A in orient(cp, Grid(4)).factors]
+    assert signs == [-1.0, 2.0 / 2.0, -1.0]  # 2 and 1.9 differ least, so that column is turned
+
+
 # --- planted faults -------------------------------------------------------------------------------
 
 
@@ -380,9 +475,27 @@ def squared_report(X, rank, grid, **options):
     return fit._replace(error=fit.error**2)
 
 
+def optimist(X, cp, grid, **options):
+    found = right.predict_error(X, cp, grid, **options)
+    return found._replace(bound=found.expected)
+
+
+def forgets_ends(X, cp, grid, **options):
+    """Predicts twice the noise."""
+    found = right.predict_error(X, cp, grid, **options)
+    return found._replace(expected=found.expected * sqrt(2))
+
+
+def single_flips(cp, grid):
+    return CP([A * np.where(A.max(axis=0) > -A.min(axis=0), -1, 1) for A in cp.factors])
+
+
 @pytest.mark.parametrize(
     ("test", "fault"),
     [
+        (test_rounding_stays_below_its_guarantee, {"predict_error": optimist}),
+        (test_errors_are_as_expected_on_average, {"predict_error": forgets_ends}),
+        (test_signs_are_turned_in_pairs_to_the_longer_side, {"orient": single_flips}),
         (
             test_rounding_is_the_projection_of_the_balanced_factors,
             {"quantize_cp": unbalanced_rounding},

@@ -16,7 +16,6 @@ from qcp_ref import (
     CP,
     Grid,
     QuantizedCP,
-    balance,
     certify,
     choose_slack,
     cp_als,
@@ -101,11 +100,11 @@ def test_with_noise_the_best_iterate_is_returned(problem, seed, noise, sweeps):
     assert all(np.array_equal(a, b) for a, b in zip(fit.cp.codes, again.cp.codes, strict=True))
 
 
-@settings(max_examples=40)
-@given(problems(most=2))
-def test_converged_means_that_no_single_code_can_be_better(problem):
+@settings(max_examples=60)
+@given(problems(most=2), st.sampled_from([0.0, 1.0]), st.integers(1, 4))
+def test_converged_means_that_no_single_code_can_be_better(problem, noise, sweeps):
     X, q = problem
-    fit = polish(X, q)
+    fit = polish(X, q, noise=noise, sweeps=sweeps, rng=5)
     if fit.stop_reason != "converged":
         return
     assert all(certify(X, fit.cp).one_opt)
@@ -117,6 +116,19 @@ def test_converged_means_that_no_single_code_can_be_better(problem):
                 changed[mode][place] = code
                 other = QuantizedCP(changed, fit.cp.scales, q.grid)
                 assert relative_error(X, other.dequantize()) >= fit.error - 1e-9
+
+
+def test_converged_means_that_also_where_noise_made_it_worse():
+    """From a good start a burst of noise loses more than descent wins back."""
+    worse = 0
+    for seed in range(6):
+        X = random_tensor(seed, (6, 5, 4))
+        start = quantize_cp(right.epc(X, cp_als(X, 6, rng=seed).cp, slack=0.1).cp, Grid(4))
+        fit = polish(X, start, noise=2.0, sweeps=1, rng=seed + 50)
+        worse += fit.history.error[0] > fit.start_error
+        assert fit.stop_reason == "converged" and all(certify(X, fit.cp).one_opt)
+        assert fit.error <= polish(X, start).error * (1 + 1e-9)
+    assert worse == 6
 
 
 @given(st.integers(2, 3), st.integers(1, 2), seeds)
@@ -153,6 +165,26 @@ def tied(X, q):
         state.sweep(0.0)
         found.add(b"".join(k.tobytes() for k in state.quantized().codes))
     return len(found) > 1
+
+
+@given(problems(), seeds)
+def test_scales_do_not_drift_apart(problem, seed):
+    X, q = problem
+    fit = polish(X, q, noise=0.5, sweeps=3, rng=seed)
+    sizes = [float(np.linalg.norm(A)) for A in fit.cp.dequantize().factors]
+    if min(sizes) > 0 and X.any():
+        assert max(sizes) <= min(sizes) * 2 ** len(sizes)
+
+
+@given(problems(), st.lists(st.integers(-40, 40), min_size=3, max_size=3))
+def test_sharing_lengths_changes_no_bit(problem, shifts):
+    _, q = problem
+    scales = [s * 2.0**n for s, n in zip(q.scales, shifts, strict=False)]
+    apart = QuantizedCP(q.codes, scales, q.grid)
+    near = search._share_lengths(apart)
+    for A, B in zip(apart.codes, near.codes, strict=True):
+        assert np.array_equal(A, B)
+    assert np.array_equal(reconstruct(near.dequantize()), reconstruct(apart.dequantize()))
 
 
 def test_noise_moves_as_many_codes_as_the_theory_says():
@@ -199,98 +231,6 @@ def test_hostile_tensors_have_results(grid):
 
 def few(method):
     return {"sweeps": 20} if method == "best" else {}
-
-
-# --- prediction and signs -------------------------------------------------------------------------
-
-
-@given(shapes(max_dims=3), st.integers(1, 4), seeds, st.integers(2, 6), axes, st.booleans())
-def test_rounding_stays_below_its_guarantee(shape, rank, seed, bits, axis, mid_rise):
-    X, cp, grid = (
-        random_tensor(seed, shape),
-        random_cp(shape, rank, rng=seed),
-        Grid(bits, mid_rise=mid_rise),
-    )
-    prediction = predict_error(X, cp, grid, axis=axis)
-    error = relative_error(X, quantize_cp(cp, grid, axis=axis).dequantize())
-    assert error <= prediction.bound * (1 + 1e-9)
-    assert 0 < prediction.expected <= prediction.bound * (1 + 1e-9)
-
-
-def test_errors_are_as_expected_on_average():
-    for shape, rank, bits in (((20, 24, 9), 16, 4), ((30, 40), 20, 5), ((24, 20, 9), 12, 8)):
-        ratios = []
-        for seed in range(8):
-            cp = random_cp(shape, rank, rng=seed)
-            X = reconstruct(cp)
-            expected = predict_error(X, cp, Grid(bits)).expected
-            ratios.append(relative_error(X, quantize_cp(cp, Grid(bits)).dequantize()) / expected)
-        assert abs(np.mean(ratios) - 1) < 0.1, (shape, bits, ratios)
-
-
-def test_the_expectation_is_that_of_random_noise():
-    """The formula on factors of which rounding is replaced by noise of the same variance."""
-    rng = np.random.default_rng(83)
-    cp = balance(random_cp((5, 4, 3), 2, rng=3))
-    X, grid, size = reconstruct(cp), Grid(3), np.linalg.norm(reconstruct(cp))
-    expected = predict_error(X, cp, grid).expected
-    total, parts = 0.0, []
-    for A in cp.factors:
-        s = right.choose_scale(A, grid).scale
-        beyond = np.maximum(A - s * grid.levels[-1], s * grid.levels[0] - A)
-        parts.append(np.where(beyond > 0, beyond, s / np.sqrt(12)))
-    for _ in range(4000):
-        noisy = [
-            A + p * rng.choice([-1.0, 1.0], A.shape) for A, p in zip(cp.factors, parts, strict=True)
-        ]
-        total += ((X - reconstruct(CP(noisy))) ** 2).sum() / 4000
-    assert abs(sqrt(total) / size / expected - 1) < 0.05
-
-
-@given(shapes(min_dims=2, max_dims=3), st.integers(1, 3), seeds)
-def test_balanced_columns_are_the_ones_to_round(shape, rank, seed):
-    """To first order: no other lengths make the expected noise smaller, at scales in proportion."""
-    rng = np.random.default_rng([seed, 89])
-    cp = balance(random_cp(shape, rank, rng=seed))
-
-    def noise(factors):
-        rms = [np.sqrt((A**2).mean()) for A in factors]
-        squares = [(A**2).sum(axis=0) for A in factors]
-        return sum(
-            sum(
-                len(A) * s**2 * np.prod([q for m, q in enumerate(squares) if m != n], axis=0)
-                for n, (A, s) in enumerate(zip(factors, rms, strict=True))
-            )
-        )
-
-    stretch = np.exp(rng.standard_normal((len(shape), rank)))
-    stretch[-1] = 1 / np.prod(stretch[:-1], axis=0)
-    other = [A * t for A, t in zip(cp.factors, stretch, strict=True)]
-    assert noise(cp.factors) <= noise(other) * (1 + 1e-9)
-
-
-@given(
-    shapes(max_dims=4), st.integers(1, 4), seeds, st.sampled_from([Grid(4), Grid(3, signed=False)])
-)
-def test_signs_are_turned_in_pairs_to_the_longer_side(shape, rank, seed, grid):
-    cp = random_cp(shape, rank, rng=seed)
-    turned = orient(cp, grid)
-    assert np.array_equal(reconstruct(turned), reconstruct(cp))
-    sign = 1.0 if grid.signed else -1.0
-    short = [(sign * A).max(axis=0) > (-sign * A).max(axis=0) for A in turned.factors]
-    assert (np.sum(short, axis=0) <= 1).all()
-    for A, B in zip(cp.factors, turned.factors, strict=True):
-        assert np.array_equal(abs(A), abs(B))
-
-
-def test_symmetric_grids_leave_signs_alone_and_the_odd_one_costs_least():
-    cp = CP([[[3.0], [-1.0]], [[2.0], [-1.9]], [[-1.0], [0.0]]])
-    assert orient(cp, Grid(4, narrow=True)).factors[0].tolist() == [[3.0], [-1.0]]
-    signs = [float(np.sign(A[0, 0])) for A in orient(cp, Grid(4)).factors]
-    assert signs == [-1.0, -1.0, -1.0]
-    cp = CP([[[3.0], [-1.0]], [[-2.0], [1.9]], [[-1.0], [0.0]]])
-    signs = [float(np.sign(A[0, 0])) for A in orient(cp, Grid(4)).factors]
-    assert signs == [-1.0, 2.0 / 2.0, -1.0]  # 2 and 1.9 differ least, so that column is turned
 
 
 # --- the slack ------------------------------------------------------------------------------------
@@ -515,21 +455,6 @@ def first_slack(X, cp, grid, **options):
     return found._replace(slack=found.slacks[0], error=found.errors[0])
 
 
-def optimist(X, cp, grid, **options):
-    found = right.predict_error(X, cp, grid, **options)
-    return found._replace(bound=found.expected)
-
-
-def forgets_ends(X, cp, grid, **options):
-    """Predicts twice the noise."""
-    found = right.predict_error(X, cp, grid, **options)
-    return found._replace(expected=found.expected * sqrt(2))
-
-
-def single_flips(cp, grid):
-    return CP([A * np.where(A.max(axis=0) > -A.min(axis=0), -1, 1) for A in cp.factors])
-
-
 def boastful(X, q, **options):
     found = right.certify(X, q, **options)
     error = relative_error(X, q.dequantize())
@@ -544,9 +469,6 @@ def boastful(X, q, **options):
         (test_converged_means_that_no_single_code_can_be_better, {"polish": impatient}),
         (test_restarts_are_never_worse, {"factorize": one_run}),
         (test_the_slack_returned_is_the_best_of_those_tried, {"choose_slack": first_slack}),
-        (test_rounding_stays_below_its_guarantee, {"predict_error": optimist}),
-        (test_errors_are_as_expected_on_average, {"predict_error": forgets_ends}),
-        (test_signs_are_turned_in_pairs_to_the_longer_side, {"orient": single_flips}),
         (test_no_codes_of_one_factor_are_below_its_bound, {"certify": boastful}),
     ],
 )

@@ -35,7 +35,7 @@ COMMANDS = {"conformance.__main__"}  # outside the app, what may print
 LOADERS = {"conformance.worker"}  # import what a user names
 
 # The book is what is read: the chapters and the checks, not the table of contents.
-TOTALS = {"book": 3500, "loops": 850, "_kernels": 420, "conformance": 4300, "app": 800}
+TOTALS = {"book": 3600, "loops": 850, "_kernels": 420, "conformance": 4300, "app": 800}
 MODULE, FUNCTION, PARAMETERS, NAMES = 350, 40, 6, 100
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -589,7 +589,7 @@ ADDED = {
         ("cp", "def _f(a, b, c, d, e, f, g):\n    pass\n", "cp._f: 7 parameters"),
         ("cp", "class _C:\n    def f(self, a, b, c, d, e, f, *g):\n        pass\n", "f: 7"),
         ("cp", "x = 1\n" * 350, "cp: 357 code lines, at most 350"),
-        ("cp", "x = 1\n" * 3500, "book: 3513 code lines in all"),
+        ("cp", "x = 1\n" * 3600, "book: 3613 code lines in all"),
         ("loops", "x = 1\n" * 850, "loops: 854 code lines in all"),
         ("_kernels", "x = 1\n" * 420, "_kernels: 424 code lines in all"),
         ("app/cli", "x = 1\n" * 800, "app: 805 code lines in all"),
