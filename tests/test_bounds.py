@@ -93,8 +93,8 @@ def test_bad_input_is_refused():
 
 
 def half_bound(lengths, magnitude, **options):
-    """Takes the unit in the last place's quarter for the unit roundoff."""
-    return right.rounding_bound(lengths, magnitude, **options) / 4
+    """Takes a small part of the unit roundoff for it."""
+    return right.rounding_bound(lengths, magnitude, **options) / 64
 
 
 def sequential_only(lengths, magnitude, **options):
