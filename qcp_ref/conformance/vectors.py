@@ -7,6 +7,7 @@ writes them again.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from hashlib import sha256
@@ -15,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from qcp_ref.conformance.dyadic import canonical
-from qcp_ref.conformance.spec import CAPABILITIES, CHOICES
+from qcp_ref.conformance.spec import CAPABILITIES, CHOICES, OPS
 
-__all__ = ["SUITE", "flags", "kills", "load", "smoke", "text", "texts", "write"]
+__all__ = ["SUITE", "counts", "flags", "kills", "load", "smoke", "text", "texts", "write"]
 
 SUITE = "0.1-draft"
 _FOLDER = "data/v0"
@@ -97,6 +98,11 @@ def load(suite: str | None = None) -> list[dict[str, Any]]:
         raise ValueError(f"suite: expected one of {sorted(known)}, got {suite!r}")
     wanted = _version(suite)
     return [case for case in cases if _version(case["since"]) <= wanted]
+
+
+def counts(suite: str | None = None) -> Counter[str]:
+    """Return how many cases each level of the suite, or of a version of it, has."""
+    return Counter(OPS[case["op"]].level for case in load(suite))
 
 
 def _version(suite: str) -> tuple[int, ...]:
