@@ -155,7 +155,8 @@ def _encode(op: str, key: str, inputs: Mapping[str, Any], options: Mapping[str, 
     if key in _INTEGERS or (op == "requantize_fixed" and key == "multiplier"):
         kind = "i32"
     elif key == "codes" or (integer and key == "x"):
-        numbers = pack(value, "i32")["m"] + [options.get("x_zero", 0)]
+        end = options.get("qmin", 0) if key == "codes" else options.get("x_zero", 0)
+        numbers = [*pack(value, "i32")["m"], end]
         numbers += options.get("zeros", [])[:1]
         kinds = (("u8", range(256)), ("i8", range(-128, 128)))
         kind = next((name for name, codes in kinds if {*numbers} <= {*codes}), "i32")

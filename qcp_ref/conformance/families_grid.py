@@ -60,8 +60,7 @@ def _around(ends: tuple[int, int], scale: Any, zero: int) -> list[Fraction]:
 
 def _next_to_half(digits: int) -> list[Fraction]:
     """Return one half and what is next below it in that many binary digits, of both signs."""
-    below = _HALF - Fraction(1, 2 ** (digits + 1))
-    return [below, -below, _HALF, -_HALF]
+    return [s * x for x in (_HALF - Fraction(1, 2 ** (digits + 1)), _HALF) for s in (1, -1)]
 
 
 # name, says, flags, x, scale, zero point, range; with a star: for `project`, too

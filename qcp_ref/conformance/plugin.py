@@ -163,8 +163,8 @@ def _reports(config: "pytest.Config") -> Iterator[Any]:
             from qcp_ref.conformance.vectors import SUITE, counts, kills
 
             run.session.close()
-            whole = counts(run.options.get("suite"))
-            yield Report(run.session.info, SUITE, run.results, kills(), whole)
+            asked = run.session.info, SUITE, run.results
+            yield Report(*asked, kills(), counts(run.options.get("suite")))
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: "pytest.Config") -> None:

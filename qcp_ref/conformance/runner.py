@@ -94,11 +94,10 @@ class Report:
         passed = self.counts["pass"] + self.counts["suspect"]
         killed, faults = self.strength
         margin = max((r.margin for r in self.results if r.outcome == "pass"), default=0.0)
-        levels = [" ".join(self.levels)] if self.levels else []
-        part = " ".join(level for level in self._clean if level not in self.levels)
-        levels += [f"part of {part}"] if part else []
+        part = " ".join(["part of", *(name for name in self._clean if name not in self.levels)])
+        shown = [" ".join(self.levels), part.removesuffix("part of")]
         return (
-            f"qcp-conformance {self.suite}  {', '.join(levels) or 'no level'}  "
+            f"qcp-conformance {self.suite}  {', '.join(filter(None, shown)) or 'no level'}  "
             f"{self.info['arith']}  {passed}/{len(self.results)}  "
             f"faults killed {killed}/{faults}  max margin {margin:.2f}"
         )

@@ -31,13 +31,14 @@ def texts() -> Iterator[tuple[str, str]]:
         families_grid,
         families_integer,
         families_layers,
+        families_rows,
         families_solvers,
         refusals,
     )
 
     entries, families = {}, dict[str, list[Any]]()
-    grids, solvers = families_grid, families_solvers
-    for module in (grids, families_algebra, families_layers, families_integer, solvers):
+    solvers = (families_solvers, families_rows)
+    for module in (families_grid, families_algebra, families_layers, families_integer, *solvers):
         for family, cases in module.families():
             families.setdefault(family, []).extend(cases)
     for family, right in families.items():
