@@ -3,8 +3,13 @@
 from fractions import Fraction
 from math import prod
 
+import numpy as np
+
+from qcp_ref import loops
 from qcp_ref.conformance.cases import make
+from qcp_ref.conformance.certs import CERTIFICATES
 from qcp_ref.conformance.dyadic import nest
+from qcp_ref.conformance.families_rows import is_clear
 from qcp_ref.conformance.spec import OPS
 from qcp_ref.conformance.truth import expect
 
@@ -165,12 +170,32 @@ def integers(rng, op):
     return given, options
 
 
+def rows(rng, op):
+    """One factor in codes, no number of which is decided near a tie."""
+    low, high = rng.choice(((-8, 7), (-7, 7), (-2, 1), (0, 3)))
+    rank, count, scale = rng.integer(1, 3), rng.integer(1, 4), Fraction(rng.integer(1, 8), 4)
+    if op == "closest_rows":
+        low, high = max(low, -3), min(high, 3)
+    options = {"qmin": low, "qmax": high}
+    while True:
+        K, X = rng.integers((rank + 2, rank), -5, 5), rng.integers((count, rank + 2), -9, 9)
+        codes = rng.integers((count, rank), low, high)
+        given = {"F": loops.matmul(X, K), "G": loops.gram([K]), "codes": codes, "scale": scale}
+        if op == "refit_scale":  # the codes are about right
+            near = [[2 * k + rng.integer(-1, 1) for k in row] for row in codes]
+            given["F"] = loops.matmul(near, given["G"])
+        regular = op == "descend_rows" or np.linalg.matrix_rank(np.array(K)) == rank
+        if regular and is_clear(op, given, options):
+            return given, options
+
+
 KINDS = {
     **dict.fromkeys(("quantize", "dequantize", "project", "project_kind", "choose_affine"), grid),
     **dict.fromkeys(("requantize", "requantize_fixed"), requantization),
     **dict.fromkeys(("reconstruct", "mttkrp", "gram", "balance"), algebra),
     **dict.fromkeys(("conv2d", "pointwise", "depthwise", "cp_conv2d"), layer),
     **{op: integers for op, spec in OPS.items() if spec.level == "LI"},
+    **dict.fromkeys(("descend_rows", "nearest_plane", "refit_scale", "closest_rows"), rows),
 }
 
 
@@ -181,8 +206,14 @@ def draw(op, rng, **choices):
         options["mode"] = rng.choice((None, options["mode"]))
     inputs = {name: given[name] for name in OPS[op].arrays}
     options = {name: options[name] for name in OPS[op].options}
-    cert = {"kind": "cert", "name": "balance"}
-    more = {"out": cert if op == "balance" else expect(op, inputs, options, choices)}
+    cert = {"kind": "cert", "name": op}
+    if op == "closest_rows":
+        levels = [[*range(options["qmin"], options["qmax"] + 1)]] * len(inputs["G"])
+        steps = [[f / inputs["scale"] for f in row] for row in inputs["F"]]
+        best = [loops.best_row(f, inputs["G"], levels) for f in steps]
+        pairs = zip(steps, best, strict=True)
+        cert["least"] = [str(loops.row_objective(f, inputs["G"], v)) for f, v in pairs]
+    more = {"out": cert if op in CERTIFICATES else expect(op, inputs, options, choices)}
     layout = rng.choice(LAYOUTS)
     more |= {"layout": layout} if layout else {}
     return make(op, "drawn", "", [], inputs, options, **more)

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import caught
 
-from qcp_ref.conformance import cases, families_grid
+from qcp_ref.conformance import Adapter, cases, families_grid, judge
+from qcp_ref.conformance.adapter import execute
 from qcp_ref.conformance.cases import coded, geometry, make, mantissas, stream
 from qcp_ref.conformance.dyadic import decode
 from qcp_ref.conformance.families_grid import near_ties, traps
@@ -181,6 +182,26 @@ def test_near_ties_are_ties_in_float32_only():
         t = np.float32(float(x)) / np.float32(float(scale))
         assert Fraction(float(2 * t)).denominator == 1
         assert (2 * x / scale).denominator > 1
+
+
+@pytest.mark.parametrize(("real", "name"), [("f32", "below-half"), ("f64", "below-half.double")])
+def test_one_half_added_to_what_is_below_it_is_no_way_to_round(real, name):
+    one = next(one for one in CASES if one["id"] == f"quantize.{name}")
+    x = decode(one["in"]["x"], real)
+    below = np.nextafter(x[2], x.dtype.type(0))
+    assert ("float64" in one["needs"]) == (real == "f64")
+    assert np.array_equal(x, [below, -below, 0.5, -0.5])
+    adapter = Adapter("cuts off", arith=real, rounding="half-away")
+    ways = {
+        "careless": lambda t: np.trunc(t + np.copysign(t.dtype.type(0.5), t)),
+        "careful": lambda t: np.sign(t) * (np.floor(np.abs(t)) + (np.abs(t) % 1 >= 0.5)),
+    }
+    for way, outcome in (("careless", "fail"), ("careful", "pass")):
+        adapter.ops["quantize"] = lambda x, s, z, way=way, **ends: np.clip(
+            ways[way](x / s) + z, ends["qmin"], ends["qmax"]
+        ).astype(int)
+        found = judge(one, execute(adapter, one)["out"], adapter.hello())
+        assert found.outcome == outcome, (way, found)
 
 
 def test_one_and_two_roundings_differ_where_it_is_said():

@@ -28,7 +28,7 @@ def command(tmp_path, capsys, monkeypatch):
 def test_a_right_implementation(command):
     status, out, _ = command("mine.py:impl", "-c", "gram.*", "--report", "report.json")
     assert status == 0
-    assert out.splitlines()[-1].startswith("qcp-conformance 0.1-draft  L1  f64  ")
+    assert out.splitlines()[-1].startswith("qcp-conformance 0.1-draft  part of L1  f64  ")
     assert json.loads(Path("report.json").read_text())["ok"]
 
 
@@ -60,6 +60,45 @@ def test_list_shows_every_case(command):
     assert [line.split()[0] for line in out.splitlines()] == [case["id"] for case in load()]
 
 
+def test_a_family_has_its_first_case(command):
+    status, out, _ = command("--list", "-c", "quantize.ties.*")
+    names = [line.split()[0] for line in out.splitlines()]
+    assert status == 0
+    assert names == [
+        case["id"]
+        for case in load()
+        if case["id"] == "quantize.ties" or case["id"].startswith("quantize.ties.")
+    ]
+    assert "quantize.ties" in names and len(names) > 3
+
+
+def test_a_level_is_claimed_only_if_all_of_it_was_asked(command):
+    text = ADAPTER.split("@impl.op")[0] + (
+        "from qcp_ref.conformance.reference import numpy_adapter\n"
+        "impl.ops.update(numpy_adapter.ops)\n"
+    )
+    claims = {
+        options: command("mine.py:impl", *options, text=text)[1].splitlines()[-1].split("  ")[1]
+        for options in (
+            ("--levels", "L1"),
+            ("--levels", "L1", "-c", "gram.*", "-c", "conv2d.*"),
+            ("--levels", "L1", "--smoke"),
+            ("-c", "gram.*", "-c", "balance.*", "-c", "pointwise.*"),
+            ("-c", "gram.*", "-c", "balance.*", "-c", "mttkrp.*", "-c", "reconstruct.*"),
+            tuple(part for op in ("gram", "balance", "mttkrp", "reconstruct", "pointwise")
+                  for part in ("-c", f"{op}.*")),
+        )
+    }  # fmt: skip
+    assert [*claims.values()] == [
+        "L1",
+        "part of L1",
+        "part of L1",
+        "part of L1 L2",
+        "L1",
+        "L1, part of L2",
+    ]
+
+
 def test_smoke_is_a_few_cases(command):
     status, out, _ = command("--list", "--smoke")
     assert status == 0
@@ -72,6 +111,8 @@ def test_smoke_is_a_few_cases(command):
         (["nowhere.py:impl"], "no such file"),
         (["mine.py:impl", "-c", "grammar.*"], "matches no case"),
         (["mine.py:impl", "--levels", "L8"], "L8"),
+        (["mine.py:impl", "--smoke", "-c", "gram.*"], "smoke: expected without -c"),
+        (["--list", "--smoke", "-c", "gram.*"], "smoke: expected without -c"),
         (["mine.py:impl", "--xfails", "none.toml"], "cannot read"),
         (["mine.py:impl", "--suite", "9.9"], "9.9"),
         (["--pipe", "/no/such/program"], "could not be started"),

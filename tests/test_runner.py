@@ -193,6 +193,21 @@ def test_claim_shows_how_strong_the_run_was():
     assert claim == "qcp-conformance 0.1-draft  L0 L1  f32  3/4  faults killed 2/3  max margin 0.25"
 
 
+@pytest.mark.parametrize("outcome", ["pass", "n/a"])
+def test_a_part_of_a_level_looks_like_one(outcome):
+    results = [result("a"), result("b", outcome), result("c", level="L2")]
+    for whole, claimed, shown in (
+        ({"L0": 2, "L2": 1, "L3": 9}, ["L0", "L2"], "L0 L2"),
+        ({"L0": 3, "L2": 1}, ["L2"], "L2, part of L0"),
+        ({"L0": 3, "L2": 2}, [], "part of L0 L2"),
+    ):
+        report = Report(INFO, "0.1", results, {}, whole)
+        assert report.levels == claimed
+        assert report.claim().split("  ")[1] == shown
+    results[0] = result("a", "fail")
+    assert "no level" in Report(INFO, "0.1", results[:2], {}, {"L0": 3}).claim()
+
+
 @pytest.mark.parametrize("outcome", ["fail", "xpass", "adapter-error", "xfail", "absent"])
 def test_a_level_with_a_hole_is_not_claimed(outcome):
     report = Report(INFO, "0.1-draft", [result("a"), result("b", outcome), result("c", level="L2")])

@@ -28,6 +28,10 @@ def file(tmp_path):
 def test_patterns():
     assert [one for one in IDS if matches("quantize.ties.*", one)] == IDS[:2]
     assert [one for one in IDS if matches("quantize.tiesx", one)] == IDS[2:3]
+    # A family is called by the name of its first case.
+    named = ["quantize.ties", "quantize.ties.zero", "quantize.ties-2", "quantize"]
+    assert [one for one in named if matches("quantize.ties.*", one)] == named[:2]
+    assert [one for one in named if matches("quantize.ties", one)] == named[:1]
     assert not any(matches(pattern, IDS[0]) for pattern in ("ties", "quantize*", ".*ties.*"))
 
 

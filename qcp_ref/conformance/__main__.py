@@ -14,7 +14,7 @@ from qcp_ref.conformance.adapter import Adapter
 from qcp_ref.conformance.plugin import _chosen
 from qcp_ref.conformance.runner import Report, Session
 from qcp_ref.conformance.spec import LEVELS
-from qcp_ref.conformance.vectors import SUITE, kills, load, smoke
+from qcp_ref.conformance.vectors import SUITE, counts, kills, load, smoke
 from qcp_ref.conformance.xfails import apply, matches, read, write
 
 __all__ = ["main"]
@@ -29,8 +29,8 @@ def _parser() -> argparse.ArgumentParser:
     add("implementation", nargs="?", help="the adapter: module:name or file.py:name")
     add("--pipe", metavar="COMMAND", help="instead: a program that speaks the protocol of the docs")
     add("--levels", help='levels to run, such as "L0 L2" (default: all)')
-    add("-c", "--case", action="append", help="run this case, or ids that begin so: quantize.*")
-    add("--smoke", action="store_true", help="run the few cases that find most faults")
+    add("-c", "--case", action="append", help="run this case; with .* also ids that begin so")
+    add("--smoke", action="store_true", help="run the few cases that find most faults; not with -c")
     add("--suite", help="take only cases that this version of the suite has")
     add("--xfails", help="TOML file of known failures")
     add("--write-xfails", help="write the failures to this file")
@@ -43,6 +43,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _cases(options: argparse.Namespace) -> list[dict[str, Any]]:
     cases = load(options.suite)
+    if options.case and options.smoke:
+        raise ValueError("smoke: expected without -c, which chooses cases too")
     wanted = options.case or (smoke() if options.smoke else None)
     for pattern in wanted or ():
         if not any(matches(pattern, case["id"]) for case in cases):
@@ -62,9 +64,9 @@ def _show(report: Report) -> None:
             print(f"      {result.says}")
     print(f"{report.info['name']} {report.info['version']}".strip())
     for level, title in LEVELS.items():
-        counts = Counter(r.outcome for r in report.results if r.level == level)
-        if counts:
-            shown = ", ".join(f"{count} {outcome}" for outcome, count in counts.most_common())
+        found = Counter(r.outcome for r in report.results if r.level == level)
+        if found:
+            shown = ", ".join(f"{count} {outcome}" for outcome, count in found.most_common())
             print(f"  {level}  {title}: {shown}")
     print(report.claim())
 
@@ -81,7 +83,7 @@ def _run(options: argparse.Namespace) -> int:
         results = [apply(session.run(case), entries) for case in cases]
     finally:
         session.close()
-    report = Report(session.info, SUITE, results, kills())
+    report = Report(session.info, SUITE, results, kills(), counts(options.suite))
     _show(report)
     try:
         if options.write_xfails:

@@ -155,7 +155,8 @@ def _encode(op: str, key: str, inputs: Mapping[str, Any], options: Mapping[str, 
     if key in _INTEGERS or (op == "requantize_fixed" and key == "multiplier"):
         kind = "i32"
     elif key == "codes" or (integer and key == "x"):
-        numbers = pack(value, "i32")["m"] + [options.get("x_zero", 0)]
+        end = options.get("qmin", 0) if key == "codes" else options.get("x_zero", 0)
+        numbers = [*pack(value, "i32")["m"], end]
         numbers += options.get("zeros", [])[:1]
         kinds = (("u8", range(256)), ("i8", range(-128, 128)))
         kind = next((name for name, codes in kinds if {*numbers} <= {*codes}), "i32")
@@ -213,11 +214,23 @@ def _numbers_need(case: Case) -> Iterator[str]:
             yield "subnormal"
         if {"inf", "-inf"} & {*array["m"]}:
             yield "infinite"
+    reals = (array for array in arrays if array["t"] == "real")
+    if any(_is_double(m) for array in reals for m in array["m"]):
+        yield "float64"
 
 
 def _arrays(value: Any) -> list[dict[str, Any]]:
     return value if isinstance(value, list) else [value] if value else []
 
 
+def _size(m: int | str) -> int:
+    return abs(int(m)) if str(m).lstrip("-").isdigit() else 0
+
+
 def _is_subnormal(m: int | str, e: int) -> bool:
-    return str(m).lstrip("-").isdigit() and 0 < abs(int(m)) < Fraction(2) ** (-126 - e)
+    return 0 < _size(m) < Fraction(2) ** (-126 - e)
+
+
+def _is_double(m: int | str) -> bool:
+    """Whether an integer has more binary digits than float32 holds."""
+    return _size(m) >= 2**24 * (_size(m) & -_size(m) or 1)

@@ -17,14 +17,13 @@ Checked by tests/test_certs.py.
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from math import ceil, floor, isqrt, prod
-from operator import sub
+from operator import mul, sub
 from typing import Any, NamedTuple
 
 from qcp_ref import loops
 from qcp_ref.conformance.adapter import Arithmetic
 from qcp_ref.conformance.dyadic import _flat, fractions
 from qcp_ref.conformance.judge import Judgement
-from qcp_ref.conformance.truth import _round
 
 __all__ = ["CERTIFICATES"]
 
@@ -36,6 +35,7 @@ _READS = 8  # at most this often is a number rounded to a shorter type on its wa
 _ROOM = 10  # for solves by orthogonal matrices, whose proofs leave a constant open
 _USUAL = 20  # times rank * u: solves were seen to stay below, see the tests
 _FLOATS = ("f32", "f64")
+_INTEGERS = [f"{sign}{bits}" for sign in "iu" for bits in (8, 16, 32, 64)]
 
 
 class _Refused(Exception):
@@ -262,7 +262,7 @@ def _nearest(t: Fraction, u: Fraction, scale: Fraction, info: Info) -> tuple[int
     v, choices, power = t - u, info["choices"], scale.numerator & (scale.numerator - 1) == 0
     odd = v.numerator // (v.numerator & -v.numerator or 1)
     if abs(odd) * unit <= 1 and power and not inputs:  # nothing was rounded before
-        return 2 * (_round(v / scale, choices["rounding"]),)
+        return 2 * (loops.rounded(v / scale, choices["rounding"]),)
     unit = max(unit, Fraction(choices["division"] == "float32", 2**24))
     band = (5 * unit * abs(v) + inputs * (abs(t) + abs(u))) / scale + Fraction(1, 2)
     return ceil(v / scale - band), floor(v / scale + band)
@@ -304,6 +304,45 @@ def _epc_update(case: Case, out: Any, info: Info) -> Judgement:
     ])  # fmt: skip
 
 
+# --- one factor in codes --------------------------------------------------------------------------
+
+
+def _refit_scale(case: Case, out: Any, info: Info) -> Judgement:
+    """Check that the error is stationary in the scale up to rounding, :eq:`conformance-refit`."""
+    given, scale = _given(case), _result("scale", out["scale"], (), [_arithmetic(info).real])
+    parts = [given[name] for name in ("F", "G", "codes")]
+    upper, lower = _along(*parts)
+    above, below = _along(*(_each(abs, part) for part in parts))
+    rows, rank = loops.shape_of(given["F"])
+    bound = _growth((rows + rank) * (rank + 1) + 2, info) * (above + abs(scale) * below)
+    return _verdict([_Check("slope of the error", abs(scale * lower - upper), bound)])
+
+
+def _along(F: Matrix, G: Matrix, V: Matrix) -> tuple[Fraction, Fraction]:
+    """Return the two numbers whose quotient is :eq:`rows-scale`."""
+    F, G, V = _flat(F), _flat(loops.matmul(V, G)), _flat(V)
+    return sum(map(mul, F, V), Fraction(0)), sum(map(mul, G, V), Fraction(0))
+
+
+def _closest_rows(case: Case, out: Any, _: Info) -> Judgement:
+    """Check each row's objective against the least one, :eq:`conformance-closest`: no tolerance."""
+    given = _given(case)
+    V = _result("codes", out["codes"], loops.shape_of(given["F"]), _INTEGERS)
+    _refuse_outside(_flat(V), case)
+    checks = []
+    for i, (row, v, least) in enumerate(zip(given["F"], V, case["out"]["least"], strict=True)):
+        f = [x / given["scale"] for x in row]
+        more = loops.row_objective(f, given["G"], v) - Fraction(least)
+        checks.append(_Check(f"row {i}: {more} above the least objective", more, Fraction(0)))
+    return _verdict(checks)
+
+
+def _refuse_outside(codes: Sequence[Fraction], case: Case) -> None:
+    low, high = case["options"]["qmin"], case["options"]["qmax"]
+    wrong = min(codes) < low or max(codes) > high
+    _refuse(wrong, "wrong-value", f"codes: outside {low} to {high}")
+
+
 # --- whole runs -----------------------------------------------------------------------------------
 
 
@@ -337,15 +376,13 @@ def _cp_als(case: Case, out: Any, info: Info) -> Judgement:
 def _ao_admm(case: Case, out: Any, info: Info) -> Judgement:
     X, options = _given(case)["X"], case["options"]
     shapes = [(side, options["rank"]) for side in loops.shape_of(X)]
-    kinds = [f"{sign}{bits}" for sign in "iu" for bits in (8, 16, 32, 64)]
-    codes = _results("codes", out["codes"], shapes, kinds)
+    codes = _results("codes", out["codes"], shapes, _INTEGERS)
     if isinstance(out["scales"], list):
         scales = _results("scales", out["scales"], [()] * len(codes), _FLOATS)
     else:
         scales = _result("scales", out["scales"], (len(codes),), _FLOATS)
     _refuse(min(scales) <= 0, "wrong-value", "scales: expected numbers above 0")
-    outside = min(_flat(codes)) < options["qmin"] or max(_flat(codes)) > options["qmax"]
-    _refuse(outside, "wrong-value", "codes: outside qmin to qmax")
+    _refuse_outside(_flat(codes), case)
     pairs = zip(codes, scales, strict=True)
     factors = [[[k * scale for k in row] for row in part] for part, scale in pairs]
     return _run(X, factors, _result("error", out["error"], (), _FLOATS), info)
@@ -364,7 +401,8 @@ def _guarded(certificate: Callable[[Case, Any, Info], Judgement]) -> Callable[..
 _ALL = {
     "choose_scale": _scale, "balance": _balance, "als_update": _als_update,
     "als_sweep": _als_sweep, "admm_step": _admm_step, "epc_update": _epc_update,
-    "cp_als": _cp_als, "ao_admm": _ao_admm,
+    "cp_als": _cp_als, "ao_admm": _ao_admm, "refit_scale": _refit_scale,
+    "closest_rows": _closest_rows,
 }  # fmt: skip
 CERTIFICATES: dict[str, Callable[[Case, Any, Info], Judgement]]
 CERTIFICATES = {name: _guarded(certificate) for name, certificate in _ALL.items()}

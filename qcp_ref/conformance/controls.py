@@ -127,6 +127,15 @@ def _winograd(x: Any, W: Any, bias: Any, **options: Any) -> Any:
     return with_bias(y, bias)
 
 
+def _feedback(F: Any, G: Any, scale: Any, *, qmin: int, qmax: int) -> Any:
+    """Round a column and move those that are left by its error, as GPTQ does."""
+    W = np.linalg.solve(G, (F / scale).T).T
+    for r in reversed(range(len(G))):
+        P = np.linalg.inv(G[: r + 1, : r + 1])[r]
+        W[:, : r + 1] += np.outer((np.clip(np.rint(W[:, r]), qmin, qmax) - W[:, r]) / P[r], P)
+    return np.rint(W).astype(np.int64)
+
+
 def _turned(names: tuple[str, ...]) -> dict[str, Any]:
     """Take the components in reverse order."""
 
@@ -153,6 +162,10 @@ _EQUAL: list[tuple[str, tuple[str, ...], Mapping[str, Any]]] = [
         "a_in": lambda a: a.a_in * a.a_in.dtype.type(-0.25)}),
     ("first index fastest throughout", ("mttkrp",),
      {"order": "F", "join": lambda factors: khatri_rao(factors[::-1])}),
+    ("the last of equal rows", ("closest_rows",), {"turn": -1}),
+    ("feedback of errors", ("nearest_plane",), {"function": _feedback}),
+    ("products of matrices", ("refit_scale",), {"function": lambda F, G, codes: np.asarray(
+        np.trace(codes.T.astype(F.dtype) @ F) / ((codes.T.astype(F.dtype) @ codes) * G).sum())}),
     ("signs in pairs", ("balance",), {"result": lambda y, _: [-y[0], -y[1], *y[2:]]}),
 ]  # fmt: skip
 
@@ -197,6 +210,9 @@ def _declared() -> Iterator[Control]:
         (v[1:] + v[:-1]) / 2, size, side="right")}  # fmt: skip
     yield Control("half-away", "project_kind", vary("project_kind", **away),
                   {"rounding": "half-away"})  # fmt: skip
+    for rounding in ("half-away", "half-up"):
+        yield Control(rounding, "descend_rows", vary("descend_rows", rounding=_ROUNDINGS[rounding]),
+                      {"rounding": rounding})  # fmt: skip
     yield Control("double", "requantize_fixed", vary("requantize_fixed", fixed=round_twice),
                   {"fixed_point": "double"})  # fmt: skip
 

@@ -58,6 +58,11 @@ def _around(ends: tuple[int, int], scale: Any, zero: int) -> list[Fraction]:
     return [(end - zero + step) * scale for end in ends for step in off]
 
 
+def _next_to_half(digits: int) -> list[Fraction]:
+    """Return one half and what is next below it in that many binary digits, of both signs."""
+    return [s * x for x in (_HALF - Fraction(1, 2 ** (digits + 1)), _HALF) for s in (1, -1)]
+
+
 # name, says, flags, x, scale, zero point, range; with a star: for `project`, too
 _TIE, _CUT, _ENDS = ["TieRounding"], ["Truncation", "DoubleRounding"], ["RangeEnds", "Clamp"]
 _S24 = Fraction(12582917, 2**23)  # a scale that needs all 24 bits
@@ -118,6 +123,9 @@ _ROWS: list[tuple[Any, ...]] = [
      [[[[1]]], [[[3]]], [[[_HALF]]]], [[[[0]]]] * 3, "i8"),
     ("axis-1.kernel*", "One scale per input channel of a kernel.", ["PerChannel"], coded("kernel-1", 3, 3, 1, 2),
      [[[[5]], [[1]], [[3]]]], [[[[0]], [[1]], [[2]]]], "u8"),
+    ("below-half", "Adding one half before cutting off rounds what is next below one half up, in float32.",
+     _TIE, _next_to_half(24), 1, 0, "i8"),
+    ("below-half.double", "The same in float64.", _TIE, _next_to_half(53), 1, 0, "i8"),
     ("no-axis", "An array without axes.", ["Shape"], Fraction(-7, 2), 1, 0, "i8"),
     ("powers", "A tiny and exact scale.", ["Truncation"], [k * Fraction(1, 2**32) for k in range(-9, 10, 2)],
      Fraction(1, 2**30), 0, "i8"),

@@ -242,6 +242,19 @@ def _unwritten(y: Any, _: Any) -> Any:
     return y
 
 
+def _relaxed(F: Any, G: Any, scale: Any, *, qmin: int, qmax: int) -> Any:
+    V = np.linalg.lstsq(G, (F / scale).T, rcond=None)[0].T
+    return np.clip(np.rint(V), qmin, qmax).astype(np.int64)
+
+
+def _one_opt(*arrays: Any, **ends: int) -> Any:
+    """Change single codes of the rounded least squares solution while that helps."""
+    V = _relaxed(*arrays, **ends)
+    for _ in range(9):
+        V = RAW["descend_rows"](*arrays[:2], V, arrays[2], **ends)
+    return V
+
+
 # --- the changes ----------------------------------------------------------------------------------
 
 # fmt: off
@@ -356,6 +369,23 @@ CHANGES: dict[str, Mapping[str, Any]] = {
                      "multipliers": lambda a: [np.ravel(M)[:1] for M in a.multipliers]},
     "relu-0": {"floor": 0},
     "product": {"product": lambda acc, M: np.float32(acc) * np.float32(M)},
+    "jacobi": {"stale": True},
+    "backwards": {"turn": -1, "solve": lambda rest, G, r:
+                  np.linalg.solve(G[r:, r:], rest[:, r:].T)[0]},
+    "no-clamp": {"clamp": lambda k, *_: k},
+    "late-clamp": {"clamp": lambda k, *_: k, "result": lambda y, a: np.clip(y, a.qmin, a.qmax)},
+    "scale-1": {"scale": lambda a: np.ones_like(a.scale)},
+    "scale-2": {"scale": lambda a: a.scale * a.scale},
+    "triangle": {"G": lambda a: np.tril(a.G)},
+    "step": {"step": True},
+    "cold": {"codes": lambda a: 0 * a.codes},
+    "relaxed": {"function": _relaxed},
+    "pivot": {"solve": lambda rest, G, r: rest[:, r] / G[r, r]},
+    "apart": {"apart": True},
+    "metric-1": {"G": lambda a: np.eye(len(a.G), dtype=a.G.dtype)},
+    "metric-diagonal": {"G": lambda a: np.diag(np.diag(a.G))},
+    "first-leaf": {"function": RAW["nearest_plane"]},
+    "one-opt": {"function": _one_opt},
     "erase": {"result": _erase},
     "memory": {"x": _memory, "X": _memory},
     "stale": {},

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from qcp_ref.conformance.controls import Control
-from qcp_ref.conformance.faults import Fault, vary
+from qcp_ref.conformance.faults import CHANGES, Fault, vary
 from qcp_ref.conformance.plain import RAW, khatri_rao
 
 __all__ = ["CONTROLS", "FAULTS", "SOLVERS"]
@@ -125,10 +125,6 @@ def _balance(factors: Any, weights: Any, *, after: Callable[[Any], Any]) -> Any:
     return [after(first).astype(first.dtype), *others]
 
 
-def _half_away(x: Any) -> Any:
-    return np.sign(x) * np.floor(np.abs(x) + 0.5)
-
-
 def _admm_step(
     F: Any, G: Any, H: Any, U: Any, rho: Any, scale: Any, *, qmin: int, qmax: int,
     fault: str = "", solve: Any = _solve,
@@ -138,7 +134,7 @@ def _admm_step(
     pull = {"D09": H - U, "D11": H}.get(fault, H + U) * (1 if fault == "D10" else rho)
     T = solve(G if fault == "D12" else G + rho * np.eye(len(G), dtype=G.dtype), F + pull)
     V = {"D05": T, "D06": T + U}.get(fault, T - U)
-    codes = (_half_away if fault == "D08" else np.rint)(V / scale)
+    codes = (CHANGES["half-away"]["rounding"] if fault == "D08" else np.rint)(V / scale)
     new = scale * (codes if fault == "D07" else np.clip(codes, qmin, qmax))
     new = V if fault == "D13" else new
     step = {"D01": T - new, "D02": H - T, "D04": rho * (new - T)}.get(fault, new - T)
@@ -177,15 +173,10 @@ def _ao_admm(X: Any, *, rank: int, seed: int, **_: int) -> Any:
 # --- the catalogue --------------------------------------------------------------------------------
 
 SOLVERS: dict[str, Callable[..., Any]] = {
-    "choose_scale": _choose_scale,
-    "balance": RAW["balance"],
-    "als_update": _als_update,
-    "als_sweep": _als_sweep,
-    "admm_step": _admm_step,
-    "epc_update": _epc_update,
-    "cp_als": _cp_als,
-    "ao_admm": _ao_admm,
-}
+    "choose_scale": _choose_scale, "balance": RAW["balance"], "als_update": _als_update,
+    "als_sweep": _als_sweep, "admm_step": _admm_step, "epc_update": _epc_update,
+    "cp_als": _cp_als, "ao_admm": _ao_admm,
+}  # fmt: skip
 
 _STEPS = {
     "D01": "subtracts H - T from the dual",

@@ -10,6 +10,7 @@ that has no meaning is refused before, in one place for all operations (:func:`o
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ __all__ = ["RAW", "RIGHT", "axes", "checked", "khatri_rao", "nearest_power", "of
 
 # Axes that have one name have one size; further axes fit whatever they are.
 _AXES = {"x": "nc", "W": "oc", "A": "oc", "C": "kc", "a_out": "or", "a_in": "cr", "a_kernel": "kr",
-         "bias": "o", "weights": "r", "F": "mr", "H": "mr", "U": "mr", "G": "rr"}  # fmt: skip
+         "bias": "o", "weights": "r", "F": "mr", "H": "mr", "U": "mr", "codes": "mr",
+         "G": "rr"}  # fmt: skip
 
 
 # --- what has no meaning --------------------------------------------------------------------------
@@ -92,7 +94,8 @@ def _no_codes(op: str, given: Mapping[str, Any]) -> Iterator[str]:
     zeros += given.get("zeros", [])
     ends = [(given["qmin"], given["qmax"])] if "qmin" in given else []
     ends += zip(given.get("qmins", ()), given.get("qmaxs", ()), strict=True)
-    if any(part.dtype.kind == "f" or (layer and part.itemsize > 1) for part in codes):
+    off = "codes" in given and ends and np.any(np.clip(codes[0], *ends[0]) != codes[0])
+    if off or any(part.dtype.kind == "f" or (layer and part.itemsize > 1) for part in codes):
         yield "codes"
     elif any(low > high for low, high in ends):
         yield "range"
@@ -344,6 +347,44 @@ def _quantized_cp_conv2d(
     z = codes(_pointwise(x - zeros[0], a_in.T, None, **one), *ends[0])
     z = codes(_depthwise(z, a_kernel, **options), *ends[1])
     return codes(_pointwise(z, a_out, bias, stride=(1, 1)), *ends[2]) + zeros[3]
+
+
+def _descend_rows(F: Any, G: Any, codes: Any, scale: Any, **hooks: Any) -> Any:
+    V, f = codes.astype(F.dtype), F / scale
+    for r in np.flatnonzero(np.diag(G) > 0)[:: hooks.get("turn", 1)]:
+        now = codes if "stale" in hooks else V
+        step = (f[:, r] - now @ G[:, r]) / G[r, r]
+        V[:, r] = _near(step if "step" in hooks else step + now[:, r], **hooks)
+    return V.astype(np.int64)
+
+
+def _near(t: Any, *, qmin: int, qmax: int, **hooks: Any) -> Any:
+    return hooks.get("clamp", np.clip)(hooks.get("rounding", np.rint)(t), qmin, qmax)
+
+
+def _leading(rest: Any, G: Any, r: int) -> Any:
+    """Solve for the first columns, and return the last one of them."""
+    return np.linalg.solve(G[: r + 1, : r + 1], rest[:, : r + 1].T)[-1]
+
+
+def _nearest_plane(F: Any, G: Any, scale: Any, **hooks: Any) -> Any:
+    V, f = np.zeros_like(F), F / scale
+    for r in range(len(G))[:: -hooks.get("turn", 1)]:
+        rest = f if "apart" in hooks else f - V @ G
+        V[:, r] = _near(hooks.get("solve", _leading)(rest, G, r), **hooks)
+    return V.astype(np.int64)
+
+
+def _refit_scale(F: Any, G: Any, codes: Any) -> Any:
+    V = codes.astype(F.dtype)
+    return np.asarray((F * V).sum() / (V @ G * V).sum())
+
+
+def _closest_rows(F: Any, G: Any, scale: Any, *, qmin: int, qmax: int, turn: int = 1) -> Any:
+    """Try all; of equally good rows take the first, or the last if turned."""
+    V = np.array([*product(range(qmin, qmax + 1), repeat=len(G))])[::turn].astype(F.dtype)
+    objective = (V @ G * V).sum(axis=1) - 2 * (F / scale) @ V.T
+    return V[objective.argmin(axis=1)].astype(np.int64)
 
 
 RAW: dict[str, Callable[..., Any]] = {

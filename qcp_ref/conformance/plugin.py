@@ -160,10 +160,11 @@ def _reports(config: "pytest.Config") -> Iterator[Any]:
     for run in getattr(config, _SESSIONS).values():
         if run.session is not None:
             from qcp_ref.conformance.runner import Report
-            from qcp_ref.conformance.vectors import SUITE, kills
+            from qcp_ref.conformance.vectors import SUITE, counts, kills
 
             run.session.close()
-            yield Report(run.session.info, SUITE, run.results, kills())
+            asked = run.session.info, SUITE, run.results
+            yield Report(*asked, kills(), counts(run.options.get("suite")))
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: "pytest.Config") -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from qcp_ref import __version__, als, conv, cp, epc_update, grid, integer, qcp, tensor
+from qcp_ref import __version__, als, conv, cp, epc_update, grid, integer, qcp, rows, tensor
 from qcp_ref import _kernels as kernels
 from qcp_ref._checks import check_array, check_factors, check_gram, check_mode, check_real
 from qcp_ref.conformance.adapter import Adapter, Unsupported
@@ -26,6 +26,7 @@ _STILL = {"stride": [1, 1], "padding": [0, 0, 0, 0], "dilation": [1, 1]}
 _INT32 = (-(2**31), 2**31 - 1)
 _PIVOT = 1e-4  # of the Cholesky triangle at unit diagonal: below, the book asks the eigenvalues
 _SWEEPS = 30
+_NODES = 10**6  # enough to end every search of the suite
 
 
 # --- vectorised -----------------------------------------------------------------------------------
@@ -44,6 +45,10 @@ def _affine(x: Any, **ends: int) -> Any:
 def _book_cp_als(X: Any, *, rank: int, seed: int) -> Any:
     fit = als.cp_als(X, rank, rng=seed)
     return list(fit.cp.factors), np.float64(fit.error)
+
+
+def _solved(F: Any, G: Any, scale: Any, *, qmin: int, qmax: int, **how: Any) -> Any:
+    return rows.solve_rows(F, G, _grid(qmin, qmax), scale, **how).codes
 
 
 def _book_ao_admm(X: Any, *, rank: int, seed: int, **ends: int) -> Any:
@@ -78,6 +83,9 @@ _BOOK = SimpleNamespace(
     linear=lambda x, W, b, x_zero: integer.int_linear(x, W, bias=b, zero_point=x_zero),
     solve=lambda F, G: als.als_update(F, G).factor,
     shrink=lambda F, G, square, bound, now: epc_update(F, G, square, bound, current=now).factor,
+    descend=rows._descend,
+    nearest_plane=lambda *arrays, **ends: _solved(*arrays, **ends, method="babai", order="natural"),
+    closest_rows=lambda *arrays, **ends: _solved(*arrays, **ends, method="sphere", budget=_NODES),
     cp_als=_book_cp_als,
     ao_admm=_book_ao_admm,
 )
@@ -89,7 +97,7 @@ _BOOK = SimpleNamespace(
 class _Loops:
     """Each operation by compiled loops; formulas and singular systems are left to the book."""
 
-    choose_affine = staticmethod(_affine)
+    choose_affine, descend = staticmethod(_affine), kernels.descend
 
     def quantize(self, x: Any, scale: Any, zero: Any, *, qmin: int, qmax: int) -> Any:
         x = check_array(x, "x")
@@ -178,6 +186,18 @@ class _Loops:
     def shrink(self, F: Any, G: Any, square: float, bound: float, _: Any) -> Any:
         return kernels.epc_update(F, G, square, bound) if bound < square else np.zeros_like(F)
 
+    def nearest_plane(self, F: Any, G: Any, scale: Any, **ends: int) -> Any:
+        return self.closest_rows(F, G, scale, nodes=len(G), **ends)
+
+    def closest_rows(self, *arrays: Any, nodes: int = _NODES, **ends: int) -> Any:
+        """Search each row; with one node per column the search ends at its first leaf."""
+        F, G, box, _ = _in_steps(*arrays, **ends)
+        rows._check_consistent(F, G)
+        L, _ = rows._triangle(G, "natural")
+        z = np.ascontiguousarray(np.linalg.solve(L, F.T).T)
+        far = np.full(len(G), 2.0**40)
+        return np.array([kernels.sphere(row, L, far, box, nodes)[0] for row in z]).astype(np.int64)
+
     def cp_als(self, X: Any, *, rank: int, seed: int) -> Any:
         factors = list(cp.random_cp(X.shape, rank, rng=seed).factors)
         for _ in range(_SWEEPS):
@@ -238,6 +258,17 @@ def _epc_update(impl: Any, X: Any, factors: Any, delta: Any, mode: int) -> Any:
     return impl.shrink(F, G, square, bound, unit[mode] * lengths) / lengths
 
 
+def _descend_rows(impl: Any, F: Any, G: Any, codes: Any, scale: Any, **ends: int) -> Any:
+    F, G, box, _ = _in_steps(F, G, scale, **ends)
+    V = rows._check_codes(codes, F.shape, _grid(**ends)).astype(float)
+    impl.descend(V, F - V @ G, G, np.zeros_like(V), box)
+    return V.astype(np.int64)
+
+
+def _refit_scale(_: Any, F: Any, G: Any, codes: Any) -> Any:
+    return rows.refit_scale(F, G, codes, grid.Grid(16), 1.0)
+
+
 def _quantized_conv2d(impl: Any, x: Any, W: Any, bias: Any, M: Any, **options: Any) -> Any:
     output = {name: options.pop(name) for name in ("y_zero", "qmin", "qmax", "relu")}
     return _output(impl, impl.int_conv2d(x, W, bias, **options), M, **output)
@@ -278,6 +309,12 @@ def _grid(qmin: int, qmax: int) -> grid.Grid:
     if qmin not in kinds or qmax & (qmax + 1):
         raise Unsupported("bits")
     return grid.Grid(qmax.bit_length() + (qmin < 0), **kinds[qmin])
+
+
+def _in_steps(F: Any, G: Any, scale: Any, **ends: int) -> Any:
+    F = check_array(F, "F", ndim=2)
+    scale = grid._check_scale(scale, ())
+    return rows._in_steps(F, check_gram(G, F.shape[1]), _grid(**ends), scale)
 
 
 def _kind(kind: str, bits: Any) -> grid.Grid:

@@ -56,6 +56,7 @@ class Report:
     suite: str
     results: Sequence[Result]
     kills: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    whole: Mapping[str, int] = field(default_factory=dict)  # cases of each level; none: those here
 
     @property
     def ok(self) -> bool:
@@ -69,7 +70,13 @@ class Report:
 
     @property
     def levels(self) -> list[str]:
-        """The levels that may be claimed: something ran, and nothing failed or was absent."""
+        """The levels that may be claimed: all asked, something ran, nothing failed or absent."""
+        asked = Counter(r.level for r in self.results)
+        return [level for level in self._clean if asked[level] >= self.whole.get(level, 0)]
+
+    @property
+    def _clean(self) -> list[str]:
+        """The levels in which something ran, and nothing that was asked failed or was absent."""
         hollow = {r.level for r in self.results if r.outcome in (*_BAD, "xfail", "absent")}
         run = {r.level for r in self.results if r.outcome in ("pass", "suspect")}
         return [level for level in LEVELS if level in run - hollow]
@@ -87,8 +94,10 @@ class Report:
         passed = self.counts["pass"] + self.counts["suspect"]
         killed, faults = self.strength
         margin = max((r.margin for r in self.results if r.outcome == "pass"), default=0.0)
+        part = " ".join(["part of", *(name for name in self._clean if name not in self.levels)])
+        shown = [" ".join(self.levels), part.removesuffix("part of")]
         return (
-            f"qcp-conformance {self.suite}  {' '.join(self.levels) or 'no level'}  "
+            f"qcp-conformance {self.suite}  {', '.join(filter(None, shown)) or 'no level'}  "
             f"{self.info['arith']}  {passed}/{len(self.results)}  "
             f"faults killed {killed}/{faults}  max margin {margin:.2f}"
         )
@@ -377,11 +386,11 @@ def run(
     ValueError
         If the implementation cannot be loaded.
     """
-    from qcp_ref.conformance.vectors import SUITE, kills
+    from qcp_ref.conformance.vectors import SUITE, counts, kills
 
     session = Session(implementation, timeout=timeout, isolate=isolate)
     try:
         results = [session.run(case) for case in cases]
     finally:
         session.close()
-    return Report(session.info, SUITE, results, kills())
+    return Report(session.info, SUITE, results, kills(), counts())

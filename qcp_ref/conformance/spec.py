@@ -33,6 +33,7 @@ class Op(NamedTuple):
 
 _RANGE = ("qmin", "qmax")
 _WINDOW = ("stride", "padding", "dilation")
+_LAYER, _OUTPUT = ("x", "W", "bias", "multiplier"), ("x_zero", "y_zero", *_RANGE, "relu")
 _STAGES = ("a_out", "a_in", "a_kernel")
 
 OPS = {
@@ -73,20 +74,8 @@ OPS = {
         "LI", ("x", "W", "bias"), ("x_zero", *_WINDOW), ("acc",), "integer-accumulator"
     ),
     # The same followed by requantization; multiplier real, single or one per output channel.
-    "quantized_conv2d": Op(
-        "LI",
-        ("x", "W", "bias", "multiplier"),
-        ("x_zero", "y_zero", *_RANGE, "relu", *_WINDOW),
-        ("codes",),
-        "integer-layer",
-    ),
-    "quantized_linear": Op(
-        "LI",
-        ("x", "W", "bias", "multiplier"),
-        ("x_zero", "y_zero", *_RANGE, "relu"),
-        ("codes",),
-        "integer-layer",
-    ),
+    "quantized_conv2d": Op("LI", _LAYER, (*_OUTPUT, *_WINDOW), ("codes",), "integer-layer"),
+    "quantized_linear": Op("LI", _LAYER, _OUTPUT, ("codes",), "integer-layer"),
     # Three stages. zeros: zero points of input, both intermediates and output; qmins and qmaxs:
     # ranges of the three outputs; multipliers: one array per stage.
     "quantized_cp_conv2d": Op(
@@ -104,6 +93,15 @@ OPS = {
     "admm_step": Op("L3", ("F", "G", "H", "U", "rho", "scale"), _RANGE, ("T", "H", "U"), "admm-u"),
     # The new factor of one mode: error at most delta, least sum of squared component norms.
     "epc_update": Op("L3", ("X", "factors", "delta"), ("mode",), ("A",), "epc-ridge"),
+    # The four below are about one factor in integer codes, and treat its rows apart. One pass over
+    # the columns in ascending order: each code in turn is the best one, the others being fixed.
+    "descend_rows": Op("L3", ("F", "G", "codes", "scale"), _RANGE, ("codes",), "rows-descent"),
+    # Babai's codes, the last column decided first.
+    "nearest_plane": Op("L3", ("F", "G", "scale"), _RANGE, ("codes",), "rows-babai"),
+    # The one scale that suits the codes best.
+    "refit_scale": Op("L3", ("F", "G", "codes"), (), ("scale",), "rows-scale"),
+    # In each row codes than which none are better, proved so.
+    "closest_rows": Op("L3", ("F", "G", "scale"), _RANGE, ("codes",), "rows-problem"),
     "cp_als": Op("L4", ("X",), ("rank", "seed"), ("factors", "error"), "als-error"),
     # codes: one integer array per mode; scales: one number per mode.
     "ao_admm": Op(

@@ -13,14 +13,15 @@ Checked by tests/test_truth.py.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from itertools import product
-from math import floor, prod
+from math import prod
 from typing import Any
 
 from qcp_ref import loops
 from qcp_ref.conformance.dyadic import fractions, nest, pack
 from qcp_ref.conformance.spec import CHOICES, OPS
+from qcp_ref.loops import float32, rounded
 
-__all__ = ["SUMS", "band", "bounded", "expect", "float32", "outcomes"]
+__all__ = ["SUMS", "band", "bounded", "expect", "float32", "outcomes", "targets"]
 
 Numbers = Any  # a number, or a nested list of them
 Given = Mapping[str, Any]  # arguments or options by name
@@ -34,19 +35,10 @@ _RELEVANT = {
     **dict.fromkeys(("requantize", "quantized_conv2d", "quantized_linear"), _REQUANT),
     "quantized_cp_conv2d": _REQUANT,
     "requantize_fixed": ("fixed_point",),
-    **dict.fromkeys(("project_kind", "choose_affine"), ("rounding",)),
+    **dict.fromkeys(("project_kind", "choose_affine", "descend_rows"), ("rounding",)),
 }
 SUMS = ("reconstruct", "mttkrp", "gram", "conv2d", "pointwise", "depthwise", "cp_conv2d")
 _DEFAULT = {name: options[0] for name, options in CHOICES.items()}
-
-
-def float32(q: Fraction | int) -> Fraction:
-    """Round to the nearest float32, ties to even; numbers beyond its range are kept."""
-    q = Fraction(q)
-    size = abs(q.numerator).bit_length() - q.denominator.bit_length()
-    size -= abs(q) < Fraction(2) ** size
-    step = Fraction(2) ** max(size - 23, -149)
-    return round(q / step) * step
 
 
 def _map(function: Callable[[Any], Any], numbers: Numbers) -> Numbers:
@@ -156,20 +148,13 @@ def bounded(case: Given) -> dict[str, Expectation]:
 # --- quantizers -----------------------------------------------------------------------------------
 
 
-def _round(q: Fraction, rule: str) -> int:
-    if rule == "half-even":
-        return round(q)
-    size = floor((abs(q) if rule == "half-away" else q) + Fraction(1, 2))
-    return -size if rule == "half-away" and q < 0 else size
-
-
 def _code(q: Fraction, z: int, ends: Sequence[int], choices: Choices, short: bool) -> int:
     """Round a quotient, add the zero point, clip; ``short``: the sum in between is a float32."""
     if choices["zero_point"] == "before-rounding":
-        code = _round(float32(q + z) if short else q + z, choices["rounding"])
+        code = rounded(float32(q + z) if short else q + z, choices["rounding"])
     else:
-        code = _round(q, choices["rounding"]) + z
-    return min(max(code, ends[0]), ends[1])
+        code = rounded(q, choices["rounding"]) + z
+    return int(min(max(code, ends[0]), ends[1]))
 
 
 def _quantize(given: Given, options: Given, choices: Choices) -> Numbers:
@@ -298,10 +283,36 @@ def _affine(given: Given, options: Given, rounding: str) -> dict[str, Expectatio
     # are by powers of two.
     exact = not any(n & (n - 1) for n in (width, scale.numerator, scale.denominator))
     far = 0 if exact else 6 * (abs(lowest) - steps) / (2**24 - 6)
-    found = [_round(lowest - steps + end, rounding) for end in (-far, far)]
+    found = [rounded(lowest - steps + end, rounding) for end in (-far, far)]
     zeros = sorted({min(max(z, lowest), highest) for z in found}) if low < high else [0]
     several = {"kind": "set", "s": [], "allowed": [zeros]}
     return {"scale": _near(scale, 3), "zero_point": several if zeros[1:] else _codes(zeros[0])}
+
+
+def targets(op: str, given: Given, options: Given, choices: Choices = _DEFAULT) -> Numbers:
+    """Return what is rounded to each code by ``descend_rows`` and ``nearest_plane``.
+
+    Either solves for some columns while the others are fixed: for one, :eq:`rows-descent`, or for
+    all that are not decided yet, :eq:`rows-babai`.
+    """
+    G, rank, aims = given["G"], len(given["G"]), []
+    for n, row in enumerate(given["F"]):
+        v = list(given["codes"][n]) if op == "descend_rows" else [0] * rank
+        aims.append([Fraction(k) for k in v])
+        for r in range(rank) if op == "descend_rows" else reversed(range(rank)):
+            free = [r] if op == "descend_rows" else [*range(r + 1)]
+            fixed = [(p, v[p]) for p in range(rank) if p not in free]
+            rest = [row[q] / given["scale"] - sum(k * G[p][q] for p, k in fixed) for q in free]
+            if G[r][r]:
+                system = [[Fraction(G[p][q]) for q in free] for p in free]
+                aims[n][r] = loops.solve(system, [rest])[0][-1]
+            v[r] = _code(aims[n][r], 0, _ends(options), choices, False)
+    return aims
+
+
+def _decided(op: str, given: Given, options: Given, choices: Choices) -> Numbers:
+    aims = targets(op, given, options, choices)
+    return _map(lambda t: _code(t, 0, _ends(options), choices, False), aims)
 
 
 # --- expectations ---------------------------------------------------------------------------------
@@ -346,6 +357,8 @@ def _results(op: str, given: Given, options: Given) -> Callable[[Choices], dict[
         ),
         "requantize_fixed": lambda c: _requantize_fixed(g, o, c["fixed_point"]),
         "int_conv2d": lambda _: _accumulators(g, o),
+        "descend_rows": lambda c: _decided(op, g, o, c),
+        "nearest_plane": lambda c: _decided(op, g, o, c),
     }
     run = codes[op] if op in codes else _layer(op, g, o)
     return lambda c: {name: _codes(run(c))}

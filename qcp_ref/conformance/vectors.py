@@ -7,6 +7,7 @@ writes them again.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from hashlib import sha256
@@ -15,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from qcp_ref.conformance.dyadic import canonical
-from qcp_ref.conformance.spec import CAPABILITIES, CHOICES
+from qcp_ref.conformance.spec import CAPABILITIES, CHOICES, OPS
 
-__all__ = ["SUITE", "flags", "kills", "load", "smoke", "text", "texts", "write"]
+__all__ = ["SUITE", "counts", "flags", "kills", "load", "smoke", "text", "texts", "write"]
 
 SUITE = "0.1-draft"
 _FOLDER = "data/v0"
@@ -30,13 +31,14 @@ def texts() -> Iterator[tuple[str, str]]:
         families_grid,
         families_integer,
         families_layers,
+        families_rows,
         families_solvers,
         refusals,
     )
 
     entries, families = {}, dict[str, list[Any]]()
-    grids, solvers = families_grid, families_solvers
-    for module in (grids, families_algebra, families_layers, families_integer, solvers):
+    solvers = (families_solvers, families_rows)
+    for module in (families_grid, families_algebra, families_layers, families_integer, *solvers):
         for family, cases in module.families():
             families.setdefault(family, []).extend(cases)
     right = [case for cases in families.values() for case in cases]
@@ -98,6 +100,11 @@ def load(suite: str | None = None) -> list[dict[str, Any]]:
         raise ValueError(f"suite: expected one of {sorted(known)}, got {suite!r}")
     wanted = _version(suite)
     return [case for case in cases if _version(case["since"]) <= wanted]
+
+
+def counts(suite: str | None = None) -> Counter[str]:
+    """Return how many cases each level of the suite, or of a version of it, has."""
+    return Counter(OPS[case["op"]].level for case in load(suite))
 
 
 def _version(suite: str) -> tuple[int, ...]:

@@ -37,10 +37,9 @@ class Xfail(NamedTuple):
 
 
 def matches(pattern: str, case_id: str) -> bool:
-    """Whether an id, or a beginning followed by ``.*``, names this case."""
-    if pattern.endswith(".*"):
-        return case_id.startswith(pattern[:-1])
-    return case_id == pattern
+    """Whether an id names this case, or with ``.*`` at its end this case and all that begin so."""
+    family = pattern.removesuffix(".*")
+    return case_id == family or (family != pattern and case_id.startswith(family + "."))
 
 
 def read(path: str | Path, suite: str, ids: Iterable[str]) -> list[Xfail]:
