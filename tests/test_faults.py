@@ -36,7 +36,7 @@ def test_every_promised_mistake_is_in_the_catalogue_or_says_why_not():
 def test_the_list_is_well_formed():
     for row in ROWS:
         assert set(row) == {"id", "change", "ops", "title", "seen"}
-        assert re.fullmatch(r"[QRIFMGPX]\d\d", row["id"])
+        assert re.fullmatch(r"[QRIFMGPVX]\d\d", row["id"])
         assert row["change"] in CHANGES
         assert len(set(row["ops"])) == len(row["ops"])
         assert all(OPS[op].level in LEVELS for op in row["ops"])

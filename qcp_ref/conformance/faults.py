@@ -7,7 +7,7 @@ line per fault: identifier, operations, what is wrong, where it was seen, and th
 that makes it, for which see :data:`CHANGES`.
 
 The letter of an identifier says what is wrong: Q rounding to codes, R ranges, I integer layers, F
-layers, M and G tensor algebra, P precision, X conduct. A mistake that can be made in several
+layers, M and G tensor algebra, P precision, V rows of codes, X conduct. A mistake that can be made in several
 operations has one number, and a letter at the end for each of them.
 """
 
