@@ -1,4 +1,4 @@
-"""Random small cases of the operations of the levels L0, L1, L2 and LI, with their exact truth."""
+"""Random small cases of the levels L0, L1, L2 and LI and of rows of codes, with their truth."""
 
 from fractions import Fraction
 from math import prod

@@ -55,7 +55,8 @@ def test_every_case_is_complete(name):
 
 
 def test_every_certificate_is_used():
-    assert {case["out"]["name"] for case in CASES.values()} == set(CERTIFICATES)
+    rows = {"refit_scale", "closest_rows"}  # in families_rows
+    assert {case["out"]["name"] for case in CASES.values()} == set(CERTIFICATES) - rows
 
 
 def is_float32(q):

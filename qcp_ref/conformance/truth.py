@@ -385,7 +385,8 @@ def outcomes(
     Parameters
     ----------
     op : str
-        Of ``qcp_ref.conformance.spec.OPS``, of the levels L0, L1, L2 and LI.
+        Of ``qcp_ref.conformance.spec.OPS``, of the levels L0, L1, L2 and LI, and
+        ``descend_rows`` and ``nearest_plane``.
     inputs : mapping of str to nested list
         Integers and fractions by argument; for ``x`` of quantizers 'inf', '-inf' and '-0', too.
     options : mapping
