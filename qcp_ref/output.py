@@ -376,7 +376,7 @@ def polish_output(
     - the output error never rises, and the result lies on the same grid
     - where it says "converged" no single code can be changed for the better
     - the first sweep equals plain loops on rational numbers that try every code
-    - with the identity for ``S`` it is :func:`qcp_ref.search.polish` without noise
+    - with the identity for ``S`` it sweeps as :func:`qcp_ref.search.polish` does without noise
 
     Examples
     --------
