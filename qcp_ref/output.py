@@ -39,7 +39,7 @@ from qcp_ref.als import Callback, als_update
 from qcp_ref.conv import Padding, Pair, _axes, _check_axes, _patches
 from qcp_ref.cp import CP, _check_cp, _weighted, balance, reconstruct, relative_error
 from qcp_ref.qcp import QuantizedCP
-from qcp_ref.rows import _check_rows_grid, _in_codes, _in_levels, _in_steps, _refit, _step
+from qcp_ref.rows import _NULL, _check_rows_grid, _in_codes, _in_levels, _in_steps, _refit, _step
 from qcp_ref.tensor import _khatri_rao
 
 __all__ = [
@@ -53,7 +53,6 @@ __all__ = [
 
 _LARGEST = 2.0**150  # of an entry of S: products with two kernels stay in the range of float64
 _ROUNDING = 1e-10  # of the trace of S: what asymmetry and negative eigenvalues may come to
-_NULL = 1e-13  # of what Cauchy-Schwarz allows: a smaller diagonal entry of a Gram matrix is noise
 _STILL = 1e-12  # a sweep that changes no code and gains less than this is the last one
 
 Tensor = TypeVar("Tensor", CP, QuantizedCP)

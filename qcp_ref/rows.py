@@ -32,6 +32,7 @@ __all__ = ["RowFit", "refit_scale", "solve_rows"]
 METHODS = ("round", "descent", "babai", "k-best", "sphere")
 ORDERS = ("greedy", "natural")
 _EPS = float(np.finfo(np.float64).eps)
+_NULL = 1e-13  # share of its upper bound below which a squared norm is the rounding of zero
 _MOST_PASSES = 1000  # descent cannot cycle, so this is never the reason to stop in practice
 
 
@@ -187,7 +188,7 @@ def refit_scale(
     Notes
     -----
     Equation :eq:`rows-scale` [beyond the paper]. A scale that would not be positive, or does not
-    matter because its codes are all zero or meet a zero of ``G``, is kept.
+    matter because its codes are zero, meet a zero of ``G`` or cancel, is kept.
 
     **Laws**
 
@@ -212,12 +213,12 @@ def _refit(F: Array, G: Array, levels: Array, scale: Array) -> Array:
     if scale.shape == (1, F.shape[1]):
         return _refit_columns(F, G, levels, scale)
     upper, lower = F * levels, (levels @ G) * levels
-    if scale.ndim:
-        top, bottom = upper.sum(axis=1, keepdims=True), lower.sum(axis=1, keepdims=True)
-    else:
-        top, bottom = upper.sum(), lower.sum()
-    good = (bottom > 0) & (top > 0)
-    return np.asarray(np.where(good, top / np.where(good, bottom, 1.0), scale))
+    axis = 1 if scale.ndim else None
+    top, bottom = (sums.sum(axis=axis, keepdims=True) for sums in (upper, lower))
+    # Components may cancel; what is then left of what Cauchy-Schwarz allows is noise.
+    most = ((np.abs(levels) @ np.sqrt(np.diag(G))[:, None]) ** 2).sum(axis=axis, keepdims=True)
+    good = (bottom > _NULL * most) & (top > 0)
+    return np.asarray(np.where(good, top / np.where(good, bottom, 1.0), scale)).reshape(scale.shape)
 
 
 def _refit_columns(F: Array, G: Array, levels: Array, scale: Array) -> Array:

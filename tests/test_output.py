@@ -35,6 +35,7 @@ from qcp_ref import (
     quantize_cp,
     random_cp,
     reconstruct,
+    refit_scale,
     relative_error,
     second_moment,
     solve_rows,
@@ -74,9 +75,10 @@ def integer_case(seed, shape, rank, kind):
 
 
 def real_case(seed, shape, kind="regular"):
-    """Return a tensor and a second moment whose ratios make no ties."""
+    """Return a tensor and a second moment of so many digits that there are no ties."""
     rng = np.random.default_rng([seed, 67])
-    return rng.integers(-64, 65, shape) / 16, moment(rng, prod(shape[1:]), kind, most=2**10)
+    X = rng.integers(-(2**20), 2**20, shape) / 2**18
+    return X, moment(rng, prod(shape[1:]), kind, most=2**10)
 
 
 def squared(D, S):
@@ -438,6 +440,14 @@ def test_the_output_gains_what_the_kernel_pays():
         fit = polish_output(X, plain, S)
         assert fit.output_error < 0.8 * fit.history[0]
         assert fit.error > relative_error(X, plain.dequantize())
+
+
+def test_the_scale_of_components_that_cancel_is_kept():
+    # Two equal components whose Gram matrix differs by one rounding, with opposite codes.
+    G = np.ones((2, 2)) - (1 - np.eye(2)) * 2.0**-53
+    for scale in (np.array(0.5), np.array([[0.5]])):
+        kept = refit_scale([[2.0**-50, 0.0]], G, [[1, -1]], Grid(3), scale)
+        assert np.array_equal(kept, scale) and kept.shape == scale.shape
 
 
 def test_fortran_ordered_and_wide_codes_are_fine():
