@@ -242,12 +242,7 @@ def polish(
     >>> found.error < relative_error(X, rounded.dequantize()), found.stop_reason
     (True, 'converged')
     """
-    X = check_tensor(X)
-    if not isinstance(cp, QuantizedCP):
-        raise TypeError(f"cp: expected a QuantizedCP, got {type(cp).__name__}; use quantize_cp")
-    if cp.shape != X.shape:
-        raise ValueError(f"cp: expected shape {X.shape} to fit X, got {cp.shape}")
-    _check_rows_grid(cp.grid)
+    X = _check_start(X, cp)
     noise = check_real(noise, "noise", minimum=0.0)
     sweeps = check_int(sweeps, "sweeps", minimum=0) if noise else 0
     state = _Codes(X, cp, check_rng(rng, "polish"))
@@ -271,6 +266,17 @@ def polish(
         settled = settled or (quiet and before - error <= _SETTLED * error)
         before = error
     return state.fit(reason)
+
+
+def _check_start(X: ArrayLike, cp: Any) -> Array:
+    """Return the tensor, if codes on a grid with equal steps fit it."""
+    array = check_tensor(X)
+    if not isinstance(cp, QuantizedCP):
+        raise TypeError(f"cp: expected a QuantizedCP, got {type(cp).__name__}; use quantize_cp")
+    if cp.shape != array.shape:
+        raise ValueError(f"cp: expected shape {array.shape} to fit X, got {cp.shape}")
+    _check_rows_grid(cp.grid)
+    return array
 
 
 class _Codes:
@@ -379,11 +385,7 @@ def certify(X: ArrayLike, cp: QuantizedCP, *, budget: int = 1000) -> Certificate
     >>> certify(X, polish(X, quantize_cp(cp, Grid(4))).cp).one_opt
     (True, True, True)
     """
-    X = check_tensor(X)
-    if not isinstance(cp, QuantizedCP):
-        raise TypeError(f"cp: expected a QuantizedCP, got {type(cp).__name__}; use quantize_cp")
-    if cp.shape != X.shape:
-        raise ValueError(f"cp: expected shape {X.shape} to fit X, got {cp.shape}")
+    X = _check_start(X, cp)
     factors, size = cp.dequantize().factors, float(np.linalg.norm(X)) or 1.0
     total = relative_error(X, cp.dequantize()) ** 2
     rows = []
