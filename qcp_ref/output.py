@@ -38,7 +38,7 @@ from qcp_ref._kernels import descend
 from qcp_ref.als import Callback, als_update
 from qcp_ref.conv import Padding, Pair, _axes, _check_axes, _patches
 from qcp_ref.cp import CP, _check_cp, _weighted, balance, reconstruct, relative_error
-from qcp_ref.qcp import QuantizedCP
+from qcp_ref.qcp import QuantizedCP, _check_quantized
 from qcp_ref.rows import _NULL, _check_rows_grid, _in_codes, _in_levels, _in_steps, _refit, _step
 from qcp_ref.tensor import _khatri_rao
 
@@ -178,7 +178,7 @@ def output_error(X: ArrayLike, cp: CP, S: ArrayLike) -> float:
     0.0
     """
     X = check_tensor(X)
-    _check_approximation(X, cp, CP)
+    _check_approximation(X, cp)
     return _output_error(X, _weighted(cp), _check_moment(S, X.shape))
 
 
@@ -314,7 +314,7 @@ def output_als(
     True
     """
     X = check_tensor(X)
-    _check_approximation(X, cp, CP)
+    _check_approximation(X, cp)
     S = _check_moment(S, X.shape)
     tol = check_real(tol, "tol", minimum=0.0)
     factors = _weighted(cp)
@@ -388,8 +388,7 @@ def polish_output(
     (True, 'converged')
     """
     X = check_tensor(X)
-    _check_approximation(X, cp, QuantizedCP)
-    _check_rows_grid(cp.grid)
+    _check_rows_grid(_check_quantized(cp, X.shape).grid)
     state = _Codes(X, cp, _check_moment(S, X.shape))
     limits = (max_sweeps, _STILL, callback)
     history, reason = _iterate(X, state.factors, state.S, state.sweep, limits)
@@ -502,11 +501,8 @@ def _squared_output(D: Array, S: Array) -> float:
     return max(float(((M @ S) * M).sum()), 0.0)
 
 
-def _check_approximation(X: Array, cp: Any, kind: type[CP] | type[QuantizedCP]) -> None:
-    if kind is CP:
-        _check_cp(cp, "cp")
-    elif not isinstance(cp, kind):
-        raise TypeError(f"cp: expected a QuantizedCP, got {type(cp).__name__}; use quantize_cp")
+def _check_approximation(X: Array, cp: Any) -> None:
+    _check_cp(cp, "cp")
     if cp.shape != X.shape:
         raise ValueError(f"cp: expected shape {X.shape} to fit X, got {cp.shape}")
 

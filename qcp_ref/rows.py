@@ -305,7 +305,8 @@ def _solve(
     steps: _Steps, method: str, given: Array | None, order: str, width: int, budget: int
 ) -> tuple[Array, Array, NDArray[np.bool_]]:
     """Return levels, lower bounds, and which rows are proved."""
-    L, last_first = _triangle(steps.G, order)
+    # Only decisions ask for an order, and a good one takes longer than the rest.
+    L, last_first = _triangle(steps.G, "natural" if method in ("round", "descent") else order)
     back = np.argsort(last_first)
     z = np.asarray(np.linalg.solve(L, steps.F[:, last_first].T).T, dtype=np.float64)
     least_squares = np.asarray(np.linalg.solve(L.T, z.T).T[:, back], dtype=np.float64)

@@ -40,6 +40,7 @@ from qcp_ref.qcp import (
     QuantizedCP,
     QuantizedFit,
     StageCallback,
+    _check_quantized,
     _history,
     _refuse_zero_points,
     _stage,
@@ -53,6 +54,7 @@ from qcp_ref.rows import (
     _in_levels,
     _in_steps,
     _nearest,
+    _objective,
     _refit,
     _step,
     _Steps,
@@ -271,11 +273,7 @@ def polish(
 def _check_start(X: ArrayLike, cp: Any) -> Array:
     """Return the tensor, if codes on a grid with equal steps fit it."""
     array = check_tensor(X)
-    if not isinstance(cp, QuantizedCP):
-        raise TypeError(f"cp: expected a QuantizedCP, got {type(cp).__name__}; use quantize_cp")
-    if cp.shape != array.shape:
-        raise ValueError(f"cp: expected shape {array.shape} to fit X, got {cp.shape}")
-    _check_rows_grid(cp.grid)
+    _check_rows_grid(_check_quantized(cp, array.shape).grid)
     return array
 
 
@@ -392,10 +390,9 @@ def certify(X: ArrayLike, cp: QuantizedCP, *, budget: int = 1000) -> Certificate
     for mode, (k, scale) in enumerate(zip(cp.codes, cp.scales, strict=True)):
         F, G = mttkrp(X, factors, mode), gram(factors, mode)
         found = solve_rows(F, G, cp.grid, scale, method="sphere", start=k, budget=budget)
-        present = _present(F, G, factors[mode])
+        steps, V = _in_steps(F, G, cp.grid, scale), _in_levels(k, cp.grid)
+        present = _objective(V, steps) * steps.weight
         bound = total - float((present - found.bound).sum()) / size**2
-        steps = _in_steps(F, G, cp.grid, scale)
-        V = _in_levels(k, cp.grid)
         after = _refit(F, G, V * _step(cp.grid), scale)
         rows.append(
             (
@@ -605,11 +602,6 @@ def _equalize(factors: list[Array], modes: list[int]) -> None:
         ratio = np.where(alive, np.prod(lengths, axis=0) ** (1 / len(modes)), 1.0)
         for n, length in zip(modes, lengths, strict=True):
             factors[n] = factors[n] * (ratio / np.where(alive, length, 1.0))
-
-
-def _present(F: Array, G: Array, A: Array) -> Array:
-    """Return the objective of :eq:`rows-problem` of a factor, row by row."""
-    return np.asarray((A * (A @ G - 2 * F)).sum(axis=1))
 
 
 def _is_one_opt(V: Array, steps: _Steps) -> bool:

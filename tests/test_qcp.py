@@ -444,7 +444,7 @@ def test_symmetric_grids_leave_signs_alone_and_the_odd_one_costs_least():
     assert signs == [-1.0, -1.0, -1.0]
     cp = CP([[[3.0], [-1.0]], [[-2.0], [1.9]], [[-1.0], [0.0]]])
     signs = [float(np.sign(A[0, 0])) for A in orient(cp, Grid(4)).factors]
-    assert signs == [-1.0, 2.0 / 2.0, -1.0]  # 2 and 1.9 differ least, so that column is turned
+    assert signs == [-1.0, 1.0, -1.0]  # 2 and 1.9 differ least, so that column is turned
 
 
 # --- planted faults -------------------------------------------------------------------------------
