@@ -520,6 +520,22 @@ def conv(x: Floats, W: Floats, y: Floats, geometry: tuple[int, int, int, int, in
 
 
 @Kernel
+def gather(x: Floats, C: Floats, sources: Integers, y: Floats) -> None:
+    """Add up what a depthwise convolution takes from each source: replaces a pass per entry.
+
+    Pixels are rows, in ``x`` and in ``y``, which begins with zeros. Every sum has the order of
+    :func:`qcp_ref.conv._depthwise`, so the bits are the same.
+    """
+    for n in range(x.shape[0]):
+        for p in range(sources.shape[0]):
+            for t in range(sources.shape[1]):
+                q = sources[p, t]
+                if q >= 0:
+                    for r in range(C.shape[1]):
+                        y[n, p, r] += x[n, q, r] * C[t, r]
+
+
+@Kernel
 def requantize(acc: Integers, multiplier: Array, target: tuple[int, int, int]) -> Integers:
     """Round products once: the twin of :func:`qcp_ref.integer.requantize`.
 

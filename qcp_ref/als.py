@@ -33,7 +33,7 @@ from qcp_ref._checks import (
     check_tensor,
 )
 from qcp_ref.cp import CP, Degeneracy, balance, degeneracy, random_cp, reconstruct
-from qcp_ref.tensor import gram, mttkrp_sweep, unfold
+from qcp_ref.tensor import _normal_sweep, unfold
 
 __all__ = ["ALSUpdate", "CPFit", "FitHistory", "als_update", "cp_als"]
 
@@ -41,6 +41,8 @@ STOP_RULES = ("error-change", "relative-change", "error-below", "none")
 STARTS = ("random", "svd")
 
 _SAFE_PIVOT = 1e-4  # of the Cholesky factor: below, eigenvalues decide whether G is singular
+
+_BLOCK = 64  # columns that one step of a substitution solves
 
 # Called after each sweep with its number and the relative error; a true result stops the run.
 Callback = Callable[[int, float], object]
@@ -122,20 +124,7 @@ def als_update(F: ArrayLike, G: ArrayLike) -> ALSUpdate:
     """
     F = check_array(F, "F", ndim=2)
     rank = F.shape[1]
-    G = check_gram(G, rank)
-    # Columns of very different length are no singularity: judge and solve at unit diagonal.
-    d = np.sqrt(np.diag(G))
-    scale = np.where(d > 0, d, 1.0)
-    unit = G / np.outer(scale, scale)
-    try:
-        if np.diag(np.linalg.cholesky(unit)).min() > _SAFE_PIVOT:
-            return ALSUpdate(np.linalg.solve(unit, (F / scale).T).T / scale, False)
-    except np.linalg.LinAlgError:
-        pass
-    values, V = np.linalg.eigh(unit)
-    alive = values > 10 * rank * np.finfo(np.float64).eps * values[-1]
-    factor = (F / scale @ V[:, alive]) / values[alive] @ V[:, alive].T / scale
-    return ALSUpdate(factor * (d > 0), not alive.all())
+    return _least_squares(F, check_gram(G, rank))
 
 
 def cp_als(
@@ -229,13 +218,43 @@ def cp_als(
     return CPFit(cp, rows[-1][0], _history(rows), reason, degeneracy(cp, norm_X=size))
 
 
+def _least_squares(F: Array, G: Array) -> ALSUpdate:
+    """Solve by Cholesky, or, where that is not safe, by eigenvalues at unit diagonal."""
+    # Columns of very different length are no singularity: pivots are judged at unit diagonal.
+    d = np.sqrt(np.diag(G))
+    try:
+        L = np.linalg.cholesky(G)
+        if (np.diag(L) > _SAFE_PIVOT * d).all():
+            return ALSUpdate(_substitute(L, F), False)
+    except np.linalg.LinAlgError:
+        pass
+    scale = np.where(d > 0, d, 1.0)
+    values, V = np.linalg.eigh(G / scale / scale[:, None])
+    alive = values > 10 * len(G) * np.finfo(np.float64).eps * values[-1]
+    factor = (F / scale @ V[:, alive]) / values[alive] @ V[:, alive].T / scale
+    return ALSUpdate(factor * (d > 0), not alive.all())
+
+
+def _substitute(L: Array, F: Array) -> Array:
+    """Solve ``Y L L.T = F`` by blocks of columns, so that nearly all of it is large products."""
+    Y = np.empty_like(F)
+    blocks = [slice(start, start + _BLOCK) for start in range(0, len(L), _BLOCK)]
+    inverses = [np.linalg.inv(L[own, own].T) for own in blocks]
+    for own, inverse in zip(blocks, inverses, strict=True):
+        done = slice(0, own.start)
+        Y[:, own] = (F[:, own] - Y[:, done] @ L[own, done].T) @ inverse
+    for own, inverse in zip(blocks[::-1], inverses[::-1], strict=True):
+        done = slice(own.stop, None)
+        Y[:, own] = (Y[:, own] - Y[:, done] @ L[done, own]) @ inverse.T
+    return Y
+
+
 def _sweep(X: Array, cp: CP, size: float) -> tuple[CP, tuple[float, float, int]]:
     """Update every mode once; return the balanced factors and the history row."""
     factors = list(cp.factors)
     singular = 0
-    for mode, F in mttkrp_sweep(X, factors):
-        G = gram(factors, mode)
-        factors[mode], flat = als_update(F, G)
+    for mode, F, G in _normal_sweep(X, factors):
+        factors[mode], flat = _least_squares(F, G)
         singular += flat
     error, floor = _fit_error(X, size, factors, F, G)
     return balance(CP(factors)), (error, floor, singular)
@@ -247,8 +266,10 @@ def _fit_error(
     """Relative error after the last mode's update and the level of its rounding noise."""
     eps = np.finfo(np.float64).eps
     A = factors[-1]
-    square = size**2 - 2 * float((F * A).sum()) + float((G * (A.T @ A)).sum())
-    terms = size**2 + 2 * float(np.abs(F * A).sum()) + float((np.abs(G) * np.abs(A.T @ A)).sum())
+    cross, own = F * A, A.T @ A
+    own *= G
+    square = size**2 - 2 * float(cross.sum()) + float(own.sum())
+    terms = size**2 + 2 * float(np.abs(cross).sum()) + float(np.abs(own, out=own).sum())
     floor = np.sqrt(4 * eps * terms)
     if square > (10 * floor) ** 2:
         return float(np.sqrt(square)) / size, float(floor) / size

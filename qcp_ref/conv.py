@@ -18,6 +18,7 @@ Checked by tests/test_conv.py.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import product
 from math import prod
 from typing import Any, NamedTuple, TypeAlias
@@ -27,6 +28,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
 from qcp_ref._checks import Array, check_array, check_int, check_option
+from qcp_ref._kernels import gather
 from qcp_ref.bounds import rounding_bound
 from qcp_ref.cp import CP, _check_cp
 from qcp_ref.tensor import _khatri_rao
@@ -56,7 +58,9 @@ Padding: TypeAlias = int | Sequence[int] | str
 # Index of all images and channels.
 _ALL = (slice(None), slice(None))
 # Patches, or channels between the stages, made at a time: about what the cache of a core holds.
-_BLOCK_BYTES = 2**20
+_BLOCK_BYTES = 2**21
+# Smaller images share one matrix product, whatever it costs to put their pixels side by side.
+_FEW_PIXELS = 512
 
 
 def conv1d(x: ArrayLike, W: ArrayLike, **options: Any) -> Floats:
@@ -685,10 +689,10 @@ def _cp_conv(
     x, a_out, a_in, w, b = _same_dtype(x, *cp.factors[:2], cp.weights, b)
     a_kernel = (_khatri_rao(cp.factors[2:], cp.rank) * w).astype(x.dtype)
     y = np.empty((len(x), len(a_out), *(a.out for a in axes)), x.dtype)
-    for images in _blocks(len(x), _padded_bytes(x, a_kernel, axes)):
+    for images in _blocks(len(x), x.itemsize * cp.rank * prod(x.shape[2:])):
         if len(cp.factors) > 2:
             z = _pointwise(x[images], a_in.T, innermost=True)
-            z = _depthwise(z, a_kernel, axes)
+            z = _depthwise_innermost(z, a_kernel, axes)
         else:
             z = _pointwise(_pixels(x[images], axes), (a_in * a_kernel).T, innermost=True)
         y[images] = _pointwise(z, a_out)
@@ -769,9 +773,14 @@ def _pixels(x: Floats, axes: Sequence[_Axis]) -> Floats:
 
 
 def _pointwise(x: Floats, A: Floats, *, innermost: bool = False) -> Floats:
-    """Multiply the channels by a matrix; they come out ``innermost`` in memory, or as in ``x``."""
+    """Multiply the channels by a matrix; on request they come out ``innermost`` in memory."""
     pixels = x.reshape(*x.shape[:2], -1)
-    y = np.matmul(pixels.transpose(0, 2, 1), A.T).transpose(0, 2, 1) if innermost else A @ pixels
+    rows = pixels.transpose(0, 2, 1)
+    if len(x) > 1 and rows.shape[1] < _FEW_PIXELS:  # one product for all images
+        y = np.ascontiguousarray(rows).reshape(-1, x.shape[1]) @ A.T
+        y = y.reshape(len(x), -1, len(A)).transpose(0, 2, 1)
+    else:
+        y = np.matmul(rows, A.T).transpose(0, 2, 1) if innermost else A @ pixels
     return y.reshape(len(x), len(A), *x.shape[2:])
 
 
@@ -783,6 +792,23 @@ def _depthwise(x: Floats, C: Floats, axes: Sequence[_Axis]) -> Floats:
     for entry, index in zip(C, np.ndindex(windows.shape[x.ndim :]), strict=True):
         y += np.multiply(windows[(..., *index)], _per_channel(entry, y), out=term)
     return y
+
+
+def _depthwise_innermost(x: Floats, C: Floats, axes: Sequence[_Axis]) -> Floats:
+    """Do the same for channels that are innermost in memory, with all entries in one pass."""
+    pixels = x.reshape(*x.shape[:2], -1).transpose(0, 2, 1)
+    out = tuple(a.out for a in axes)
+    y = np.zeros((len(x), prod(out), x.shape[1]), x.dtype)
+    gather(pixels, C, _sources(tuple(axes)), y)
+    return y.transpose(0, 2, 1).reshape(*x.shape[:2], *out)
+
+
+@lru_cache(maxsize=64)
+def _sources(axes: tuple[_Axis, ...]) -> NDArray[np.int64]:
+    """Return the pixel under each kernel entry at each position, -1 where there is padding."""
+    sides = [a.size for a in axes]
+    numbers = np.arange(1, prod(sides) + 1).reshape(1, 1, *sides)
+    return np.asarray(_windows(numbers, axes).reshape(prod(a.out for a in axes), -1) - 1)
 
 
 def _per_channel(values: Floats, y: Floats) -> Floats:

@@ -51,6 +51,7 @@ __all__ = [
 ]
 
 _DEGENERATE_COSINE = -0.9
+_FAR = 2.0**900  # squared norms up to here have lost nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -338,13 +339,9 @@ def normalize(cp: CP) -> CP:
     >>> normalize(CP([[[3], [4]], [[0], [2]]])).weights
     array([10.])
     """
-    lengths = _lengths(cp)
-    alive = (lengths > 0).all(axis=0) & (cp.weights != 0)
-    safe = np.where(lengths > 0, lengths, 1.0)
-    factors = [A / s * alive for A, s in zip(cp.factors, safe, strict=True)]
-    # Mantissas and exponents apart: the product may fit where its parts do not.
-    mantissas, exponents = np.frexp(np.vstack([lengths, cp.weights.astype(np.float64)]))
-    return CP(factors, np.ldexp(mantissas.prod(axis=0), exponents.sum(axis=0)) * alive)
+    divisors, weights = _unit_weights(cp)
+    alive = weights != 0
+    return CP([A / s * alive for A, s in zip(cp.factors, divisors, strict=True)], weights)
 
 
 def balance(cp: CP) -> CP:
@@ -382,10 +379,12 @@ def balance(cp: CP) -> CP:
     >>> balance(CP([[[1]], [[1]], [[1]]], [-8])).factors[0]
     array([[-2.]])
     """
-    unit = normalize(cp)
-    share = np.abs(unit.weights) ** (1.0 / len(cp.factors))
-    first, *rest = (A * share for A in unit.factors)
-    return CP([first * np.where(unit.weights < 0, -1.0, 1.0), *rest])
+    divisors, weights = _unit_weights(cp)
+    share = np.abs(weights) ** (1.0 / len(cp.factors))
+    factors = [A / s for A, s in zip(cp.factors, divisors, strict=True)]
+    for n, A in enumerate(factors):
+        A *= np.copysign(share, weights) if n == 0 else share
+    return CP(factors)
 
 
 def canonical(cp: CP) -> CP:
@@ -624,7 +623,19 @@ def _lengths(cp: CP) -> Array:
     _check_cp(cp, "cp")
     rows = []
     for A in cp.factors:
-        # Relative to the largest entry, so that squares of tiny or huge numbers stay in range.
-        peak = np.abs(A).max(axis=0).astype(np.float64)
-        rows.append(peak * np.linalg.norm(A / np.where(peak > 0, peak, 1.0), axis=0))
+        squares = np.einsum("ir,ir->r", A, A, dtype=np.float64)
+        if ((squares > 1 / _FAR) & (squares < _FAR)).all():
+            rows.append(np.sqrt(squares))
+        else:  # relative to the largest entry, so that squares stay in range
+            peak = np.abs(A).max(axis=0).astype(np.float64)
+            rows.append(peak * np.linalg.norm(A / np.where(peak > 0, peak, 1.0), axis=0))
     return np.array(rows)
+
+
+def _unit_weights(cp: CP) -> tuple[Array, Array]:
+    """Return the column norms, with 1 for 0, and the weights of the normalized components."""
+    lengths = _lengths(cp)
+    # Mantissas and exponents apart: the product may fit where its parts do not.
+    mantissas, exponents = np.frexp(np.vstack([lengths, cp.weights.astype(np.float64)]))
+    weights = np.ldexp(mantissas.prod(axis=0), exponents.sum(axis=0))
+    return np.where(lengths > 0, lengths, 1.0), weights

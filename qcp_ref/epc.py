@@ -36,7 +36,7 @@ from qcp_ref._checks import (
 )
 from qcp_ref.als import Callback, _fit_error
 from qcp_ref.cp import CP, _lengths, balance, normalize, relative_error
-from qcp_ref.tensor import gram, mttkrp_sweep
+from qcp_ref.tensor import _normal_sweep
 
 __all__ = ["EPCFit", "EPCHistory", "EPCUpdate", "epc", "epc_update", "sensitivity"]
 
@@ -388,8 +388,7 @@ class _Correction:
     def sweep(self) -> None:
         """Update each mode once and add a row to the history."""
         step = self.shrink if self.objective == "norm" else self.desensitize
-        for mode, F in mttkrp_sweep(self.X, self.factors):
-            G = gram(self.factors, mode)
+        for mode, F, G in _normal_sweep(self.X, self.factors):
             U = step(mode, F, G)
         size = float(np.sqrt(self.squared_norm))
         error = _fit_error(self.X, size, [*self.factors[:-1], U], F, G)[0]

@@ -34,12 +34,20 @@ from qcp_ref._checks import (
     check_real,
     check_tensor,
 )
-from qcp_ref._kernels import descend
 from qcp_ref.als import Callback, als_update
 from qcp_ref.conv import Padding, Pair, _axes, _check_axes, _patches
 from qcp_ref.cp import CP, _check_cp, _weighted, balance, reconstruct, relative_error
 from qcp_ref.qcp import QuantizedCP, _check_quantized
-from qcp_ref.rows import _NULL, _check_rows_grid, _in_codes, _in_levels, _in_steps, _refit, _step
+from qcp_ref.rows import (
+    _NULL,
+    _check_rows_grid,
+    _in_codes,
+    _in_levels,
+    _in_steps,
+    _pass,
+    _refit,
+    _step,
+)
 from qcp_ref.tensor import _khatri_rao
 
 __all__ = [
@@ -418,7 +426,7 @@ class _Codes:
         for rows, F, G in _problems(self.X, self.factors, self.S, mode):
             v, own = V[rows], scale[rows] if by_row else scale
             steps = _in_steps(F, G, self.grid, own)
-            changes += descend(v, steps.F - v @ steps.G, steps.G, np.zeros_like(v), steps.box)
+            changes += _pass(v, steps, np.zeros_like(v))
             if by_row:  # with all else fixed, as the codes of this row have been
                 own = scale[rows] = _refit(F, G, v * unit, own)
             A[rows] = v * unit * own

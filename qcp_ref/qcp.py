@@ -39,7 +39,7 @@ from qcp_ref.als import STARTS, Callback, _fit_error, _initial, cp_als
 from qcp_ref.cp import CP, balance, relative_error
 from qcp_ref.epc import epc
 from qcp_ref.grid import _AFFINE, Grid, _check_grid, _off_grid, choose_scale, dequantize, quantize
-from qcp_ref.tensor import gram, mttkrp_sweep
+from qcp_ref.tensor import _normal_sweep
 
 __all__ = [
     "Prediction",
@@ -553,8 +553,7 @@ class _State:
     def sweep(self, max_steps: int, tol: float) -> float:
         """Run ADMM on every mode once; return the relative error."""
         gaps, steps = [], []
-        for mode, F in mttkrp_sweep(self.X, self.factors):
-            G = gram(self.factors, mode)
+        for mode, F, G in _normal_sweep(self.X, self.factors):
             projection = self.projections[mode]
             projection.stale = projection.refit == "sweep"
             found = admm(

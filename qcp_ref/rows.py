@@ -33,6 +33,7 @@ METHODS = ("round", "descent", "babai", "k-best", "sphere")
 ORDERS = ("greedy", "natural")
 _EPS = float(np.finfo(np.float64).eps)
 _NULL = 1e-13  # share of its upper bound below which a squared norm is the rounding of zero
+_BLOCK = 64  # columns whose residual is formed by one product
 _MOST_PASSES = 1000  # descent cannot cycle, so this is never the reason to stop in practice
 
 
@@ -212,11 +213,12 @@ def _refit(F: Array, G: Array, levels: Array, scale: Array) -> Array:
     """Spell out :eq:`rows-scale`; the levels are those at scale 1."""
     if scale.shape == (1, F.shape[1]):
         return _refit_columns(F, G, levels, scale)
-    upper, lower = F * levels, (levels @ G) * levels
-    axis = 1 if scale.ndim else None
-    top, bottom = (sums.sum(axis=axis, keepdims=True) for sums in (upper, lower))
+    upper, lower = (np.einsum("ir,ir->i", M, levels) for M in (F, levels @ G))
     # Components may cancel; what is then left of what Cauchy-Schwarz allows is noise.
-    most = ((np.abs(levels) @ np.sqrt(np.diag(G))[:, None]) ** 2).sum(axis=axis, keepdims=True)
+    most = (np.abs(levels) @ np.sqrt(np.diag(G))) ** 2
+    top, bottom, most = (
+        sums[:, None] if scale.ndim else sums.sum() for sums in (upper, lower, most)
+    )
     good = (bottom > _NULL * most) & (top > 0)
     return np.asarray(np.where(good, top / np.where(good, bottom, 1.0), scale)).reshape(scale.shape)
 
@@ -378,10 +380,25 @@ def _descended(V: Array, steps: _Steps) -> Array:
     """Change single codes until none can be changed for the better."""
     V, still = V.copy(), np.zeros_like(V)
     for _ in range(_MOST_PASSES):
-        residual = steps.F - V @ steps.G
-        if descend(V, residual, steps.G, still, steps.box) == 0:
+        if _pass(V, steps, still) == 0:
             break
     return V
+
+
+def _pass(V: Array, steps: _Steps, dither: Array) -> int:
+    """Let all rows descend once, in place, by blocks of columns; return how many codes changed.
+
+    The residual of a block is formed when its turn comes, by one product with the levels as they
+    are then. So changes need not be carried into all later columns one by one.
+    """
+    changed = 0
+    for start in range(0, V.shape[1], _BLOCK):
+        own = slice(start, start + _BLOCK)
+        residual = steps.F[:, own] - V @ steps.G[:, own]
+        part, noise = V[:, own].copy(), dither[:, own].copy()
+        changed += descend(part, residual, steps.G[own, own].copy(), noise, steps.box)
+        V[:, own] = part
+    return changed
 
 
 def _descend(

@@ -31,7 +31,6 @@ from qcp_ref._checks import (
     check_rng,
     check_tensor,
 )
-from qcp_ref._kernels import descend
 from qcp_ref.als import Callback, CPFit, _fit_error, als_update, cp_als
 from qcp_ref.cp import CP, balance, relative_error
 from qcp_ref.epc import epc
@@ -55,12 +54,13 @@ from qcp_ref.rows import (
     _in_steps,
     _nearest,
     _objective,
+    _pass,
     _refit,
     _step,
     _Steps,
     solve_rows,
 )
-from qcp_ref.tensor import gram, mttkrp, mttkrp_sweep, unfold
+from qcp_ref.tensor import _normal_sweep, gram, mttkrp, unfold
 
 __all__ = [
     "Certificate",
@@ -74,7 +74,7 @@ __all__ = [
 METHODS = ("als-round", "authors", "sequential", "best")
 _SLACK = {"als-round": 0.0, "authors": 0.0, "sequential": 0.1, "best": 0.3}
 _SWEEPS = 600  # of 'best'; see the documentation for what more of them gain
-_START_SWEEPS = 100  # of ALS and of EPC before 'best' and 'sequential': more gains nothing there
+_START_SWEEPS = 50  # of ALS and of EPC before 'best' and 'sequential': more gains nothing there
 _REFIT_SWEEPS = 10
 _NOISE = 0.35  # in steps, at the beginning
 _SETTLED = 1e-9  # a smaller relative gain in a sweep is not worth another one for the scales
@@ -300,11 +300,11 @@ class _Codes:
     def sweep(self, noise: float, *, refit: bool = True) -> tuple[float, int]:
         """Visit every mode once; return the relative error and how many codes have changed."""
         factors, changes = [self.values(n) for n in range(self.X.ndim)], []
-        for mode, F in mttkrp_sweep(self.X, factors):
-            G, V = gram(factors, mode), self.levels[mode]
+        for mode, F, G in _normal_sweep(self.X, factors):
+            V = self.levels[mode]
             steps = _in_steps(F, G, self.grid, self.scales[mode])
             dither = noise * self.rng.standard_normal(V.shape) if noise else np.zeros_like(V)
-            changes.append(descend(V, steps.F - V @ steps.G, steps.G, dither, steps.box))
+            changes.append(_pass(V, steps, dither))
             if refit:
                 self.scales[mode] = _refit(F, G, V * _step(self.grid), self.scales[mode])
             factors[mode] = self.values(mode)

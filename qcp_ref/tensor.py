@@ -319,6 +319,22 @@ def mttkrp_sweep(X: ArrayLike, factors: list[Array]) -> Iterator[tuple[int, Arra
     yield X.ndim - 1, T.T
 
 
+def _normal_sweep(X: Array, factors: list[Array]) -> Iterator[tuple[int, Array, Array]]:
+    """Go through the modes as :func:`mttkrp_sweep`; yield mode, MTTKRP and Gram matrix.
+
+    The Gram matrix of each single factor is formed once, and again when it has changed.
+    """
+    others = [A.T @ A for A in factors[1:]]  # of all modes but the one whose turn it is
+    for mode, F in mttkrp_sweep(X, factors):
+        if mode:
+            A = factors[mode - 1]
+            others[mode - 1] = A.T @ A
+        G = others[0].copy()
+        for product in others[1:]:
+            G *= product
+        yield mode, F, G
+
+
 def _khatri_rao(matrices: Sequence[Array], rank: int) -> Array:
     product = np.ones((1, rank))  # the empty product: mode 0 has nothing before it
     for A in matrices:
@@ -345,6 +361,8 @@ def _mttkrp_block(X: Array, factors: Sequence[Array], mode: int) -> Array:
     before, after = len(left), len(right)
     if after >= before:
         T = (X.reshape(-1, after) @ right).reshape(before, side, rank)
+        if mode == 0:
+            return np.asarray(T[0])
         return np.asarray(np.einsum("pir,pr->ir", T, left))
     T = (left.T @ X.reshape(before, -1)).reshape(rank, side, after)
     return np.asarray(np.einsum("riq,qr->ir", T, right))

@@ -12,7 +12,7 @@ from support import arrays, caught, exact, seeds
 
 import qcp_ref as right
 from qcp_ref import Grid, dequantize, loops, quantize, refit_scale, rows, solve_rows
-from qcp_ref.rows import _descend, _in_codes, _in_levels, _in_steps, _nearest, _order
+from qcp_ref.rows import _descend, _in_codes, _in_levels, _in_steps, _nearest, _order, _triangle
 
 THIS = sys.modules[__name__]
 
@@ -153,7 +153,7 @@ def regular_problems(draw, most=6):
 def test_the_nearest_plane_is_gptq_and_exact_conditional_rounding(problem, order):
     F, G, grid, scale = problem
     steps = _in_steps(F, G, grid, scale)
-    decided = np.arange(len(G))[::-1] if order == "natural" else _order(steps.G)[::-1]
+    decided = _triangle(steps.G, order)[1][::-1]
     fit = solve_rows(F, G, grid, scale, method="babai", order=order)
     box = tuple(Fraction(b) for b in steps.box)
     for row, f in enumerate(exact(steps.F)):
