@@ -19,7 +19,7 @@ __all__: list[str] = []
 
 Array: TypeAlias = NDArray[np.float64]
 # What public functions accept as a random source: a seed or a generator, never global state.
-Rng: TypeAlias = int | np.random.Generator
+Rng: TypeAlias = "int | np.random.Generator"
 
 _EXACT_INTEGERS = 2**53  # float64 represents every integer up to here
 _SMALLEST = 2.0**-400  # beyond it and its inverse, squares leave the range of float64
@@ -166,7 +166,7 @@ def check_mode(mode: Any, ndim: int) -> int:
     return check_int(mode, "mode", minimum=0, maximum=ndim - 1)
 
 
-def check_rng(rng: Any, function: str) -> np.random.Generator:
+def check_rng(rng: Any, function: str) -> "np.random.Generator":
     """Return a generator; an int becomes the stream of that seed which belongs to ``function``.
 
     The function's name enters the seed, so that equal ints in two functions never share a stream (a

@@ -124,8 +124,9 @@ def admm(
     for _ in range(max_steps):
         T = (F + rho * (H + U)) @ inverse
         previous, H = H, _projected(project, T - U)
-        U = U + (H - T)
-        primal.append(_ratio(H - T, H))
+        gap = H - T
+        U = U + gap
+        primal.append(_ratio(gap, H))
         change.append(_ratio(H - previous, U))
         if primal[-1] < tol and change[-1] < tol:
             reason = "converged"
@@ -145,7 +146,7 @@ def _projected(project: Callable[[Array], Array], V: Array) -> Array:
 
 def _ratio(numerator: Array, denominator: Array) -> float:
     """Squared norms' ratio; 0/0 is 0."""
-    top, bottom = float((numerator**2).sum()), float((denominator**2).sum())
+    top, bottom = (float(np.vdot(A, A)) for A in (numerator, denominator))
     if bottom == 0:
         return 0.0 if top == 0 else float("inf")
     return top / bottom

@@ -223,7 +223,7 @@ def _least_squares(F: Array, G: Array) -> ALSUpdate:
     # Columns of very different length are no singularity: pivots are judged at unit diagonal.
     d = np.sqrt(np.diag(G))
     try:
-        L = np.linalg.cholesky(G)
+        L = np.asarray(np.linalg.cholesky(G), dtype=np.float64)
         if (np.diag(L) > _SAFE_PIVOT * d).all():
             return ALSUpdate(_substitute(L, F), False)
     except np.linalg.LinAlgError:
@@ -294,7 +294,7 @@ def _history(rows: list[tuple[float, float, int]]) -> FitHistory:
     return FitHistory(np.array(error), np.array(floor), np.array(singular))
 
 
-def _initial(X: Array, rank: int, init: str | CP, rng: np.random.Generator) -> CP:
+def _initial(X: Array, rank: int, init: str | CP, rng: "np.random.Generator") -> CP:
     """Return the start as a balanced CP tensor in float64."""
     if isinstance(init, CP):
         if init.shape != X.shape or init.rank != rank:

@@ -18,13 +18,12 @@ Checked by tests/test_budget.py.
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
 from itertools import accumulate, pairwise
 from math import inf, nextafter, prod
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -36,6 +35,9 @@ from qcp_ref.grid import Grid, project
 from qcp_ref.layer import one_blas_thread
 from qcp_ref.qcp import QuantizedFit
 from qcp_ref.search import factorize
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 __all__ = ["Allocation", "Choice", "allocate", "frontier", "rank_for_budget"]
 
@@ -258,7 +260,7 @@ def frontier(
     dilation: Pair = 1,
     method: str = "best",
     rng: int = 0,
-    executor: Executor | None = None,
+    executor: "Executor | None" = None,
     callback: Callable[[int, Choice], object] | None = None,
     **solver: Any,
 ) -> tuple[Choice, ...]:
@@ -329,7 +331,7 @@ def frontier(
     ).checked()
     solver |= {"axis": axis, "method": method, "rng": check_int(rng, "rng", minimum=0)}
     pairs = _pairs(count, *(list(values) for values in (budgets, bits, dense)))
-    if executor is not None and not isinstance(executor, Executor):
+    if executor is not None and not callable(getattr(executor, "map", None)):
         raise TypeError(f"executor: expected an Executor of concurrent.futures, got {executor!r}")
     size, found = float(np.linalg.norm(X)), []
     results = (executor.map if executor else map)(partial(_solve, X, solver), pairs)

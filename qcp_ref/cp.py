@@ -381,10 +381,8 @@ def balance(cp: CP) -> CP:
     """
     divisors, weights = _unit_weights(cp)
     share = np.abs(weights) ** (1.0 / len(cp.factors))
-    factors = [A / s for A, s in zip(cp.factors, divisors, strict=True)]
-    for n, A in enumerate(factors):
-        A *= np.copysign(share, weights) if n == 0 else share
-    return CP(factors)
+    first, *rest = (A / s for A, s in zip(cp.factors, divisors, strict=True))
+    return CP([first * np.copysign(share, weights), *(A * share for A in rest)])
 
 
 def canonical(cp: CP) -> CP:

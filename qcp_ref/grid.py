@@ -163,7 +163,7 @@ def quantize(
     *,
     rounding: str = "half-even",
     division: str = "float64",
-    rng: Rng | None = None,
+    rng: "Rng | None" = None,
 ) -> NDArray[np.integer[Any]]:
     """Round numbers to codes: the one rounding rule of the book, and the rules of others by name.
 
@@ -641,8 +641,9 @@ def _trial_scale(x: Array, grid: Grid) -> float:
 
 
 def _best_scale(x: Array, grid: Grid, zero: int, po2: str | None) -> float:
-    """Return the largest scale of least squared error, or 0 if none beats all zeros."""
-    x, levels = np.sort(x, axis=None), grid.levels - zero
+    """Return the largest scale of least squared error, 0 if none beats all zeros; sorts ``x``."""
+    x, levels = x.ravel(), grid.levels - zero
+    x.sort()
     if po2 == "mse":
         return _search_powers(x, levels)
     if grid.kind in ("binary", "log2") or x.size * 2**grid.bits <= _FEW_BREAKPOINTS:

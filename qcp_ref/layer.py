@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import threadpoolctl
 from numpy.typing import ArrayLike, NDArray
 
 from qcp_ref._checks import Array, Rng, check_array
@@ -382,6 +381,8 @@ class _Pin:
     @staticmethod
     def take_over() -> None:
         """Let this thread set the limit: newer threadpoolctl ignores all threads but one."""
+        import threadpoolctl
+
         free = getattr(threadpoolctl.OpenBLASController, "clear_controlling_thread", None)
         if free is not None:
             free(force=True)
@@ -393,6 +394,8 @@ def one_blas_thread() -> Iterator[None]:
 
     The limit belongs to the whole process, so overlapping uses in several threads have to share it.
     """
+    import threadpoolctl
+
     with _Pin.lock:
         if _Pin.holders == 0:
             _Pin.take_over()

@@ -18,7 +18,6 @@ Checked by tests/test_qcp.py.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from hashlib import sha256
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -571,6 +570,8 @@ class _State:
             steps.append(len(found.primal))
         error = _fit_error(self.X, self.size, self.factors, F, G)[0]
         self.rows.append((error, gaps, steps))
+        from hashlib import sha256
+
         codes = [p.codes for p in self.projections]
         self.signatures.append(sha256(b"".join(k.tobytes() for k in codes)).digest())
         if error < self.best_error:

@@ -280,7 +280,7 @@ def _check_start(X: ArrayLike, cp: Any) -> Array:
 class _Codes:
     """The state of :func:`polish`: levels in steps, scales, the best iterate, the history."""
 
-    def __init__(self, X: Array, start: QuantizedCP, rng: np.random.Generator) -> None:
+    def __init__(self, X: Array, start: QuantizedCP, rng: "np.random.Generator") -> None:
         self.X, self.grid, self.rng = X, start.grid, rng
         self.resume(start)
         self.start = self.best = start
