@@ -24,7 +24,7 @@ def tensor(shape: tuple[int, ...]) -> np.ndarray:
 def factors(shape: tuple[int, ...], rank: int, dtype: str = "float64") -> list[np.ndarray]:
     """Return the factors that all contestants start from."""
     rng = np.random.default_rng(2)
-    return [rng.standard_normal((side, rank)).astype(dtype) / np.sqrt(side) for side in shape]
+    return [(rng.standard_normal((side, rank)) / np.sqrt(side)).astype(dtype) for side in shape]
 
 
 def normal_equations(side: int, rank: int) -> tuple[np.ndarray, np.ndarray]:
@@ -117,7 +117,11 @@ class Reference(Contestant):
 
     def best(self, shape: tuple[int, ...], rank: int, bits: int, sweeps: int) -> Timed:
         """Factorize with method 'best'; ``self.split`` has the seconds of each stage."""
-        clock, grid, X = importlib.import_module("time").perf_counter, self.q.Grid(bits), tensor(shape)
+        clock, grid, X = (
+            importlib.import_module("time").perf_counter,
+            self.q.Grid(bits),
+            tensor(shape),
+        )
 
         def run(n: int) -> None:
             self.split, last = {}, clock()

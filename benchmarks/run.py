@@ -24,7 +24,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-import numpy as np
 from contestants import CONTESTANTS
 from quality import machine
 
@@ -153,9 +152,7 @@ def full() -> list[Work]:
             Work("scale", {"size": 512 * 1141, "bits": bits}, ("qcp_ref",), rounds=15)
             for bits in (2, 3, 4, 6, 8)
         ),
-        Work(
-            "scale", {"size": 512 * 1141, "bits": 4, "rule": "mse-200"}, ("qcp_ref",), rounds=5
-        ),
+        Work("scale", {"size": 512 * 1141, "bits": 4, "rule": "mse-200"}, ("qcp_ref",), rounds=5),
         Work("descent", large, ("qcp_ref", "numpy"), rounds=15),
         *(conv(*shape, batch, rounds=7) for batch in (1, 32) for shape in CONV_SHAPES),
     ]
@@ -165,9 +162,11 @@ def full() -> list[Work]:
     works += [als((256, 256, 9), 566, steps=3, threads=t) for t in (1, 2)]
     works += [conv(64, side, 134, 1) for side in (14, 28, 112)]
     works += [conv(128, 28, 278, 1, threads=1)]
-    return works + [best(c, c, 9) for c in (64, 128, 256, 512)] + [
-        best(*shape) for shape in ((256, 64), (1024, 256), (2048, 512))
-    ]
+    return (
+        works
+        + [best(c, c, 9) for c in (64, 128, 256, 512)]
+        + [best(*shape) for shape in ((256, 64), (1024, 256), (2048, 512))]
+    )
 
 
 def best(*shape: int) -> Work:
@@ -216,6 +215,7 @@ def measure(work: Work, versions: dict[str, str]) -> dict[str, Any]:
         pipes[name], end = spawn.Pipe()
         processes.append(spawn.Process(target=serve, args=(end, name, work), daemon=True))
         processes[-1].start()
+        end.close()  # so that the end of a process is noticed
         versions[name] = pipes[name].recv()
 
     def ask(name: str, question: Any) -> Any:
@@ -316,9 +316,7 @@ def targets(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
     large, small = "als(shape=(512, 512, 9), rank=1141)", "als(shape=(64, 64, 9), rank=134)"
     size, factor = 512 * 1141, "(side=512, rank=1141, bits=4)"
-    convs = [
-        works[conv(*shape, batch).name] for batch in (1, 32) for shape in CONV_SHAPES
-    ]
+    convs = [works[conv(*shape, batch).name] for batch in (1, 32) for shape in CONV_SHAPES]
     ratios = sorted(row["qcp_ref"]["min"] / row["torch"]["min"] for row in convs)
     slower = [
         ("sweep 512x512x9, rank 1141: tensorly / ours", of(large, "tensorly") / of(large), 12),
@@ -372,9 +370,13 @@ def draw(result: dict[str, Any], path: Path) -> None:
     for y, name in enumerate(labels):
         for who in sorted(set(peers[name]) - {"qcp_ref", "numpy"}):
             ratio = peers[name][who]["min"] / peers[name]["qcp_ref"]["min"]
-            seen = who if y == len(labels) - 1 or (who not in labels and name == labels[0]) else None
+            seen = (
+                who if y == len(labels) - 1 or (who not in labels and name == labels[0]) else None
+            )
             left.plot(ratio, y, "o", color=colours[who], label=seen)
-    short = [n.replace("shape=", "").replace("channels=", "").replace("rank=", "R=") for n in labels]
+    short = [
+        n.replace("shape=", "").replace("channels=", "").replace("rank=", "R=") for n in labels
+    ]
     left.set_yticks(range(len(labels)), short, fontsize=7)
     left.axvline(1, color="black", linewidth=0.8)
     left.set(xscale="log", xlabel="time of the other / ours (right of the line: we are faster)")

@@ -42,7 +42,7 @@ STARTS = ("random", "svd")
 
 _SAFE_PIVOT = 1e-4  # of the Cholesky factor: below, eigenvalues decide whether G is singular
 
-_BLOCK = 64  # columns that one step of a substitution solves
+_BLOCK = 48  # columns that one step of a substitution solves
 
 # Called after each sweep with its number and the relative error; a true result stops the run.
 Callback = Callable[[int, float], object]

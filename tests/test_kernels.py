@@ -34,6 +34,7 @@ from qcp_ref._kernels import (
     epc_update,
     exact_scale,
     gain_bound,
+    gather,
     gram,
     moments,
     mttkrp,
@@ -45,6 +46,7 @@ from qcp_ref._kernels import (
     requantize_fixed,
     sphere,
 )
+from qcp_ref.conv import _axes, _depthwise, _sources
 from qcp_ref.grid import _moments, _search_cells
 from qcp_ref.rows import _descend
 
@@ -482,6 +484,33 @@ def row_problems(draw):
     return V, F, K.T @ K, dither, box
 
 
+@st.composite
+def depthwise_problems(draw):
+    """Images with one to three spatial axes, filters and the axes of a convolution."""
+    rng = np.random.default_rng([draw(seeds), 62])
+    d = draw(st.integers(1, 3))
+    n, channels, kernel = draw(sides), draw(sides), draw(st.lists(sides, min_size=d, max_size=d))
+    stride, dilation = draw(st.integers(1, 3)), draw(st.integers(1, 2))
+    size = [draw(st.integers(1, 3)) + dilation * (k - 1) for k in kernel]
+    padding = draw(st.sampled_from([0, 1, "same"]))
+    dtype = draw(st.sampled_from([np.float32, np.float64]))
+    x = rng.standard_normal((n, channels, *size)).astype(dtype)
+    C = rng.standard_normal((int(np.prod(kernel)), channels)).astype(dtype)
+    return x, C, _axes(size, kernel, stride, padding, dilation)
+
+
+@settings(max_examples=60)
+@given(depthwise_problems())
+def test_one_pass_of_the_depthwise_stage_has_the_bits_of_a_pass_per_entry(problem):
+    x, C, axes = problem
+    wanted = _depthwise(x, C, axes)
+    pixels = np.ascontiguousarray(x.reshape(*x.shape[:2], -1).transpose(0, 2, 1))
+    for function in (gather, gather.py_func):
+        y = np.zeros((len(x), wanted[0, 0].size, x.shape[1]), x.dtype)
+        function(pixels, C, _sources(axes), y)
+        assert np.array_equal(y.transpose(0, 2, 1).reshape(wanted.shape), wanted)
+
+
 @given(row_problems())
 def test_a_pass_of_descent_equals_the_one_by_columns(problem):
     V, F, G, dither, box = problem
@@ -649,6 +678,11 @@ def undithered(V, residual, G, dither, box):
     return _kernels.descend(V, residual, G, 0 * dither, box)
 
 
+def edged(x, C, sources, y):
+    """Takes the first pixel for padding."""
+    _kernels.gather(x, C, np.maximum(sources, 0), y)
+
+
 def stale(V, residual, G, dither, box):
     """Does not keep the residual up to date."""
     return _kernels.descend(V, residual.copy(), G, dither, box)
@@ -691,6 +725,11 @@ def greedy_tree(z, L, start, box, budget):
         (test_convolutions_equal_loops_and_the_book, "conv", swapped_strides),
         (test_requantized_codes_equal_loops_and_the_book, "requantize", truncated),
         (test_requantized_codes_equal_loops_and_the_book, "requantize_fixed", once),
+        (
+            test_one_pass_of_the_depthwise_stage_has_the_bits_of_a_pass_per_entry,
+            "gather",
+            edged,
+        ),
         (test_a_pass_of_descent_equals_the_one_by_columns, "descend", undithered),
         (test_a_pass_of_descent_equals_the_one_by_columns, "descend", stale),
         (test_the_search_of_the_tree_equals_all_rows, "sphere", greedy_tree),

@@ -6,13 +6,22 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from support import arrays, caught, exact, seeds
 
 import qcp_ref as right
 from qcp_ref import Grid, dequantize, loops, quantize, refit_scale, rows, solve_rows
-from qcp_ref.rows import _descend, _in_codes, _in_levels, _in_steps, _nearest, _order, _triangle
+from qcp_ref.rows import (
+    _descend,
+    _in_codes,
+    _in_levels,
+    _in_steps,
+    _nearest,
+    _order,
+    _pass,
+    _triangle,
+)
 
 THIS = sys.modules[__name__]
 
@@ -100,7 +109,16 @@ def test_a_finished_search_is_that_of_all_rows(problem, order):
         assert abs(fit.objective[row] - float(least(F, G, grid, scale, row))) <= tolerance(F, G, A)
 
 
+STRAYED = (  # a search of two nodes ends one unit above the best row
+    np.array([[5.0, 2.0, 0.0, -1.0]]),
+    np.array([[13, 14, 19, 14], [14, 30, 31, 27], [19, 31, 40, 34], [14, 27, 34, 33.0]]),
+    Grid(2),
+    np.array(1.0),
+)
+
+
 @given(problems(most=5), st.integers(0, 6))
+@example(STRAYED, 2)
 def test_a_search_out_of_budget_still_bounds_the_best(problem, budget):
     F, G, grid, scale = problem
     full = solve_rows(F, G, grid, scale, method="sphere", budget=10**6)
@@ -200,8 +218,8 @@ def test_the_greedy_order_decides_the_best_determined_column_first():
     assert sorted(_order(np.ones((4, 4))).tolist()) == [0, 1, 2, 3]
 
 
-@given(problems(most=4), seeds)
-def test_one_pass_equals_plain_loops(problem, seed):
+@given(problems(most=4), seeds, st.integers(1, 4))
+def test_one_pass_equals_plain_loops(problem, seed, width):
     F, G, grid, scale = problem
     rng = np.random.default_rng([seed, 47])
     steps = _in_steps(F, G, grid, scale)
@@ -218,6 +236,11 @@ def test_one_pass_equals_plain_loops(problem, seed):
         assume(clear(exact(steps.F[row]), exact(steps.G), exact(V[row]), v, exact(dither[row])))
         assert exact(found[row]) == v
     assert changed == np.count_nonzero(found != V)
+    by_blocks = V.copy()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows, "_BLOCK", width)
+        assert _pass(by_blocks, steps, dither) == changed
+    assert np.array_equal(by_blocks, found)
 
 
 def clear(f, G, before, after, dither):
@@ -380,6 +403,15 @@ def boasts(fit, *_):
     return fit._replace(bound=fit.objective, proved=np.ones_like(fit.proved))
 
 
+def at_once(V, steps, dither):
+    """All columns by the residual of the beginning."""
+    before = V.copy()
+    V[:] = _nearest(
+        V + (steps.F - V @ steps.G) / np.maximum(np.diag(steps.G), 1e-9) + dither, steps.box
+    )
+    return int(np.count_nonzero(before != V))
+
+
 def unscaled(fit, F, G, grid, scale, options):
     """The objective in steps."""
     return fit._replace(objective=fit.objective / np.max(scale) ** 2)
@@ -429,6 +461,7 @@ def shared_refit(F, G, codes, grid, scale):
             test_the_nearest_plane_is_gptq_and_exact_conditional_rounding,
             {"solve_rows": replaced(method="round")},
         ),
+        (test_one_pass_equals_plain_loops, {"_pass": at_once}),
         (
             test_a_new_scale_never_raises_the_objective_and_one_is_the_best,
             {"refit_scale": half_refit},
