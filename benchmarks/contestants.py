@@ -71,7 +71,7 @@ class NumPy(Contestant):
 
 
 class Reference(Contestant):
-    """This project."""
+    """The package itself."""
 
     package = "qcp-ref"
 

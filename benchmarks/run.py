@@ -250,7 +250,8 @@ def describe(work: Work, row: dict[str, Any]) -> str:
     lines = [work.name]
     ours = row.get("qcp_ref")
     for name, figures in row.items():
-        line = f"  {name:12} min {figures['min'] * 1e3:9.3f} ms  median {figures['median'] * 1e3:9.3f} ms"
+        low, middle = (1e3 * figures[key] for key in ("min", "median"))
+        line = f"  {name:12} min {low:9.3f} ms  median {middle:9.3f} ms"
         if "peak" in figures:
             line += f"  peak {figures['peak'] / 2**20:7.1f} MB"
         if ours and name != "qcp_ref":

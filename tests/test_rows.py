@@ -405,11 +405,9 @@ def boasts(fit, *_):
 
 def at_once(V, steps, dither):
     """All columns by the residual of the beginning."""
-    before = V.copy()
-    V[:] = _nearest(
-        V + (steps.F - V @ steps.G) / np.maximum(np.diag(steps.G), 1e-9) + dither, steps.box
-    )
-    return int(np.count_nonzero(before != V))
+    before, curvature = V.copy(), np.maximum(np.diag(steps.G), 1e-9)
+    V[:] = _nearest(V + (steps.F - V @ steps.G) / curvature + dither, steps.box)
+    return int(np.count_nonzero(V != before))
 
 
 def unscaled(fit, F, G, grid, scale, options):
