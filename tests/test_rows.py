@@ -407,7 +407,7 @@ def at_once(V, steps, dither):
     """All columns by the residual of the beginning."""
     before, curvature = V.copy(), np.maximum(np.diag(steps.G), 1e-9)
     V[:] = _nearest(V + (steps.F - V @ steps.G) / curvature + dither, steps.box)
-    return int(np.count_nonzero(V != before))
+    return int(np.count_nonzero(before != V))
 
 
 def unscaled(fit, F, G, grid, scale, options):
