@@ -28,7 +28,7 @@ from qcp_ref.app.network import KERNELS, load_network
 from qcp_ref.layer import one_blas_thread
 from qcp_ref.search import METHODS
 
-CURVE = (0, 25, 50, 100, 200, 400, 600, 1200, 2400)  # sweeps of 'best'
+CURVE = (0, 25, 50, 100, 200, 500, 1000, 2000)  # sweeps of 'best'
 SCALE_BITS = 64  # a float64 scale per factor counts
 Job = tuple[str, np.ndarray, int, qcp.Grid, str, int, dict[str, int]]
 
@@ -211,7 +211,7 @@ def equal_size(
     rows = []
     for bits in range(2, 7):
         rank = (total - SCALE_BITS * X.ndim) // (bits * sides)
-        for sweeps in (600, 2400):
+        for sweeps in (500, 2000):
             jobs: list[Job] = [
                 ("", X, rank, qcp.Grid(bits), "best", seed, {"sweeps": sweeps})
                 for seed in range(options.seeds)

@@ -171,7 +171,7 @@ def full() -> list[Work]:
 
 def best(*shape: int) -> Work:
     """Return a whole run of 'best' on a layer at rate 2."""
-    params = {"shape": shape, "rank": rate_2(*shape), "bits": 4, "sweeps": 600}
+    params = {"shape": shape, "rank": rate_2(*shape), "bits": 4, "sweeps": 500}
     return Work("best", params, ("qcp_ref",), rounds=1)
 
 

@@ -73,9 +73,11 @@ __all__ = [
 
 METHODS = ("als-round", "authors", "sequential", "best")
 _SLACK = {"als-round": 0.0, "authors": 0.0, "sequential": 0.1, "best": 0.3}
-_SWEEPS = 600  # of 'best'; see the documentation for what more of them gain
-_START_SWEEPS = 50  # of ALS and of EPC before 'best' and 'sequential': more gains nothing there
+_SWEEPS = 500  # of 'best'; see the documentation for what more of them gain
+# Of ALS and of EPC before 'best' and 'sequential': more of them gain nothing there.
+_ALS_SWEEPS, _EPC_SWEEPS = 25, 50
 _REFIT_SWEEPS = 10
+_REFIT_EVERY = 8  # sweeps with noise: scales settle long before codes do
 _NOISE = 0.35  # in steps, at the beginning
 _SETTLED = 1e-9  # a smaller relative gain in a sweep is not worth another one for the scales
 _QUIET_SWEEPS = 300  # upper limit of the sweeps without noise
@@ -175,7 +177,7 @@ def choose_slack(
         raise ValueError(f"slacks: expected some below {1 / error - 1:.3g}, got {list(slacks)}")
     starts, errors = [], []
     for slack in tried:
-        start = orient(epc(X, cp, slack=slack, max_sweeps=_START_SWEEPS).cp, grid)
+        start = orient(epc(X, cp, slack=slack, max_sweeps=_EPC_SWEEPS).cp, grid)
         fit = polish(X, quantize_cp(start, grid, axis=axis), noise=_NOISE, sweeps=sweeps, rng=rng)
         starts.append(start)
         errors.append(fit.error)
@@ -257,7 +259,8 @@ def polish(
         if sweep == sweeps:  # what follows improves the best iterate, seldom another than the last
             state.resume(state.best)
         # Once the scales have settled they are left alone, so that codes can be final.
-        error, changes = state.sweep(level, refit=not settled)
+        refit = not settled and (sweep >= sweeps or sweep % _REFIT_EVERY == 0)
+        error, changes = state.sweep(level, refit=refit)
         if callback is not None and callback(sweep, error):
             reason = "callback"
         elif settled and changes == 0:
@@ -303,7 +306,8 @@ class _Codes:
         for mode, F, G in _normal_sweep(self.X, factors):
             V = self.levels[mode]
             steps = _in_steps(F, G, self.grid, self.scales[mode])
-            dither = noise * self.rng.standard_normal(V.shape) if noise else np.zeros_like(V)
+            dither = self.rng.standard_normal(V.shape) if noise else np.zeros_like(V)
+            dither *= noise
             changes.append(_pass(V, steps, dither))
             if refit:
                 self.scales[mode] = _refit(F, G, V * _step(self.grid), self.scales[mode])
@@ -445,7 +449,7 @@ def factorize(
         Slack of the correction, see :func:`choose_slack`: by default 0.3 for 'best' and 0.1 for
         'sequential', or half of what there is room for, and 0 for 'authors'.
     sweeps, restarts : int, optional
-        Of 'best' only: sweeps with noise (default 600), and runs from different starts, of which
+        Of 'best' only: sweeps with noise (default 500), and runs from different starts, of which
         the best one is returned (default 1).
     callback : callable, optional
         Called as ``callback(stage, sweep, figure)`` after each sweep of the stages "als", "admm"
@@ -557,12 +561,13 @@ def _float_start(
     usual: float | None = None,
 ) -> CP:
     """Fit and correct; where the slack is not given, the usual one with shorter runs."""
-    limits: dict[str, Any] = {} if usual is None else {"max_sweeps": _START_SWEEPS}
-    fit = cp_als(X, rank, rng=rng, callback=_stage(callback, "als"), **limits)
+    fitting: dict[str, Any] = {} if usual is None else {"max_sweeps": _ALS_SWEEPS}
+    correcting: dict[str, Any] = {} if usual is None else {"max_sweeps": _EPC_SWEEPS}
+    fit = cp_als(X, rank, rng=rng, callback=_stage(callback, "als"), **fitting)
     if slack is None:  # at most half of what would let the zero tensor in
         room = 1 / fit.error - 1 if fit.error > 0 else np.inf
         slack = min(usual or 0.0, max(room / 2, 0.0))
-    return epc(X, fit.cp, slack=slack, callback=_stage(callback, "epc"), **limits).cp
+    return epc(X, fit.cp, slack=slack, callback=_stage(callback, "epc"), **correcting).cp
 
 
 def _one_after_the_other(X: Array, start: CP, options: _Options) -> QuantizedCP:
