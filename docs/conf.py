@@ -9,6 +9,7 @@ import importlib
 import json
 import os
 import shutil
+import sys
 import zlib
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +21,9 @@ import pypandoc
 import qcp_ref
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+import code_map  # noqa: E402 - it stands beside this file
+
 ROOT = HERE.parent
 GENERATED = HERE / "_generated"
 
@@ -185,6 +189,14 @@ def describe_kit(app):
         write(GENERATED / f"{name}.rst", text.encode())
 
 
+def map_code(app):
+    """Write the tables of equations, code and tests."""
+    from qcp_ref.conformance import spec
+
+    operations = {name: op.equation for name, op in spec.OPS.items()}
+    write(GENERATED / "code_map.rst", code_map.page(code_map.read(), operations).encode())
+
+
 def describe_quality(app):
     """Write the measured tables of the search page from benchmarks/results/quality.json."""
     measured = json.loads((ROOT / "benchmarks" / "results" / "quality.json").read_text("utf-8"))
@@ -271,6 +283,7 @@ def setup(app):
     app.connect("builder-inited", convert_markdown)
     app.connect("builder-inited", describe_kit)
     app.connect("builder-inited", describe_quality)
+    app.connect("builder-inited", map_code)
     app.connect("source-read", list_names)
     app.connect("autodoc-skip-member", skip_field_numbers)
     app.connect("build-finished", copy_mathjax)
