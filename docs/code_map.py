@@ -382,7 +382,10 @@ WIDTHS = "20 22 33 25"
 def page(found, operations):
     """Return the page: a table for each theory page. ``operations`` maps the kit's to equations."""
     tests = {t for files in found.tests.values() for f, names in files.items() for t in names}
-    lines = [f"{len(found.equations)} equations, {len(tests)} tests.", ""]
+    lines = [
+        f"{len(found.equations)} equations; {len(tests)} tests use the code that cites them.",
+        "",
+    ]
     for name in dict.fromkeys(equation.page for equation in found.equations.values()):
         lines += [f":doc:`/theory/{name}`", "-" * 60, "", ".. list-table::", "   :header-rows: 1"]
         lines += [f"   :widths: {WIDTHS}", "   :class: code-map", ""]
@@ -421,4 +424,5 @@ def code(found, equation):
 def tested(files, operations):
     """Return how many tests of each file use the code, and what the conformance kit asks."""
     cells = [f"``{Path(file).name}`` {len(names)}" for file, names in files.items() if names]
-    return ", ".join(cells + [f"kit: ``{name}``" for name in operations])
+    asked = ", ".join(f"``{name}``" for name in operations)
+    return ", ".join(cells) + (f"; kit: {asked}" if asked else "")
