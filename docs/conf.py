@@ -5,7 +5,10 @@ top-level Markdown pages as reStructuredText and the inventories of other projec
 (docs/_generated/). Written after it: MathJax.
 """
 
+import argparse
+import contextlib
 import importlib
+import io
 import json
 import os
 import shutil
@@ -14,6 +17,7 @@ import zlib
 from importlib import metadata
 from pathlib import Path
 from statistics import fmean, median
+from types import SimpleNamespace
 
 import nbsphinx
 import pypandoc
@@ -189,6 +193,33 @@ def describe_kit(app):
         write(GENERATED / f"{name}.rst", text.encode())
 
 
+def show_help(app):
+    """Write what the commands answer to --help, in the width of the page."""
+    from qcp_ref.app import cli
+    from qcp_ref.conformance import __main__ as kit
+    from qcp_ref.conformance import plugin
+
+    def answer(main, *arguments):
+        with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):
+            main([*arguments, "--help"])
+        return text.getvalue()
+
+    os.environ["COLUMNS"] = "88"  # argparse asks for it
+    texts = {
+        "qcp-ref": answer(cli.main),
+        "qcp-ref-demo": answer(cli.main, "demo"),
+        "conformance": answer(kit.main),
+    }
+    parser = argparse.ArgumentParser(prog="pytest", add_help=False)
+    options = parser.add_argument_group("options of this package")
+    group = SimpleNamespace(addoption=options.add_argument)
+    plugin.pytest_addoption(SimpleNamespace(getgroup=lambda *_: group))
+    texts["pytest"] = parser.format_help()
+    del os.environ["COLUMNS"]
+    for name, text in texts.items():
+        write(GENERATED / f"help-{name}.txt", text.encode())
+
+
 def map_code(app):
     """Write the tables of equations, code and tests."""
     from qcp_ref.conformance import spec
@@ -284,6 +315,7 @@ def setup(app):
     app.connect("builder-inited", describe_kit)
     app.connect("builder-inited", describe_quality)
     app.connect("builder-inited", map_code)
+    app.connect("builder-inited", show_help)
     app.connect("source-read", list_names)
     app.connect("autodoc-skip-member", skip_field_numbers)
     app.connect("build-finished", copy_mathjax)
