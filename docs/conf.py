@@ -1,8 +1,8 @@
 """Sphinx configuration: everything the site needs is local, and every warning is an error.
 
 Written before each build, ignored by git: copies of the notebooks (docs/tutorials/*.ipynb), the
-top-level Markdown pages as reStructuredText and the inventories of other projects
-(docs/_generated/). Written after it: MathJax.
+top-level Markdown pages as reStructuredText, tables and help texts taken from the package, and the
+inventories of other projects (docs/_generated/). Written after it: MathJax.
 """
 
 import argparse
