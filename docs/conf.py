@@ -1,18 +1,23 @@
 """Sphinx configuration: everything the site needs is local, and every warning is an error.
 
 Written before each build, ignored by git: copies of the notebooks (docs/tutorials/*.ipynb), the
-top-level Markdown pages as reStructuredText and the inventories of other projects
-(docs/_generated/). Written after it: MathJax.
+top-level Markdown pages as reStructuredText, tables and help texts taken from the package, and the
+inventories of other projects (docs/_generated/). Written after it: MathJax.
 """
 
+import argparse
+import contextlib
 import importlib
+import io
 import json
 import os
 import shutil
+import sys
 import zlib
 from importlib import metadata
 from pathlib import Path
 from statistics import fmean, median
+from types import SimpleNamespace
 
 import nbsphinx
 import pypandoc
@@ -20,6 +25,9 @@ import pypandoc
 import qcp_ref
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+import code_map  # noqa: E402 - it stands beside this file
+
 ROOT = HERE.parent
 GENERATED = HERE / "_generated"
 
@@ -185,6 +193,41 @@ def describe_kit(app):
         write(GENERATED / f"{name}.rst", text.encode())
 
 
+def show_help(app):
+    """Write what the commands answer to --help, in the width of the page."""
+    from qcp_ref.app import cli
+    from qcp_ref.conformance import __main__ as kit
+    from qcp_ref.conformance import plugin
+
+    def answer(main, *arguments):
+        with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):
+            main([*arguments, "--help"])
+        return text.getvalue()
+
+    os.environ["COLUMNS"] = "88"  # argparse asks for it
+    texts = {
+        "qcp-ref": answer(cli.main),
+        "qcp-ref-demo": answer(cli.main, "demo"),
+        "conformance": answer(kit.main),
+    }
+    parser = argparse.ArgumentParser(prog="pytest", add_help=False)
+    options = parser.add_argument_group("options of this package")
+    group = SimpleNamespace(addoption=options.add_argument)
+    plugin.pytest_addoption(SimpleNamespace(getgroup=lambda *_: group))
+    texts["pytest"] = parser.format_help()
+    del os.environ["COLUMNS"]
+    for name, text in texts.items():
+        write(GENERATED / f"help-{name}.txt", text.encode())
+
+
+def map_code(app):
+    """Write the tables of equations, code and tests."""
+    from qcp_ref.conformance import spec
+
+    operations = {name: op.equation for name, op in spec.OPS.items()}
+    write(GENERATED / "code_map.rst", code_map.page(code_map.read(), operations).encode())
+
+
 def describe_quality(app):
     """Write the measured tables of the search page from benchmarks/results/quality.json."""
     measured = json.loads((ROOT / "benchmarks" / "results" / "quality.json").read_text("utf-8"))
@@ -271,6 +314,8 @@ def setup(app):
     app.connect("builder-inited", convert_markdown)
     app.connect("builder-inited", describe_kit)
     app.connect("builder-inited", describe_quality)
+    app.connect("builder-inited", map_code)
+    app.connect("builder-inited", show_help)
     app.connect("source-read", list_names)
     app.connect("autodoc-skip-member", skip_field_numbers)
     app.connect("build-finished", copy_mathjax)

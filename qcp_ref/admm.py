@@ -84,9 +84,9 @@ def admm(
 
     Notes
     -----
-    Equations :eq:`admm-rho` to :eq:`admm-stop` [authors' code; source: Huang, Sidiropoulos and
-    Liavas 2016]. With this ``rho`` the system's condition number is at most ``R + 1``, so it is
-    inverted once.
+    Problem :eq:`admm-problem`, equations :eq:`admm-rho` to :eq:`admm-stop` [authors' code; source:
+    Huang, Sidiropoulos and Liavas 2016]. With this ``rho`` the system's condition number is at most
+    ``R + 1``, so it is inverted once.
 
     **Laws**
 

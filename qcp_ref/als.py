@@ -4,7 +4,7 @@ With all factors but one fixed, the best remaining factor solves a linear least-
 whose normal equations :eq:`als-normal` contain only the MTTKRP ``F`` and the Gram matrix ``G``.
 :func:`als_update` solves one of them exactly, :func:`cp_als` goes through the modes again and
 again. The error is known after each sweep without forming the fitted tensor :eq:`als-error`, down
-to a floor that is reported with it; below the floor the difference itself is formed.
+to a floor :eq:`als-floor` that is reported with it; below it the difference itself is formed.
 
 ALS never raises the error, and that is all it promises: it finds different fits from different
 starts, crawls through swamps, and diverges politely where no best approximation exists. The result
@@ -263,7 +263,7 @@ def _sweep(X: Array, cp: CP, size: float) -> tuple[CP, tuple[float, float, int]]
 def _fit_error(
     X: Array, size: float, factors: list[Array], F: Array, G: Array
 ) -> tuple[float, float]:
-    """Relative error after the last mode's update and the level of its rounding noise."""
+    """Relative error after the last mode's update and the level of its noise :eq:`als-floor`."""
     eps = np.finfo(np.float64).eps
     A = factors[-1]
     cross, own = F * A, A.T @ A

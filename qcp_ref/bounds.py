@@ -31,7 +31,7 @@ def gamma(n: int, dtype: DTypeLike = np.float64) -> float:
     n : int
         Number of roundings, at least 0.
     dtype : dtype
-        float32 or float64; fixes the unit roundoff ``u``.
+        Either float32 or float64; fixes the unit roundoff ``u``.
 
     Returns
     -------

@@ -217,7 +217,7 @@ def rank_for_budget(
 
     Notes
     -----
-    Equation :eq:`budget-rank` [derived].
+    Equation :eq:`budget-rank` [derived]; for bytes it has the closed form :eq:`budget-rank-bytes`.
 
     **Laws**
 

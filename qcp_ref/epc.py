@@ -135,7 +135,7 @@ def epc_update(
     - ``tau`` lies in its bracket
     - for rank one it is the least-squares factor times a number known in closed form
     - it equals bisection on rational numbers with plain loops
-    - it equals the solution in the published spherical form
+    - it equals the solution in the published spherical form :eq:`epc-spherical`
     - a common factor of all weights changes ``tau`` only
 
     Examples

@@ -218,9 +218,11 @@ def fixed_point(multiplier: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.in
 
     Returns
     -------
-    m, shift : ndarray of int64
-        ``m`` from 2**30 to 2**31 - 1 and ``shift`` from -31 to 30, with the shape of the
-        multipliers; both 0 where the multiplier is too small to matter.
+    m : ndarray of int64
+        From 2**30 to 2**31 - 1, with the shape of the multipliers; 0 where one is too small to
+        matter.
+    shift : ndarray of int64
+        From -31 to 30, likewise.
 
     Raises
     ------

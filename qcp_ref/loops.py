@@ -985,7 +985,7 @@ def fixed_point(multiplier: Any) -> tuple[int, int]:
 
 
 def rescale(acc: Any, multiplier: Any, mode: str) -> int:
-    """Spell out the roundings of :eq:`integer-exact`, -single and -double for one accumulator."""
+    """Round one number by :eq:`integer-exact`, :eq:`integer-single` or :eq:`integer-double`."""
     if mode == "exact":
         code: int = round(acc * multiplier)
         return code

@@ -184,8 +184,10 @@ def histogram_range(
 
     Returns
     -------
-    lo, hi : float
-        Lower edge of the first bin kept, and upper edge of the last one.
+    lo : float
+        Lower edge of the first bin kept.
+    hi : float
+        Upper edge of the last one.
 
     Raises
     ------

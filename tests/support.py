@@ -1,7 +1,12 @@
-"""What test modules share: exact truth, strategies, the check that a planted fault is caught."""
+"""What test modules share: exact truth, strategies, the check that a planted fault is caught.
 
-from collections.abc import Callable
+And what the reference pages say about files, to be compared with the files.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -88,3 +93,40 @@ def caught(module: ModuleType, test: Callable[..., Any], **faults: Any) -> bool:
         if plain is not None:
             test._hypothesis_internal_use_settings = plain  # type: ignore[attr-defined]
     return False
+
+
+REFERENCE = Path(__file__).parent.parent / "docs" / "reference"
+JSON = {str: "string", bool: "boolean", int: "integer", float: "number", type(None): "null"}
+
+
+def documented(title: str, page: str = "files") -> dict[str, str]:
+    """Two columns of the table below a heading, or with a title, of a reference page."""
+    text = (REFERENCE / f"{page}.rst").read_text(encoding="utf-8")
+    found = re.search(rf"^(?:\.\. list-table:: )?{re.escape(title)}$", text, re.MULTILINE)
+    assert found, f"{page}.rst has no {title}"
+    rows = text[found.end() :].split("   :header-rows: 1", 2)[1].split("   * - ")[2:]
+    cells = [re.split(r"\n     -(?: |$)", row, flags=re.MULTILINE) for row in rows]
+    return {key.strip("`"): second.strip() for key, second, *_ in cells}
+
+
+def keys(
+    value: Any, names: Mapping[str, str] | None = None, path: str = ""
+) -> Iterator[tuple[str, str]]:
+    """Path and type of everything in JSON; names: what stands for the keys of some objects."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            step = (names or {}).get(path, key)
+            yield from keys(inner, names, f"{path}.{step}" if path else step)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from keys(inner, names, f"{path}[]")
+    else:
+        yield path, JSON[type(value)]
+
+
+def differs(title: str, value: Any, names: Mapping[str, str]) -> list[str]:
+    """Say where a JSON value is not what the page says."""
+    said, found = documented(title), list(keys(value, names))
+    absent = sorted(said.keys() - {path for path, _ in found})
+    wrong = {(p, t) for p, t in found if t not in said.get(p, "").split(" or ")}
+    return [f"{path}: not there" for path in absent] + [f"{p}: {t}" for p, t in sorted(wrong)]

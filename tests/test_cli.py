@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from support import documented
 
 from qcp_ref.app import cli, demo
 
@@ -13,11 +14,15 @@ def test_demo_prints_tables_writes_files_and_succeeds(tmp_path, capsys):
     text = capsys.readouterr().out
     assert "block1.conv1" in text
     assert "of its proven bound" in " ".join(text.split())
-    assert {file.name for file in tmp_path.iterdir()} == {
-        "results.json",
-        "compressed.npz",
-        "demo.png",
-    }
+    files = {file.name for file in tmp_path.iterdir()}
+    assert files == {"results.json", "compressed.npz", "demo.png"}
+    assert files == documented("Files in the folder ``--out``", "cli").keys()
+
+
+@pytest.mark.parametrize("command", ["demo", "kit"])
+def test_exit_codes_on_the_page_are_those_that_are_tested(command):
+    codes = documented(f"Exit codes of the {command}", "cli").keys()
+    assert codes == {"0", "1", "2", "130"}
 
 
 def test_without_its_extra_the_demo_says_what_to_install(monkeypatch, capsys):

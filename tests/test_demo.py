@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from support import differs
 
 from qcp_ref import Grid, compress_conv, conv2d, conv_costs, project, rank_for_rate
 from qcp_ref.app import demo, network
@@ -41,6 +42,21 @@ def test_results_are_written_and_repeat_what_was_computed(demo_result):
         assert row["error"] == pytest.approx(min(row["history"], default=row["error"]), rel=1e-9)
         assert row["seconds"] > 0
     assert [row["stop_reason"] for row in methods.values()][::2] == ["rounded", "converged"]
+
+
+def test_results_are_as_documented(demo_result):
+    result, _ = demo_result
+    stored = json.loads((result.settings.out / "results.json").read_text())
+    methods, networks = "<method>", ["accuracy", "network_bops"]
+    names = {"layers[].methods": methods, "layers[].dense_errors": "<dense>"}
+    names |= {"versions": "<package>", **dict.fromkeys(networks, "<network>")}
+    assert not differs("results.json", stored, names)
+    del stored["passed"], stored["layers"][0]["rank"]
+    stored["extra"] = stored["settings"]["bits"] = "4"
+    assert differs("results.json", stored, names) == [
+        *["layers[].rank: not there", "passed: not there"],
+        *["extra: string", "settings.bits: string"],
+    ]
 
 
 def test_layer_results_are_those_of_the_book(demo_result):

@@ -1,9 +1,11 @@
 """Files are whole or absent, and read back what was written."""
 
 import json
+import re
 
 import numpy as np
 import pytest
+from support import documented
 
 from qcp_ref import Grid, QuantizedCP, quantize_cp, random_cp
 from qcp_ref.app.files import load_compressed, save_compressed, write_atomically, write_json
@@ -54,6 +56,23 @@ def test_compressed_layers_come_back_exactly(tmp_path, grid, axis):
         for a, b in zip((*q.codes, *q.scales), (*other.codes, *other.scales), strict=True):
             assert a.dtype == b.dtype
             assert np.array_equal(a, b)
+
+
+@pytest.mark.parametrize("grid", [Grid(4), Grid(9), Grid(4, signed=False), Grid(9, signed=False)])
+def test_entries_are_as_documented(tmp_path, grid):
+    said = documented("compressed.npz")
+    q = quantize_cp(random_cp((4, 3, 9), 2, rng=1), grid, axis=1)
+    found = {}
+    with np.load(save_compressed(tmp_path / "a.npz", {"conv": q})) as archive:
+        for name in archive.files:
+            key = re.sub(r"\d$", "<n>", name.replace("conv.", "<layer>."))
+            found.setdefault(key, set()).add(archive[name].dtype.name.rstrip("0123456789"))
+            kind = archive[name].dtype
+            assert ("str" if kind.kind == "U" else kind.name) in said[key].split(", ")
+        assert archive["conv.code1"].shape == (3, 2)
+        assert archive["conv.scale1"].shape == (1, 2)
+        assert archive["conv.grid"].shape == (5,)
+    assert found.keys() == said.keys()
 
 
 def test_codes_off_the_grid_are_refused_on_reading(tmp_path):

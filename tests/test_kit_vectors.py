@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from support import caught
+from support import caught, differs, documented
 
 from qcp_ref.conformance import vectors
 from qcp_ref.conformance.spec import CAPABILITIES, CHOICES
@@ -46,6 +46,22 @@ def test_manifest_explains_the_words_of_the_cases():
     assert MANIFEST["capabilities"] == CAPABILITIES
     assert MANIFEST["choices"] == {name: list(options) for name, options in CHOICES.items()}
     assert MANIFEST["flags"] == flags()
+
+
+def test_the_page_on_files_lists_their_keys():
+    family = schema("family")
+    assert documented("Files of cases").keys() == family["$defs"]["case"]["properties"].keys()
+    assert documented("Arrays of the suite").keys() == set(family["$defs"]["array"]["required"])
+    said = documented("Expectations")
+    for kind in family["$defs"]["result"]["oneOf"]:
+        more = kind["properties"].keys() - {"kind", *family["$defs"]["array"]["required"]}
+        assert set(said.pop(kind["properties"]["kind"]["const"]).split(", ")) == more or {"none"}
+    assert said.keys() == set(family["$defs"]["out"]["then"]["properties"]["kind"]["enum"])
+    names = {"files": "<family>", "choices": "<choice>", "flags": "<flag>"}
+    names |= {"capabilities": "<capability>", "kills": "<fault>"}
+    manifest = {**MANIFEST, "errata": ["entry"]}  # there is none yet
+    assert differs("Manifest of the suite", manifest, names) == ["errata[]: string"]
+    assert not differs("kills.json", json.loads((DATA / "kills.json").read_text()), names)
 
 
 def flags_are_explained(cases):

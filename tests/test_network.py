@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import json
+import re
 import shutil
 import tracemalloc
 from decimal import Decimal, localcontext
@@ -14,7 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.stats import norm
-from support import caught
+from support import caught, differs, documented
 
 from qcp_ref import conv2d
 from qcp_ref.app import network as app
@@ -68,6 +69,18 @@ def test_manifest_describes_the_arrays():
     assert MANIFEST["normalization"] == {"mean": app.MEAN, "std": app.STD}
     assert (DATA / "network.npz").stat().st_size <= 1.5e6
     assert "Copyright (c) 2017 Zalando SE" in (DATA / "LICENSE-fashion-mnist.txt").read_text()
+
+
+def test_the_files_are_as_documented():
+    said = documented("network.npz")
+    names = {re.sub(r"^.*\b(conv|bn)\d?\.", r"<\1>.", name) for name in NETWORK}
+    assert names == said.keys()
+    assert set(said.values()) == {str(array.dtype) for array in NETWORK.values()}
+    shapes = {name: f"{array.dtype} {array.shape}" for name, array in vars(IMAGES).items()}
+    assert shapes == documented("images.npz")
+    names = {"files": "<file>", "files.<file>.arrays": "<array>", "correct": "<images>"}
+    facts = ["training", "provenance.images", "provenance.weights"]
+    assert not differs("manifest.json", MANIFEST, names | dict.fromkeys(facts, "<fact>"))
 
 
 def test_images_are_what_they_should_be():

@@ -338,6 +338,8 @@ def check_docstrings(root):
             if isinstance(node, FUNCTIONS) and name in CHAPTERS:
                 complaints += [f"{where}: {what}" for what in docstring_faults(node, doc)]
             elif isinstance(node, ast.ClassDef):
+                if section(doc, "Parameters") and documented(doc) != fields(node):
+                    complaints.append(f"{where}: lists {documented(doc)}, takes {fields(node)}")
                 complaints += [
                     f"{where}.{method.name}: no docstring"
                     for method in node.body
@@ -348,14 +350,25 @@ def check_docstrings(root):
     return complaints
 
 
-def docstring_faults(function, doc):
-    names = parameters(function)[1]
-    documented = re.findall(
+def documented(doc):
+    """Names in the Parameters section."""
+    groups = re.findall(
         r"^(\*{0,2}\w[\w, *]*?) ?(?::|$)", section(doc, "Parameters") or "", re.MULTILINE
     )
-    documented = [n.strip("* ") for group in documented for n in group.split(",")]
-    if documented != names:
-        yield f"the Parameters section lists {documented}, the signature has {names}"
+    return [n.strip("* ") for group in groups for n in group.split(",")]
+
+
+def fields(node):
+    """Names that a class is made with."""
+    made = [f for f in node.body if isinstance(f, FUNCTIONS) and f.name == "__init__"]
+    names = [n.target.id for n in node.body if isinstance(n, ast.AnnAssign)]
+    return parameters(made[0], method=True)[1] if made else [n for n in names if n != "_"]
+
+
+def docstring_faults(function, doc):
+    names = parameters(function)[1]
+    if documented(doc) != names:
+        yield f"the Parameters section lists {documented(doc)}, the signature has {names}"
     if section(doc, "Returns") is None and section(doc, "Yields") is None:
         yield "no Returns or Yields section"
     if not re.search(r"^\*\*Laws\*\*\n\n- ", section(doc, "Notes") or "", re.MULTILINE):
@@ -482,6 +495,22 @@ def {name}(X, /, *, mode=0):
     1
     """
     return X
+'''
+CLASS_TEXT = '''
+__all__ = ["Both"]
+
+
+class Both:
+    """Two.
+
+    Parameters
+    ----------
+    a, b
+        Numbers.
+    """
+
+    a: int
+    c: int
 '''
 HEADER = '"""Why? Checked by tests/test_{0}.py."""\n\nimport numpy as np\n'
 MATH = ".. math::\n   :label: {}\n\n   x = x\n"
@@ -616,6 +645,7 @@ ADDED = {
     check_docstrings: [
         ("grid", "x = 1\n", "grid: no module docstring"),
         ("grid", '"""Why?"""\n', "which test file checks it"),
+        ("grid", CLASS_TEXT, "grid.Both: lists ['a', 'b'], takes ['a', 'c']"),
     ],
     check_machine_paths: [
         ("docs/index.rst", "see /wo" + "rk/main\n", "docs/index.rst:1: a path"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import assert_same
+from support import assert_same, documented
 
 import qcp_ref
 
@@ -15,6 +15,13 @@ ROOT = Path(__file__).parent.parent
 spec = importlib.util.spec_from_file_location("make_vectors", ROOT / "scripts" / "make_vectors.py")
 make_vectors = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(make_vectors)
+
+
+def test_keys_are_as_documented():
+    said = documented("Keys of a vector").keys()
+    files = sorted((ROOT / "tests" / "vectors").glob("*.json"))
+    assert files
+    assert all(case.keys() == said for path in files for case in json.loads(path.read_text()))
 
 
 def from_table(table):

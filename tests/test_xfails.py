@@ -3,9 +3,10 @@
 import datetime as dt
 
 import pytest
+from support import documented
 
 from qcp_ref.conformance.runner import Result
-from qcp_ref.conformance.xfails import apply, matches, read, write
+from qcp_ref.conformance.xfails import Xfail, apply, matches, read, write
 
 IDS = ["quantize.ties.even", "quantize.ties.odd", "quantize.tiesx", "mttkrp.cube"]
 ENTRY = '[[xfail]]\nid = "quantize.ties.*"\nreason = "half away"\n'
@@ -23,6 +24,13 @@ def file(tmp_path):
         return path
 
     return write_text
+
+
+def test_the_keys_of_the_page_are_those_of_an_entry():
+    said = documented("Known failures")
+    assert said.keys() == {"suite", *(f"xfail[].{name}" for name in Xfail._fields)}
+    optional = {key.partition(".")[2] for key, kind in said.items() if "optional" in kind}
+    assert optional == Xfail._field_defaults.keys()
 
 
 def test_patterns():

@@ -265,7 +265,7 @@ def logit_bound(network: Network, images: Bytes, dtype: DTypeLike) -> Array:
     images : ndarray of uint8, shape (N, 28, 28)
         Images.
     dtype : dtype
-        float32 or float64: the precision of the computation in question.
+        Either float32 or float64: the precision of the computation in question.
 
     Returns
     -------

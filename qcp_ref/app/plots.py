@@ -54,7 +54,7 @@ def _history(axes: Any, row: LayerResult) -> None:
 
 
 def _levels(axes: Any, row: LayerResult) -> None:
-    """Values of one factor in steps: floats before their rounding, and levels found by search."""
+    """Draw one factor in steps: floats before their rounding, and levels found by search."""
     axes.set_title(f"{row.name}: entries of the input factor")
     q, method = row.layer.cp, row.layer.method
     # an odd number of bins per step, so that each level is the middle of one

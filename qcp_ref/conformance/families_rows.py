@@ -43,7 +43,8 @@ _PROBLEMS: list[tuple[Any, ...]] = [
 def is_clear(op: str, given: Any, options: Any) -> bool:
     """Whether all that is rounded is far from ties, or the best scale above one half.
 
-    No system that float32 might have trouble with is solved by ``nearest_plane``.
+    So one right answer is left by :eq:`conformance-descent` and :eq:`conformance-plane`. No system
+    that float32 might have trouble with is solved by ``nearest_plane``.
     """
     if op == "refit_scale":
         rows = zip(given["F"], given["codes"], strict=True)

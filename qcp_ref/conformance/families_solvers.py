@@ -216,7 +216,7 @@ def _other_steps() -> Iterator[Case]:
 
 
 def _corrections() -> Iterator[Case]:
-    """Columns of whole length, so that the exact solution needs no square roots."""
+    """Yield columns of whole length, so that the exact solution needs no square roots."""
     B, C, D = [[1, 2, 0], [2, -1, 3], [2, 2, 4]], [[3, 4, 0], [4, -3, 2]], [[3], [4]]
     X, A = coded("epc", 4, 3, 2, top=9), coded("epc.factor", 4, 3, top=9)
     Y = [[[X[i][j][k] for k in range(2)] for i in range(4)] for j in range(3)]

@@ -371,10 +371,12 @@ def run(
 
     Parameters
     ----------
-    implementation, timeout, isolate
+    implementation : Adapter or str
         As for ``Session``.
     cases : iterable of mapping
         Cases of the suite, as ``qcp_ref.conformance.vectors.load`` returns them.
+    timeout, isolate
+        As for ``Session``.
 
     Returns
     -------

@@ -2,10 +2,10 @@
 
 Numbers come in as integers and fractions in nested lists and are never rounded. A sum of products
 is computed on integers. If no partial sum can leave the 24 bits of float32, in whatever order, the
-result has to be met exactly; otherwise it travels with the same operation on absolute values and
-the number of roundings, from which the judge makes the bound. Quantizers are decided entry by
-entry, for each combination of declared choices. The choices 'float32' and 'reciprocal' mean that
-every single operation before the rounding is one in float32.
+result has to be met exactly :eq:`conformance-exact`; otherwise it travels with the same operation
+on absolute values and the number of roundings, from which the judge makes the bound. Quantizers are
+decided entry by entry, for each combination of declared choices. The choices 'float32' and
+'reciprocal' mean that every single operation before the rounding is one in float32.
 
 Checked by tests/test_truth.py.
 """
@@ -67,7 +67,10 @@ def _operands(op: str, given: Given, options: Given) -> list[Any]:
 
 
 def _counts(op: str, given: Given, options: Given) -> tuple[int, int]:
-    """Return the terms of a sum, and how many roundings one of them goes through at most."""
+    """Return the terms of a sum, and how many roundings one of them goes through at most.
+
+    The table at :eq:`conformance-sum`; for the three stages :eq:`conformance-chain`.
+    """
     operands, size = _operands(op, given, options), prod(options.get("kernel_size", (1, 1)))
     if op == "gram":
         rows = [len(A) for A in operands[: len(operands) // 2]]
@@ -105,6 +108,7 @@ def _parts(given: Given) -> Iterator[dict[str, Any]]:
 
 
 def _sum(op: str, given: Given, options: Given, *, exact: bool = True) -> Expectation:
+    """Expect a sum of products, exactly where :eq:`conformance-exact` says so."""
     whole, exponents, sizes = _parts(given)
     operands = _operands(op, exponents, options)
     (terms, steps), unit = _counts(op, given, options), sum(operands)
@@ -418,7 +422,7 @@ def outcomes(
 
 
 def band(inputs: Given, options: Given) -> dict[str, Expectation]:
-    """Expect the codes of ``quantize``, each with those that rounding errors may make of it."""
+    """Expect the codes of ``quantize``, or what rounding makes of them, :eq:`conformance-ties`."""
     # Scale, quotient or product with a reciprocal, and the sum if the zero point comes first.
     shape, (lowest, highest), allowed = loops.shape_of(inputs["x"]), _ends(options), []
     for index in loops.indices(shape):
