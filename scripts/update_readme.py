@@ -40,7 +40,7 @@ def main() -> int:
         PICTURE.parent.mkdir(exist_ok=True)
         shutil.copy(Path(folder) / "demo.png", PICTURE)
     demo = "\n".join(line.rstrip() for line in lines).replace(folder, "qcp-ref-out")
-    tests = output(sys.executable, "-m", "pytest", "-q").splitlines()[-1]
+    tests = output(sys.executable, "-m", "pytest", "-q", "-n", "2").splitlines()[-1]
     text = with_block(README.read_text(encoding="utf-8"), "demo-output", demo)
     README.write_text(with_block(text, "test-output", tests), encoding="utf-8")
     return 0
