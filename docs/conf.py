@@ -1,7 +1,7 @@
 """Sphinx configuration: everything the site needs is local, and every warning is an error.
 
 Written before each build, ignored by git: copies of the notebooks (docs/tutorials/*.ipynb), the
-top-level Markdown pages as reStructuredText and the inventories of other projects
+top-level Markdown pages as reStructuredText, the figures and the inventories of other projects
 (docs/_generated/). Written after it: MathJax.
 """
 
@@ -9,6 +9,7 @@ import importlib
 import json
 import os
 import shutil
+import sys
 import zlib
 from importlib import metadata
 from pathlib import Path
@@ -239,6 +240,14 @@ Fewer bits and more components: ``{layer}`` at one size, scales included:
     write(GENERATED / "quality.rst", text.encode())
 
 
+def draw_figures(app):
+    """Draw the figures of the theory pages."""
+    sys.path.insert(0, str(HERE))
+    from figures import write as draw
+
+    draw(GENERATED / "figures")
+
+
 def grid(rows):
     """Write a table."""
     lines = [".. list-table::", "   :header-rows: 1", ""]
@@ -271,6 +280,7 @@ def setup(app):
     app.connect("builder-inited", convert_markdown)
     app.connect("builder-inited", describe_kit)
     app.connect("builder-inited", describe_quality)
+    app.connect("builder-inited", draw_figures)
     app.connect("source-read", list_names)
     app.connect("autodoc-skip-member", skip_field_numbers)
     app.connect("build-finished", copy_mathjax)
