@@ -240,6 +240,39 @@ Fewer bits and more components: ``{layer}`` at one size, scales included:
     write(GENERATED / "quality.rst", text.encode())
 
 
+REPRODUCTION = {  # names of benchmarks/reproduction.py
+    "rounded": "least squares, rounded",
+    "default": "``method='authors'`` as it is here",
+    "trials": "... with their 200 trial scales",
+    "limits": "... with their limits of sweeps and steps",
+    "start": "... from their start",
+    "all": "... with all three",
+    "last": "... all three, error of the last sweep",
+    "sweep": "... with ``refit='sweep'``",
+    "frozen": "... with ``refit='frozen'``",
+    "best": "``method='best'``",
+}
+
+
+def describe_reproduction(app):
+    """Write the measured tables of the page on reproduction."""
+    file = ROOT / "benchmarks" / "results" / "reproduction.json"
+    measured = json.loads(file.read_text("utf-8"))
+    rows = [["", *(f"``{name}``" for name in measured["runs"])]]
+    for key, says in REPRODUCTION.items():
+        runs = [errors[key] for errors in measured["runs"].values()]
+        rows.append([says, *(f"{median(e):.4f} ({min(e):.4f} to {max(e):.4f})" for e in runs)])
+    scales = [["bits", "largest excess", "median"]]
+    scales += [
+        [bits, f"{100 * max(found):.2f} %", f"{100 * median(found):.2f} %"]
+        for bits, found in measured["scales"].items()
+    ]
+    facts = ", ".join(f"{name} {value}" for name, value in measured["machine"].items())
+    origin = f"By ``{measured['command']}`` ({facts})."
+    write(GENERATED / "reproduction.rst", f"{grid(rows)}\n\n{origin}\n".encode())
+    write(GENERATED / "scales.rst", grid(scales).encode())
+
+
 def draw_figures(app):
     """Draw the figures of the theory pages."""
     sys.path.insert(0, str(HERE))
@@ -280,6 +313,7 @@ def setup(app):
     app.connect("builder-inited", convert_markdown)
     app.connect("builder-inited", describe_kit)
     app.connect("builder-inited", describe_quality)
+    app.connect("builder-inited", describe_reproduction)
     app.connect("builder-inited", draw_figures)
     app.connect("source-read", list_names)
     app.connect("autodoc-skip-member", skip_field_numbers)
