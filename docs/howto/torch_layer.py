@@ -6,7 +6,7 @@ from torch import nn
 from qcp_ref import compress_conv
 
 
-def stages(conv, rank):
+def stages(conv, rank, dtype=torch.int8):
     """Three convolutions that take the place of ``conv``, not yet filled."""
     if conv.groups != 1 or conv.padding_mode != "zeros" or conv.kernel_size == (1, 1):
         raise ValueError(f"not for this kind of layer: {conv}")
@@ -18,7 +18,7 @@ def stages(conv, rank):
     three.add_module("last", nn.Conv2d(rank, outputs, 1, bias=conv.bias is not None))
     three.to(conv.weight)  # device and precision
     for stage in three:
-        stage.register_buffer("codes", torch.zeros_like(stage.weight, dtype=torch.int8))
+        stage.register_buffer("codes", torch.zeros_like(stage.weight, dtype=dtype))
         stage.register_buffer("scale", torch.ones((), dtype=torch.float64))
     return three
 
@@ -26,17 +26,16 @@ def stages(conv, rank):
 @torch.no_grad()
 def fill(three, cp, bias):
     """Copy codes and scales, and the weights that they stand for."""
-    k_out, k_in, k_kernel = map(torch.from_numpy, cp.codes)
-    layout = {
-        "first": k_in.T[:, :, None, None],
-        "middle": k_kernel.T.reshape(three.middle.codes.shape),
-        "last": k_out[:, :, None, None],
+    layouts = {
+        three.last: lambda A: A[:, :, None, None],
+        three.first: lambda A: A.T[:, :, None, None],
+        three.middle: lambda A: A.T.reshape(three.middle.weight.shape),
     }
-    for (name, codes), n in zip(layout.items(), (1, 2, 0), strict=True):
-        stage = three.get_submodule(name)
-        stage.codes.copy_(codes)
-        stage.scale.copy_(torch.from_numpy(cp.scales[n]))
-        stage.weight.copy_(stage.codes * stage.scale)
+    found = zip(cp.codes, cp.scales, cp.dequantize().factors, strict=True)
+    for (stage, layout), (codes, scale, values) in zip(layouts.items(), found, strict=True):
+        stage.codes.copy_(layout(torch.from_numpy(codes)))
+        stage.scale.copy_(torch.from_numpy(scale))
+        stage.weight.copy_(layout(torch.from_numpy(values)))
     if bias is not None:
         three.last.bias.copy_(bias)
 
@@ -46,7 +45,7 @@ def compress(model, name, **options):
     conv = model.get_submodule(name)
     kernel = conv.weight.detach().cpu().double().numpy()
     layer = compress_conv(kernel, **options)
-    three = stages(conv, layer.rank)
+    three = stages(conv, layer.rank, torch.from_numpy(layer.cp.codes[0]).dtype)
     fill(three, layer.cp, conv.bias)
     model.set_submodule(name, three)
     return layer
