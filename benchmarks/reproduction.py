@@ -21,8 +21,10 @@ from qcp_ref import (
     epc,
     factorize,
     kernel_to_tensor,
+    normalize,
     project,
     rank_for_rate,
+    relative_error,
 )
 from qcp_ref.app.network import KERNELS, load_network
 from qcp_ref.layer import one_blas_thread
@@ -42,11 +44,21 @@ def authors_start(X, rank, seed):
     return epc(X, fit.cp, max_sweeps=50, max_rounds=50).cp
 
 
+def our_start(X, rank, seed):
+    """Least squares and correction as in method 'authors'."""
+    return epc(X, cp_als(X, rank, rng=seed).cp).cp
+
+
+def size(X, cp):
+    """Relative error of a start, and the sum of its squared component norms over that of X."""
+    return relative_error(X, cp), float((normalize(cp).weights ** 2).sum() / (X**2).sum())
+
+
 def variants(X, rank, seed):
     """Errors by name, from 'authors' as it is here to the authors' settings, and back."""
     grid, source = Grid(BITS), {"rng": seed}
     errors = {}
-    ours = epc(X, cp_als(X, rank, **source).cp).cp
+    ours = our_start(X, rank, seed)
     theirs = authors_start(X, rank, seed)
     errors["rounded"] = factorize(X, rank, grid, method="als-round", **source).error
     errors["default"] = ao_admm(X, rank, grid, start=ours).error
@@ -78,12 +90,14 @@ def main():
     """Measure everything and write it down."""
     network = load_network()
     kernels = {name: network[f"{name}.weight"] for name in KERNELS}
-    runs = {}
+    runs, starts = {}, {}
     for name in LAYERS:
         X = kernel_to_tensor(kernels[name])
         rank = rank_for_rate(X.shape, RATE)
         with one_blas_thread():
             found = [variants(X, rank, seed) for seed in SEEDS]
+            for key, start in (("ours", our_start), ("theirs", authors_start)):
+                starts.setdefault(key, {})[name] = [size(X, start(X, rank, s)) for s in SEEDS]
         runs[name] = {key: [errors[key] for errors in found] for key in found[0]}
         print(name, {key: float(np.median(errors)) for key, errors in runs[name].items()})
     excess = {bits: [trials(kernel, bits) for kernel in kernels.values()] for bits in SCALE_BITS}
@@ -98,6 +112,7 @@ def main():
         "rate": RATE,
         "bits": BITS,
         "runs": runs,
+        "starts": starts,
         "scales": excess,
     }
     OUT.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")

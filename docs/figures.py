@@ -205,7 +205,7 @@ def admm_path(figure, c):
 
     Two panels with rays from the origin, one for each direction of a pair of codes, and the
     ellipses of the objective. Left, H leaves the ray of the rounded point for the best one and
-    rests there, where T meets it. Right, H goes to and fro between two rays and never rests.
+    rests there, where T meets it. Right, H goes back and forth between two rays and never rests.
     """
     figure.set_size_inches(7.2, 3.5)
     left, right = figure.subplots(1, 2, sharey=True)
