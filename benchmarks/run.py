@@ -31,6 +31,7 @@ from qcp_ref import rank_for_rate
 from qcp_ref.app.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
+PAUSE = 0.3  # idle threads of some libraries spin on for 0.2 s, and would take turns with the next
 STEPWISE = {"als", "admm_step"}  # whose first call also prepares
 CONV_SHAPES = ((64, 56, 134), (128, 28, 278), (256, 14, 566), (512, 7, 1141))
 PROGRAM = """
@@ -226,6 +227,7 @@ def measure(work: Work, versions: dict[str, str]) -> dict[str, Any]:
     times = {name: ([], []) for name in pipes}
     for turn in range(work.rounds):
         for name in list(pipes)[:: 1 if turn % 2 == 0 else -1]:
+            time.sleep(PAUSE)
             one, many = times[name]
             one.append(ask(name, 1) if once else 0.0)
             many.append(ask(name, work.steps + once))

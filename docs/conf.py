@@ -1,8 +1,8 @@
 """Sphinx configuration: everything the site needs is local, and every warning is an error.
 
 Written before each build, ignored by git: copies of the notebooks (docs/tutorials/*.ipynb), the
-top-level Markdown pages as reStructuredText, tables and help texts taken from the package, and the
-inventories of other projects (docs/_generated/). Written after it: MathJax.
+top-level Markdown pages as reStructuredText, tables and help texts taken from the package, the
+figures and the inventories of other projects (docs/_generated/). Written after it: MathJax.
 """
 
 import argparse
@@ -27,6 +27,7 @@ import qcp_ref
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 import code_map  # noqa: E402 - it stands beside this file
+import speed  # noqa: E402
 
 ROOT = HERE.parent
 GENERATED = HERE / "_generated"
@@ -282,6 +283,53 @@ Fewer bits and more components: ``{layer}`` at one size, scales included:
     write(GENERATED / "quality.rst", text.encode())
 
 
+REPRODUCTION = {  # names of benchmarks/reproduction.py
+    "rounded": "least squares, rounded",
+    "default": "``method='authors'`` as it is here",
+    "trials": "... with their 200 trial scales",
+    "limits": "... with their limits of sweeps and steps",
+    "start": "... from their start",
+    "all": "... with all three",
+    "last": "... all three, error of the last sweep",
+    "sweep": "... with ``refit='sweep'``",
+    "frozen": "... with ``refit='frozen'``",
+    "best": "``method='best'``",
+}
+
+
+def describe_reproduction(app):
+    """Write the measured tables of the page on reproduction."""
+    file = ROOT / "benchmarks" / "results" / "reproduction.json"
+    measured = json.loads(file.read_text("utf-8"))
+    rows = [["", *(f"``{name}``" for name in measured["runs"])]]
+    for key, says in REPRODUCTION.items():
+        runs = [errors[key] for errors in measured["runs"].values()]
+        rows.append([says, *(f"{median(e):.4f} ({min(e):.4f} to {max(e):.4f})" for e in runs)])
+    scales = [["bits", "largest excess", "median"]]
+    scales += [
+        [bits, f"{100 * max(found):.2f} %", f"{100 * median(found):.2f} %"]
+        for bits, found in measured["scales"].items()
+    ]
+    facts = ", ".join(f"{name} {value}" for name, value in measured["machine"].items())
+    origin = f"By ``{measured['command']}`` ({facts})."
+    write(GENERATED / "reproduction.rst", f"{grid(rows)}\n\n{origin}\n".encode())
+    write(GENERATED / "scales.rst", grid(scales).encode())
+
+
+def draw_figures(app):
+    """Draw the figures of the theory pages."""
+    sys.path.insert(0, str(HERE))
+    from figures import write as draw
+
+    draw(GENERATED / "figures")
+
+
+def describe_speed(app):
+    """Write the tables of the page on speed from benchmarks/results/speed.json."""
+    measured = json.loads((ROOT / "benchmarks" / "results" / "speed.json").read_text("utf-8"))
+    write(GENERATED / "speed.rst", speed.pages(measured, grid).encode())
+
+
 def grid(rows):
     """Write a table."""
     lines = [".. list-table::", "   :header-rows: 1", ""]
@@ -314,8 +362,11 @@ def setup(app):
     app.connect("builder-inited", convert_markdown)
     app.connect("builder-inited", describe_kit)
     app.connect("builder-inited", describe_quality)
+    app.connect("builder-inited", describe_speed)
     app.connect("builder-inited", map_code)
     app.connect("builder-inited", show_help)
+    app.connect("builder-inited", describe_reproduction)
+    app.connect("builder-inited", draw_figures)
     app.connect("source-read", list_names)
     app.connect("autodoc-skip-member", skip_field_numbers)
     app.connect("build-finished", copy_mathjax)

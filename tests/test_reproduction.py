@@ -1,0 +1,36 @@
+"""What the page on reproduction says of its measured tables is true of the numbers in them."""
+
+import json
+from pathlib import Path
+from statistics import median
+
+ROOT = Path(__file__).parent.parent
+MEASURED = json.loads((ROOT / "benchmarks" / "results" / "reproduction.json").read_text())
+
+
+def test_the_page_reads_the_table_right():
+    for runs in MEASURED["runs"].values():
+        error = {key: median(errors) for key, errors in runs.items()}
+        assert len(runs["all"]) == 3
+        assert error["rounded"] > 2 * error["default"]
+        assert abs(error["trials"] / error["default"] - 1) < 0.01
+        assert 0.96 < error["limits"] / error["default"] < 1
+        assert 0.99 < error["start"] / error["all"] < 1.01
+        assert error["start"] < min(error["limits"], 0.97 * error["default"])
+        assert error["last"] >= error["all"]
+        assert error["best"] < 0.95 * error["all"]
+
+
+def test_the_shorter_start_has_more_error_and_smaller_components():
+    ours, theirs = MEASURED["starts"]["ours"], MEASURED["starts"]["theirs"]
+    for name in MEASURED["runs"]:
+        for (e, s), (error, norms) in zip(ours[name], theirs[name], strict=True):
+            assert 1.05 < error / e < 1.2
+            assert norms < 2 / 3 * s
+
+
+def test_exact_scales_gain_little_on_kernels():
+    assert (MEASURED["rate"], MEASURED["bits"]) == (2, 4)
+    for excess in MEASURED["scales"].values():
+        assert len(excess) == 6
+        assert min(excess) >= -1e-12 and median(excess) < 0.001 and max(excess) < 0.02
