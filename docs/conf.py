@@ -209,6 +209,7 @@ def show_help(app):
     texts = {
         "qcp-ref": answer(cli.main),
         "qcp-ref-demo": answer(cli.main, "demo"),
+        "qcp-ref-notebooks": answer(cli.main, "notebooks"),
         "conformance": answer(kit.main),
     }
     parser = argparse.ArgumentParser(prog="pytest", add_help=False)

@@ -1,6 +1,7 @@
 """The tables of the page on speed, from what benchmarks/run.py has measured."""
 
 import re
+from itertools import pairwise
 from math import exp, log, prod
 
 # Convolutions of a ResNet-50, without the first: (count, output channels, input channels, entries).
@@ -38,7 +39,7 @@ def interpolated(measured, shape):
     """
     points = sorted((flops(s), t) for s, t in measured.items() if len(s) == len(shape))
     x = log(flops(shape))
-    pairs = list(zip(points, points[1:], strict=False))
+    pairs = list(pairwise(points))
     (a, s), (b, t) = next((pair for pair in pairs if x <= log(pair[1][0])), pairs[-1])
     return exp(log(s) + (x - log(a)) * log(t / s) / log(b / a))
 
@@ -67,15 +68,15 @@ Targets
 Side by side
 ------------
 
-Milliseconds of one step, the least of several runs; in brackets how many times ours. Sweeps and steps in float64, convolutions
-in float32 with padding 1 on two threads.
+Milliseconds of one step, the least of several runs; in brackets how many times ours. Sweeps and
+steps in float64, convolutions in float32 with padding 1, on two threads.
 
 {grid(peer_rows(result, works))}
 
 Growth
 ------
 
-One sweep of :func:`~qcp_ref.als.cp_als`. Memory is what it takes at its peak, beyond tensor and factors.
+One sweep of :func:`~qcp_ref.als.cp_als`. Memory is its peak, beyond tensor and factors.
 
 {grid(sweep_rows(result, works))}
 
@@ -94,7 +95,7 @@ One thread and two:
 Whole layers
 ------------
 
-Method 'best' at rate 2 and 4 bits, and what part of it is taken by least squares, correction and search:
+Method 'best' at rate 2 and 4 bits, and the shares of least squares, correction and search:
 
 {grid(best_rows(result, works))}
 
@@ -227,12 +228,14 @@ def resnet_text(result, works, grid):
     ]
     widest = max(counts, key=lambda shape: prod(shape[:2]) * rank(shape))
     memory = FLOAT64 * max(prod(s) + rank(s) * prod(s[1:]) for s in counts) / 1e9
-    return f"""Extrapolated, not measured: all {len(jobs)} convolutions but the first, at rate 2 and 4 bits by 'best'. {inside}
-of them have a shape that was measured above; the others are interpolated between measured shapes of as many modes, on a
-straight line through the logarithms of seconds and of the operations of a sweep. Layers do not depend on each other, so each of
-several machines like this one takes the longest layer that is left:
+    return f"""
+Extrapolated, not measured: all {len(jobs)} convolutions but the first, at rate 2 and 4 bits by
+'best'. {inside} of them have a shape that was measured above; the others lie on a straight line
+through the logarithms of seconds and of the operations of a sweep, between measured shapes of as
+many modes. Layers do not depend on each other: each of several machines like this one takes the
+longest layer that is left.
 
 {grid(rows)}
 
-The layer with the largest products has the sides {" x ".join(map(str, widest))}. Tensor and largest intermediate result of a sweep take at
-most {memory:.2f} GB."""
+The widest layer has the sides {" x ".join(map(str, widest))}. The tensor and the largest
+intermediate result of a sweep take at most {memory:.2f} GB."""

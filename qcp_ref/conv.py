@@ -9,8 +9,8 @@ convolution :eq:`conv-cp`. In exact arithmetic the two layers are equal; how far
 them apart is bounded by :eq:`conv-bound`.
 
 The dense convolution gathers the patches under the kernel and multiplies them with the kernel as a
-matrix. The factorized one keeps the channels between its stages innermost in memory, where each
-step of the depthwise stage is one long product. Both take as many images at a time as fit a cache.
+matrix. The factorized one keeps the channels between its stages innermost in memory, where the
+depthwise stage is one pass of long products. Both take as many images at a time as fit a cache.
 
 Simplified: one to three spatial axes, zero padding, no groups.
 

@@ -74,8 +74,9 @@ def test_the_wheel_holds_what_it_should(tmp_path):
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    package = source / "qcp_ref"
-    shutil.copytree(ROOT / "qcp_ref", package, ignore=shutil.ignore_patterns("__pycache__"))
+    package, ignored = source / "qcp_ref", shutil.ignore_patterns("__pycache__", ".*", "*.toml")
+    shutil.copytree(ROOT / "qcp_ref", package, ignore=ignored)
+    shutil.copytree(ROOT / "notebooks", source / "notebooks", ignore=ignored)
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*command, "--wheel-dir", str(wheels), str(source)], check=True)
     (wheel,) = wheels.iterdir()
@@ -86,5 +87,7 @@ def test_the_wheel_holds_what_it_should(tmp_path):
     assert "qcp_ref/app/cli.py" in expected
     assert any(name.startswith("qcp_ref/app/data/") for name in expected)
     assert expected <= shipped
+    tutorials = {f"qcp_ref/notebooks/{file.name}" for file in (source / "notebooks").iterdir()}
+    assert len(tutorials) == 10 and tutorials <= shipped
     folders = {name.split("/")[0] for name in shipped}
     assert folders == {"qcp_ref", f"qcp_ref-{qcp_ref.__version__}.dist-info"}

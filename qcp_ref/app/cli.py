@@ -5,25 +5,44 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from qcp_ref.search import METHODS
 
-if TYPE_CHECKING:
-    from qcp_ref.app.demo import Settings
-
 __all__ = ["main"]
 
-_EXTRA = ("rich", "matplotlib")
+_EXTRAS = {"demo": ("rich", "matplotlib"), "notebooks": ("jupyterlab", "matplotlib")}
 _INTERRUPTED = 130  # what shells report for a process ended by Ctrl-C
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
+    parsed = vars(_parser().parse_args(arguments))
+    command = parsed.pop("command")
+    missing = [name for name in _EXTRAS[command] if find_spec(name) is None]
+    if missing and not parsed.get("copy_only"):
+        print(
+            f"qcp-ref {command} needs {' and '.join(missing)}: pip install 'qcp-ref[{command}]' "
+            f"(in a checkout: pip install '.[{command}]')",
+            file=sys.stderr,
+        )
+        return 1
+    try:
+        return _demo(**parsed) if command == "demo" else _notebooks(**parsed)
+    except KeyboardInterrupt:
+        print(f"interrupted; files in {parsed['out']} are whole", file=sys.stderr)
+        return _INTERRUPTED
+    except (ValueError, OSError) as problem:
+        print(f"qcp-ref {command}: {problem}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Describe the commands and their options."""
     parser = argparse.ArgumentParser(
         prog="qcp-ref", description="Quantization-aware CP factorization, the reference."
     )
-    commands = parser.add_subparsers(required=True, metavar="command")
+    commands = parser.add_subparsers(required=True, metavar="command", dest="command")
     demo = commands.add_parser(
         "demo",
         help="compress the bundled network and check the result",
@@ -35,37 +54,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     option("--method", choices=METHODS, default="best", help="shown beside als-round and authors")
     option("--seed", type=int, default=0, help="seed of the solver")
     option("--out", type=Path, default=Path("qcp-ref-out"), help="folder for the results")
-    parsed = parser.parse_args(arguments)
-    missing = [name for name in _EXTRA if find_spec(name) is None]
-    if missing:
-        print(
-            f"qcp-ref demo needs {' and '.join(missing)}: pip install 'qcp-ref[demo]' "
-            "(in a checkout: pip install '.[demo]')",
-            file=sys.stderr,
-        )
-        return 1
-    from qcp_ref.app.demo import Settings
-
-    settings = Settings(**vars(parsed))
-    try:
-        return _demo(settings)
-    except KeyboardInterrupt:
-        print(f"interrupted; files in {settings.out} are whole", file=sys.stderr)
-        return _INTERRUPTED
-    except (ValueError, OSError) as problem:
-        print(f"qcp-ref demo: {problem}", file=sys.stderr)
-        return 1
+    notebooks = commands.add_parser(
+        "notebooks",
+        help="copy the tutorials into a folder and open them in JupyterLab",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    option = notebooks.add_argument
+    where = "folder for the copies; files that are there already are kept"
+    option(
+        "out", metavar="DIR", nargs="?", type=Path, default=Path("qcp-ref-notebooks"), help=where
+    )
+    option("--copy-only", action="store_true", help="do not open them")
+    return parser
 
 
-def _demo(settings: "Settings") -> int:
+def _notebooks(out: Path, copy_only: bool) -> int:
+    """Copy the tutorials, say where they are, and open them."""
+    from qcp_ref.app.notebooks import copy_notebooks, open_notebooks
+
+    copies = copy_notebooks(out)
+    print(f"{len(copies)} notebooks in {out}, to be read in order from {copies[0].name}")
+    return 0 if copy_only else open_notebooks(out)
+
+
+def _demo(**options: Any) -> int:
     """Run the demo with a live display, then print its tables."""
     from rich.console import Console
 
-    from qcp_ref.app.demo import run
+    from qcp_ref.app.demo import Settings, run
     from qcp_ref.app.plots import draw_demo
     from qcp_ref.app.tables import Display, tables
 
-    console = Console()
+    console, settings = Console(), Settings(**options)
     with Display(console, settings) as display:
         result = run(settings, display.progress, display.announce)
     picture = draw_demo(result, settings.out / "demo.png")
