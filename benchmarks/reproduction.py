@@ -46,7 +46,7 @@ def authors_start(X, rank, seed):
 
 def our_start(X, rank, seed):
     """Least squares and correction as in method 'authors'."""
-    return epc(X, cp_als(X, rank, rng=seed).cp).cp
+    return epc(X, cp_als(X, rank, rng=seed, max_sweeps=50).cp).cp
 
 
 def size(X, cp):

@@ -2,9 +2,10 @@
 
 A kernel is plain Python over indices, so it can be read, traced and tested without a compiler
 (``kernel.py_func``). The search for a scale, a pass of descent and the depthwise stage replace
-readable forms that are too slow and stay in their chapters. The others are twins of the chapters on flat arrays, a third
-form beside the vectorised one and :mod:`qcp_ref.loops`, for the oracle to compare. No fast-math, no
-threads, one order of summation: compiled and interpreted runs agree bit for bit.
+readable forms that are too slow and stay in their chapters. The others are twins of the chapters on
+flat arrays, a third form beside the vectorised one and :mod:`qcp_ref.loops`, for the oracle to
+compare. No fast-math, no threads, one order of summation: compiled and interpreted runs agree bit
+for bit.
 
 Importing this module does not import Numba. The first call of a kernel does; later processes find
 the compiled code on disk.

@@ -74,8 +74,9 @@ __all__ = [
 METHODS = ("als-round", "authors", "sequential", "best")
 _SLACK = {"als-round": 0.0, "authors": 0.0, "sequential": 0.1, "best": 0.3}
 _SWEEPS = 500  # of 'best'; see the documentation for what more of them gain
-# Of ALS and of EPC before 'best' and 'sequential': more of them gain nothing there.
-_ALS_SWEEPS, _EPC_SWEEPS = 25, 50
+# Sweeps of ALS and of EPC before each method. For 'best' more of them gain nothing; 50 is the
+# authors' number, and one round of 500 stands for their up to 50 rounds of 50.
+_START = {"authors": (50, 500), "sequential": (25, 50), "best": (25, 50)}
 _REFIT_SWEEPS = 10
 _REFIT_EVERY = 8  # sweeps with noise: scales settle long before codes do
 _NOISE = 0.35  # in steps, at the beginning
@@ -177,7 +178,7 @@ def choose_slack(
         raise ValueError(f"slacks: expected some below {1 / error - 1:.3g}, got {list(slacks)}")
     starts, errors = [], []
     for slack in tried:
-        start = orient(epc(X, cp, slack=slack, max_sweeps=_EPC_SWEEPS).cp, grid)
+        start = orient(epc(X, cp, slack=slack, max_sweeps=_START["best"][1]).cp, grid)
         fit = polish(X, quantize_cp(start, grid, axis=axis), noise=_NOISE, sweeps=sweeps, rng=rng)
         starts.append(start)
         errors.append(fit.error)
@@ -493,7 +494,7 @@ def factorize(
     if method == "als-round":
         return _rounded(X, cp_als(X, rank, rng=rng, callback=_stage(callback, "als")), options)
     if method == "authors":
-        start = _float_start(X, rank, rng, slack or 0.0, callback)
+        start = _float_start(X, rank, rng, slack, callback, method)
         stage = _stage(callback, "admm")
         return ao_admm(X, rank, grid, start=start, axis=axis, rule=rule, callback=stage)
     _check_rows_grid(grid)
@@ -502,7 +503,7 @@ def factorize(
     source = check_rng(rng, "factorize")
     found = []
     for run in range(restarts):
-        start = _float_start(X, rank, source if run else rng, slack, callback, _SLACK[method])
+        start = _float_start(X, rank, source if run else rng, slack, callback, method)
         if method == "best":
             noise, rounded = _NOISE, options.rounded(orient(start, grid))
         else:
@@ -558,16 +559,17 @@ def _float_start(
     rng: Rng,
     slack: float | None,
     callback: StageCallback | None,
-    usual: float | None = None,
+    method: str,
 ) -> CP:
-    """Fit and correct; where the slack is not given, the usual one with shorter runs."""
-    fitting: dict[str, Any] = {} if usual is None else {"max_sweeps": _ALS_SWEEPS}
-    correcting: dict[str, Any] = {} if usual is None else {"max_sweeps": _EPC_SWEEPS}
-    fit = cp_als(X, rank, rng=rng, callback=_stage(callback, "als"), **fitting)
+    """Fit and correct before a method; where the slack is not given, by the usual one."""
+    fitting, correcting = _START[method]
+    stage = _stage(callback, "als")
+    fit = cp_als(X, rank, rng=rng, max_sweeps=fitting, callback=stage)
     if slack is None:  # at most half of what would let the zero tensor in
         room = 1 / fit.error - 1 if fit.error > 0 else np.inf
-        slack = min(usual or 0.0, max(room / 2, 0.0))
-    return epc(X, fit.cp, slack=slack, callback=_stage(callback, "epc"), **correcting).cp
+        slack = min(_SLACK[method], max(room / 2, 0.0))
+    stage = _stage(callback, "epc")
+    return epc(X, fit.cp, slack=slack, max_sweeps=correcting, callback=stage).cp
 
 
 def _one_after_the_other(X: Array, start: CP, options: _Options) -> QuantizedCP:
