@@ -74,9 +74,9 @@ __all__ = [
 METHODS = ("als-round", "authors", "sequential", "best")
 _SLACK = {"als-round": 0.0, "authors": 0.0, "sequential": 0.1, "best": 0.3}
 _SWEEPS = 500  # of 'best'; see the documentation for what more of them gain
-# Sweeps of ALS and of EPC before each method. For 'best' more of them gain nothing; 50 is the
-# authors' number, and one round of 500 stands for their up to 50 rounds of 50.
-_START = {"authors": (50, 500), "sequential": (25, 50), "best": (25, 50)}
+# Sweeps of ALS and of EPC in each method. For 'best' more of them gain nothing; 50 is the authors'
+# number, and one round of 500 stands for their up to 50 rounds of 50.
+_START = {"als-round": (50, 0), "authors": (50, 500), "sequential": (25, 50), "best": (25, 50)}
 _REFIT_SWEEPS = 10
 _REFIT_EVERY = 8  # sweeps with noise: scales settle long before codes do
 _NOISE = 0.35  # in steps, at the beginning
@@ -492,7 +492,7 @@ def factorize(
     options = _Options(grid, axis, rule, callback)
     options.check()
     if method == "als-round":
-        return _rounded(X, cp_als(X, rank, rng=rng, callback=_stage(callback, "als")), options)
+        return _rounded(X, _fitted(X, rank, rng, callback, method), options)
     if method == "authors":
         start = _float_start(X, rank, rng, slack, callback, method)
         stage = _stage(callback, "admm")
@@ -553,6 +553,12 @@ def _rounded(X: Array, fit: CPFit, options: _Options) -> QuantizedFit:
     return QuantizedFit(rounded, error, fit.cp, fit.error, _history([]), "rounded")
 
 
+def _fitted(X: Array, rank: int, rng: Rng, callback: StageCallback | None, method: str) -> CPFit:
+    """Fit by least squares before a method."""
+    stage = _stage(callback, "als")
+    return cp_als(X, rank, rng=rng, max_sweeps=_START[method][0], callback=stage)
+
+
 def _float_start(
     X: Array,
     rank: int,
@@ -562,14 +568,12 @@ def _float_start(
     method: str,
 ) -> CP:
     """Fit and correct before a method; where the slack is not given, by the usual one."""
-    fitting, correcting = _START[method]
-    stage = _stage(callback, "als")
-    fit = cp_als(X, rank, rng=rng, max_sweeps=fitting, callback=stage)
+    fit = _fitted(X, rank, rng, callback, method)
     if slack is None:  # at most half of what would let the zero tensor in
         room = 1 / fit.error - 1 if fit.error > 0 else np.inf
         slack = min(_SLACK[method], max(room / 2, 0.0))
     stage = _stage(callback, "epc")
-    return epc(X, fit.cp, slack=slack, max_sweeps=correcting, callback=stage).cp
+    return epc(X, fit.cp, slack=slack, max_sweeps=_START[method][1], callback=stage).cp
 
 
 def _one_after_the_other(X: Array, start: CP, options: _Options) -> QuantizedCP:
