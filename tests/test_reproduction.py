@@ -12,21 +12,20 @@ def test_the_page_reads_the_table_right():
     for runs in MEASURED["runs"].values():
         error = {key: median(errors) for key, errors in runs.items()}
         assert len(runs["all"]) == 3
-        assert error["rounded"] > 2 * error["default"]
-        assert abs(error["trials"] / error["default"] - 1) < 0.01
-        assert 0.96 < error["limits"] / error["default"] < 1
-        assert 0.99 < error["start"] / error["all"] < 1.01
-        assert error["start"] < min(error["limits"], 0.97 * error["default"])
+        assert error["rounded"] > 1.8 * error["default"]
+        for key in ("trials", "limits", "start", "all"):
+            assert abs(error[key] / error["default"] - 1) < 0.02
+        assert error["all"] < error["default"]
         assert error["last"] >= error["all"]
-        assert error["best"] < 0.95 * error["all"]
+        assert error["best"] < 0.97 * error["all"]
 
 
-def test_the_shorter_start_has_more_error_and_smaller_components():
+def test_the_longer_correction_has_smaller_components_at_the_same_error():
     ours, theirs = MEASURED["starts"]["ours"], MEASURED["starts"]["theirs"]
     for name in MEASURED["runs"]:
         for (e, s), (error, norms) in zip(ours[name], theirs[name], strict=True):
-            assert 1.05 < error / e < 1.2
-            assert norms < 2 / 3 * s
+            assert abs(error / e - 1) < 1e-6
+            assert 0.9 < norms / s < 1
 
 
 def test_exact_scales_gain_little_on_kernels():
