@@ -375,13 +375,13 @@ def draw(result: dict[str, Any], path: Path) -> None:
     colours |= {"onnxruntime": "#CC79A7", "torch dense": "#999999"}
     peers = {n: row for n, row in result["works"].items() if set(row) & set(colours)}
     labels = [n for n in peers if "thread" not in n][::-1]
-    for y, name in enumerate(labels):
-        for who in sorted(set(peers[name]) - {"qcp_ref", "numpy"}):
-            ratio = peers[name][who]["min"] / peers[name]["qcp_ref"]["min"]
-            seen = (
-                who if y == len(labels) - 1 or (who not in labels and name == labels[0]) else None
-            )
-            left.plot(ratio, y, "o", color=colours[who], label=seen)
+    for who, colour in colours.items():
+        points = [
+            (peers[name][who]["min"] / peers[name]["qcp_ref"]["min"], y)
+            for y, name in enumerate(labels)
+            if who in peers[name]
+        ]
+        left.plot(*zip(*points, strict=True), "o", color=colour, label=who)
     short = [
         n.replace("shape=", "").replace("channels=", "").replace("rank=", "R=") for n in labels
     ]

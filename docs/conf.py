@@ -329,6 +329,8 @@ def describe_speed(app):
     """Write the tables of the page on speed from benchmarks/results/speed.json."""
     measured = json.loads((ROOT / "benchmarks" / "results" / "speed.json").read_text("utf-8"))
     write(GENERATED / "speed.rst", speed.pages(measured, grid).encode())
+    picture = ROOT / "benchmarks" / "results" / "speed.png"
+    write(GENERATED / "speed.png", picture.read_bytes())
 
 
 def grid(rows):
