@@ -118,6 +118,27 @@ def test_on_a_grid_it_is_never_better_than_exhaustive_search(problem):
     assert np.array_equal(found.factor, np.clip(np.rint(found.factor), -2, 2))
 
 
+@given(problems(max_rows=1, max_rank=3))
+def test_fixed_points_and_optima_on_a_grid(problem):
+    """An optimum is one of the projected gradient step; such a point is optimal up to a bound."""
+    _, _, F, G = problem
+    points = np.array(list(itertools.product((-1.0, 0.0, 1.0), repeat=len(G))))
+    values = np.array([objective(v[None], F, G) for v in points])
+    best = points[values.argmin()]
+
+    def rests(v, rho):
+        away = np.sum((points - v + (v @ G - F[0]) / rho) ** 2, axis=1)
+        return away[(points == v).all(axis=1)] <= away.min() * (1 + 1e-12) + 1e-12
+
+    assert rests(best, np.linalg.eigvalsh(G)[-1])
+    rho = np.trace(G) / len(G)
+    for v, value in zip(points, values, strict=True):
+        if rests(v, rho):
+            D = points - v
+            most = 0.5 * np.sum((D @ (rho * np.eye(len(G)) - G)) * D, axis=1)
+            assert (value - values <= most + 1e-9 * (1 + abs(value))).all()
+
+
 def test_a_warm_start_continues_where_the_run_stopped():
     rng = np.random.default_rng(11)
     K = rng.standard_normal((9, 3))
