@@ -88,7 +88,8 @@ rows, beside the one matrix product that they cannot do without:
 {grid(peer_rows(result, works, ["admm_step", "descent"]))}
 
 The factorized convolution, beside the same three stages by others and beside the dense kernel by
-PyTorch, in float32, with 3x3 entries and padding 1:
+PyTorch, in float32, with 3x3 entries, padding 1 and as many channels out as in. The images are
+written as channels x height x width.
 
 {grid(peer_rows(result, works, ["conv"]))}
 
@@ -148,9 +149,8 @@ def label(kind, values):
     if kind == "als":
         return f"{' x '.join(map(str, sides(values['shape'])))}, rank {values['rank']}"
     if kind == "conv":
-        side, batch = values["side"], values["batch"]
-        images = "1 image" if batch == "1" else f"{batch} images"
-        return f"{values['channels']} channels, {side} x {side}, rank {values['rank']}, {images}"
+        image = " x ".join(values[key] for key in ("channels", "side", "side"))
+        return f"{image}, rank {values['rank']}, batch {values['batch']}"
     step = {"admm_step": "ADMM step", "descent": "descent"}[kind]
     return f"{step}, rank {values['rank']}, {values['bits']} bits"
 
@@ -307,10 +307,10 @@ def resnet_text(result, works, grid):
     rows += [[str(n), f"{makespan(jobs, n) / 60:.1f}"] for n in (1, 2, 4, 8, 16)]
     longest = max(times, key=times.get)
     return f"""
-Extrapolated, not measured: all {len(jobs)} convolutions but the first, four of them on shortcuts,
+Extrapolated, not measured: {len(jobs)} convolutions, all but the first, four of them on shortcuts,
 at rate 2 and 4 bits by 'best'. {inside} of them have a shape that was measured above; the others
 lie on straight lines through the logarithms of seconds and of the operations of a sweep, through
-the nearest measured shapes of as many modes, and a few beyond the last of these. Layers do not
+the nearest measured shapes of as many modes, and a few beyond their ends. Layers do not
 depend on each other: whichever machine is free takes the longest layer that is left, and all
 machines are like this one.
 
