@@ -270,7 +270,8 @@ def describe(work: Work, row: dict[str, Any]) -> str:
 def processes() -> dict[str, float]:
     """Return the seconds of imports, of a first call of all kernels, and of the demo."""
     with tempfile.TemporaryDirectory() as folder:
-        demo = ["-c", "from qcp_ref.app.cli import main; main()", "demo", "--out", folder]
+        code = "from qcp_ref.app.cli import main; raise SystemExit(main())"
+        demo = ["-c", code, "demo", "--out", folder]
         cold = run("-c", PROGRAM, NUMBA_CACHE_DIR=folder)
         warm = run("-c", PROGRAM, NUMBA_CACHE_DIR=folder)
         nothing = best_of(15, "-c", "pass")

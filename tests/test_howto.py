@@ -24,15 +24,44 @@ def test_the_adapter_is_short():
 
 
 @pytest.mark.parametrize("page", ["my_adapter", "broken_adapter"])
-def test_output_on_the_pages(page, tmp_path, capsys):
+def test_output_on_the_pages(page, tmp_path, capsys, monkeypatch):
     pytest.importorskip("torch")
     text = (PAGES / "my_adapter.py").read_text()
     if page == "broken_adapter":
         text = text.replace("bias, stride,", "bias, stride[::-1],")
     (tmp_path / "adapter.py").write_text(text)
-    status = main([f"{tmp_path / 'adapter.py'}:impl", "-c", "conv2d.*", "--timeout", "60"])
+    report = str(tmp_path / "out.json")
+    command = [f"{tmp_path / 'adapter.py'}:impl", "-c", "conv2d.*", "--timeout", "60"]
+    status = main([*command, "--report", report])
     assert status == (page == "broken_adapter")
     assert capsys.readouterr().out == (PAGES / f"{page}.txt").read_text()
+    monkeypatch.setattr("sys.argv", ["which_fault.py", report])
+    runpy.run_path(str(PAGES / "which_fault.py"))
+    named = (PAGES / "which_fault.txt").read_text() if page == "broken_adapter" else ""
+    assert capsys.readouterr().out == named
+
+
+@pytest.mark.parametrize(("arith", "status"), [("f32", 0), ("f64", 1)])
+def test_trial_scales_pass_for_the_exact_one_in_float32_only(arith, status, tmp_path, capsys):
+    (tmp_path / "adapter.py").write_text(f"""
+import numpy as np
+from qcp_ref.conformance import Adapter
+
+impl = Adapter("trials", arith="{arith}")
+impl.lacks("refuses", "rule-max-abs")
+
+
+@impl.op
+def choose_scale(x, *, qmin, qmax, rule):
+    if not x.any():
+        return np.ones((), x.dtype)
+    trials = np.linspace(0.2, 1, 200) * abs(x).max() / qmax
+    codes = np.clip(np.rint(x.ravel() / trials[:, None]), qmin, qmax)
+    errors = np.sum((x.ravel() - trials[:, None] * codes) ** 2, axis=1)
+    return trials[np.argmin(errors)].astype(x.dtype)
+""")
+    command = [f"{tmp_path / 'adapter.py'}:impl", "-c", "choose_scale.mse.*", "--timeout", "60"]
+    assert main(command) == status, capsys.readouterr().out
 
 
 @pytest.fixture
