@@ -45,6 +45,7 @@ _DIVISIONS = ("float64", "float32", "reciprocal")
 _BITS = {"uniform": (1, 16), "binary": (1, 1), "ternary": (2, 2), "log2": (2, 8)}
 _FAR = 2.0**20  # beyond all codes: saturates on every grid, whatever the zero point
 _FEW_BREAKPOINTS = 128  # below, the readable search is quick enough and Numba need not be loaded
+_USUAL = 2.0**200  # numbers below it, and above its inverse, can be squared as they are
 _LEAST, _MOST = float(np.finfo(float).smallest_subnormal), float(np.finfo(float).max)
 
 
@@ -575,15 +576,23 @@ def _round(t: Array, rounding: str, draws: Array | None = None) -> Array:
 
 def _one_scale(x: Array, grid: Grid, rule: str, po2: str | None) -> tuple[float, float]:
     """Choose scale and zero point, in units that keep squares from overflow and underflow."""
-    lowest, highest = float(x.min()), float(x.max())
+    if rule.startswith("mse"):
+        x = np.sort(x, axis=None)
+        lowest, highest = float(x[0]), float(x[-1])
+    else:
+        lowest, highest = float(x.min()), float(x.max())
     unit = 2.0 ** min(max(frexp(max(-lowest, highest))[1], -1000), 1000)
+    if 1 / _USUAL < unit < _USUAL:
+        unit = 1.0
+    else:  # dividing by a power of two is exact
+        x = x / unit
     zero = 0.0 - grid.offset
-    if rule == "mse-exact":  # dividing by a power of two is exact
-        scale = _best_scale(x / unit, grid, 0, po2)
+    if rule == "mse-exact":
+        scale = _best_scale(x, grid, 0, po2)
     elif rule == "mse-exact-affine":
-        scale, zero = _best_pair(x / unit, grid, po2)
+        scale, zero = _best_pair(x, grid, po2)
     elif rule == "mse-200":
-        scale = _trial_scale(x / unit, grid)
+        scale = _trial_scale(x, grid)
     elif rule in _AFFINE:
         scale = (max(highest, 0.0) / unit - min(lowest, 0.0) / unit) / (grid.qmax - grid.qmin)
     else:
@@ -632,18 +641,17 @@ def _two_sided(lowest: float, highest: float, levels: Array) -> float:
 
 
 def _trial_scale(x: Array, grid: Grid) -> float:
-    """Return the first of the trial scales :eq:`grid-trials` with the least squared error."""
+    """Return the first trial scale :eq:`grid-trials` of least squared error, for sorted ``x``."""
     if not x.any():
         return 0.0
-    scales = np.linspace(0.2, 1.2, 200) * np.abs(x).max() / (2.0 ** (grid.bits - 1) - 0.5)
-    S1, S2 = moments(np.sort(x, axis=None), scales, float(grid.qmin), float(grid.qmax), grid.offset)
+    scales = np.linspace(0.2, 1.2, 200) * max(-x[0], x[-1]) / (2.0 ** (grid.bits - 1) - 0.5)
+    S1, S2 = moments(x, scales, float(grid.qmin), float(grid.qmax), grid.offset)
     return float(scales[np.argmax(scales * (2 * S1 - scales * S2))])
 
 
 def _best_scale(x: Array, grid: Grid, zero: int, po2: str | None) -> float:
-    """Return the largest scale of least squared error, 0 if none beats all zeros; sorts ``x``."""
-    x, levels = x.ravel(), grid.levels - zero
-    x.sort()
+    """Return the largest scale of least squared error, or 0 if none helps, for sorted ``x``."""
+    levels = grid.levels - zero
     if po2 == "mse":
         return _search_powers(x, levels)
     if grid.kind in ("binary", "log2") or x.size * 2**grid.bits <= _FEW_BREAKPOINTS:
