@@ -76,7 +76,7 @@ _SLACK = {"als-round": 0.0, "authors": 0.0, "sequential": 0.1, "best": 0.3}
 _SWEEPS = 500  # of 'best'; see the documentation for what more of them gain
 # Sweeps of ALS and of EPC in each method. For 'best' more of them gain nothing; 50 is the authors'
 # number, and one round of 500 stands for their up to 50 rounds of 50.
-_START = {"als-round": (50, 0), "authors": (50, 500), "sequential": (25, 50), "best": (25, 50)}
+_START = {"als-round": (50, 0), "authors": (50, 500), "sequential": (100, 100), "best": (25, 50)}
 _REFIT_SWEEPS = 10
 _REFIT_EVERY = 8  # sweeps with noise: scales settle long before codes do
 _NOISE = 0.35  # in steps, at the beginning
