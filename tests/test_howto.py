@@ -36,7 +36,7 @@ def test_output_on_the_pages(page, tmp_path, capsys, monkeypatch):
     assert status == (page == "broken_adapter")
     assert capsys.readouterr().out == (PAGES / f"{page}.txt").read_text()
     monkeypatch.setattr("sys.argv", ["which_fault.py", report])
-    runpy.run_path(str(PAGES / "which_fault.py"))
+    runpy.run_path(str(PAGES / "which_fault.py"), run_name="__main__")
     named = (PAGES / "which_fault.txt").read_text() if page == "broken_adapter" else ""
     assert capsys.readouterr().out == named
 

@@ -7,18 +7,25 @@ from pathlib import Path
 from qcp_ref.conformance.matrix import every_fault
 from qcp_ref.conformance.vectors import kills
 
-cases = json.loads(Path(sys.argv[1]).read_text("utf-8"))["cases"]
-asked = {case["id"] for case in cases if case["outcome"] in ("pass", "suspect", "fail")}
-failed = {case["id"] for case in cases if case["outcome"] == "fail"}
-for op in sorted({case["op"] for case in cases if case["outcome"] == "fail"}):
-    ours = {case for case in failed if case.split(".")[0] == op}
-    found = []
-    for fault in every_fault():
-        theirs = asked.intersection(kills()[fault.id]) if fault.op == op else set()
-        if theirs & ours:
-            found.append((len(theirs & ours) / len(theirs | ours), fault))
-    found.sort(key=lambda pair: -pair[0])
-    for alike, fault in found:
-        if alike < found[:3][-1][0]:  # three, and those that are as much alike as the third
-            break
-        print(f"{op}: {alike:4.0%} alike  {fault.id:5} {fault.title}")
+
+def main(report):
+    """Print, for each operation that fails, the faults that are most alike."""
+    cases = json.loads(Path(report).read_text("utf-8"))["cases"]
+    asked = {case["id"] for case in cases if case["outcome"] in ("pass", "suspect", "fail")}
+    failed = {case["id"] for case in cases if case["outcome"] == "fail"}
+    for op in sorted({case["op"] for case in cases if case["outcome"] == "fail"}):
+        ours = {case for case in failed if case.split(".")[0] == op}
+        found = []
+        for fault in every_fault():
+            theirs = asked.intersection(kills()[fault.id]) if fault.op == op else set()
+            if theirs & ours:
+                found.append((len(theirs & ours) / len(theirs | ours), fault))
+        found.sort(key=lambda pair: -pair[0])
+        for alike, fault in found:
+            if alike < found[:3][-1][0]:  # three, and those that are as much alike as the third
+                break
+            print(f"{op}: {alike:4.0%} alike  {fault.id:5} {fault.title}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
