@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
     for work in works:
         result["works"][work.name] = row = measure(work, result["versions"])
         print(describe(work, row), flush=True)
-    if wanted("process", options.only):
+    if wanted("process", options.only) and not options.quick:
         result["processes"] = processes()
         print(f"processes: {result['processes']}")
     if not options.quick and not options.only:
@@ -159,8 +159,8 @@ def full() -> list[Work]:
     ]
     works += [als((128, 128, 9), rank, steps=5) for rank in (32, 128, 512)]
     works += [als((c, c, 9), rate_2(c, c, 9), steps=5) for c in (128, 256)]
-    works += [als((128, 128, k), 128, steps=5) for k in (9, 25, 49)]
-    works += [als((256, 256, 9), 566, steps=3, threads=t) for t in (1, 2)]
+    works += [als((128, 128, k), 128, steps=5) for k in (25, 49)]
+    works += [als((256, 256, 9), rate_2(256, 256, 9), steps=5, threads=1)]
     works += [conv(64, side, 134, 1) for side in (14, 28, 112)]
     works += [conv(128, 28, 278, 1, threads=1)]
     return (
@@ -311,9 +311,9 @@ def sweep_flops(shape: Iterable[int], rank: int) -> int:
     return 2 * 2 * prod(sides) * rank + modes
 
 
-def rate(result: dict[str, Any], dtype: str = "float64") -> float:
+def rate(result: dict[str, Any]) -> float:
     """Return the operations per second of the matrix product in this run."""
-    return 2 * 2048**3 / result["works"][f"gemm(n=2048, dtype={dtype})"]["numpy"]["min"]
+    return 2 * 2048**3 / result["works"]["gemm(n=2048, dtype=float64)"]["numpy"]["min"]
 
 
 def targets(result: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -230,9 +230,14 @@ def map_code(app):
     write(GENERATED / "code_map.rst", code_map.page(code_map.read(), operations).encode())
 
 
+def results(name):
+    """Return what one of the benchmarks has measured."""
+    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text("utf-8"))
+
+
 def describe_quality(app):
     """Write the measured tables of the search page from benchmarks/results/quality.json."""
-    measured = json.loads((ROOT / "benchmarks" / "results" / "quality.json").read_text("utf-8"))
+    measured = results("quality")
     layer, machine = measured["layer"], measured["machine"]
 
     def figures(errors):
@@ -300,8 +305,7 @@ REPRODUCTION = {  # names of benchmarks/reproduction.py
 
 def describe_reproduction(app):
     """Write the measured tables of the page on reproduction."""
-    file = ROOT / "benchmarks" / "results" / "reproduction.json"
-    measured = json.loads(file.read_text("utf-8"))
+    measured = results("reproduction")
     rows = [["", *(f"``{name}``" for name in measured["runs"])]]
     for key, says in REPRODUCTION.items():
         runs = [errors[key] for errors in measured["runs"].values()]
@@ -327,8 +331,7 @@ def draw_figures(app):
 
 def describe_speed(app):
     """Write the tables of the page on speed from benchmarks/results/speed.json."""
-    measured = json.loads((ROOT / "benchmarks" / "results" / "speed.json").read_text("utf-8"))
-    write(GENERATED / "speed.rst", speed.pages(measured, grid).encode())
+    write(GENERATED / "speed.rst", speed.pages(results("speed"), grid).encode())
     picture = ROOT / "benchmarks" / "results" / "speed.png"
     write(GENERATED / "speed.png", picture.read_bytes())
 
