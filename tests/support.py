@@ -11,9 +11,13 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
+# Names the laws that a test checks: @law("unfold.place") for the bullet *place* in unfold's docstring.
+law = pytest.mark.law
 
 # Integers of this size keep every product and sum of the small cases exact in float64.
 small_integers = st.integers(-9, 9)

@@ -34,9 +34,8 @@ LAZY = {"scipy", "numba"}  # in the book: importing qcp_ref has to stay cheap
 COMMANDS = {"conformance.__main__"}  # outside the app, what may print
 LOADERS = {"conformance.worker"}  # import what a user names
 
-# The book is what is read: the chapters and the checks, not the table of contents.
-TOTALS = {"book": 3600, "loops": 850, "_kernels": 420, "conformance": 4300, "app": 850}
-MODULE, FUNCTION, PARAMETERS, NAMES = 350, 40, 6, 100
+# No caps on totals: they were met by packing arguments, which is harder to read than a longer text.
+MODULE, FUNCTION, PARAMETERS = 350, 40, 6
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -216,11 +215,10 @@ def check_silence(root):
 
 
 def check_budgets(root):
-    """Code lines in total, per module and per function; parameters; public names."""
-    complaints, totals = [], Counter()
+    """Code lines per module and per function; parameters."""
+    complaints = []
     for name, source in modules(root).items():
         lines = code_lines(source)
-        totals[name if name in {"_kernels", "loops", "__init__"} else ring(name)] += len(lines)
         if name not in {"loops", "_kernels"} and len(lines) > MODULE:
             complaints.append(f"{name}: {len(lines)} code lines, at most {MODULE}")
         tree = ast.parse(source)
@@ -235,12 +233,6 @@ def check_budgets(root):
             count = len(parameters(node, method=node in methods and not static)[0])
             if count > PARAMETERS:
                 complaints.append(f"{name}.{node.name}: {count} parameters, at most {PARAMETERS}")
-    for part, cap in TOTALS.items():
-        if totals[part] > cap:
-            complaints.append(f"{part}: {totals[part]} code lines in all, at most {cap}")
-    public = literal_all(ast.parse(modules(root)["__init__"])) or []
-    if len(public) > NAMES:
-        complaints.append(f"__init__: {len(public)} public names, at most {NAMES}")
     return complaints
 
 
@@ -618,10 +610,6 @@ ADDED = {
         ("cp", "def _f(a, b, c, d, e, f, g):\n    pass\n", "cp._f: 7 parameters"),
         ("cp", "class _C:\n    def f(self, a, b, c, d, e, f, *g):\n        pass\n", "f: 7"),
         ("cp", "x = 1\n" * 350, "cp: 357 code lines, at most 350"),
-        ("cp", "x = 1\n" * 3600, "book: 3613 code lines in all"),
-        ("loops", "x = 1\n" * 850, "loops: 854 code lines in all"),
-        ("_kernels", "x = 1\n" * 420, "_kernels: 424 code lines in all"),
-        ("app/cli", "x = 1\n" * 850, "app: 855 code lines in all"),
     ],
     check_names: [
         ("cp", '__all__ += ["b"]\nb = 1\n', "cp: no literal __all__"),
@@ -708,11 +696,6 @@ def test_planted_change_is_caught(tree, rule, place, old, new, expected):
 
 def test_every_rule_has_a_planted_fault():
     assert set(RULES) == ADDED.keys() | REPLACED.keys()
-
-
-def test_too_many_public_names_are_caught(tree):
-    (tree / "qcp_ref" / "__init__.py").write_text(f"__all__ = {[f'name{i}' for i in range(101)]}\n")
-    assert "101 public names" in "\n".join(check_budgets(tree))
 
 
 def test_code_lines_are_counted_without_prose():
