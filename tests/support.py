@@ -16,7 +16,7 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-# Names the laws that a test checks: @law("unfold.place") for the bullet *place* in unfold's docstring.
+# Names the laws that a test checks: @law("unfold.place") for the bullet *place* of unfold.
 law = pytest.mark.law
 
 # Integers of this size keep every product and sum of the small cases exact in float64.
