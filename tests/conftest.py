@@ -1,7 +1,8 @@
 """Hypothesis profiles and the random generator that tests share.
 
 ``dev`` draws new examples every time, ``ci`` the same ones in every run (chosen when CI is set),
-``long`` many; HYPOTHESIS_PROFILE names one. Warnings are errors: see pyproject.toml.
+``long`` many, ``mutants`` those of ``ci`` without shrinking (scripts/mutation.py); HYPOTHESIS_PROFILE
+names one. Warnings are errors: see pyproject.toml.
 """
 
 import os
@@ -10,13 +11,20 @@ from zlib import crc32
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 # How fast a machine draws examples is not a property of the code under test.
 COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("dev", **COMMON)
 settings.register_profile("ci", derandomize=True, print_blob=True, **COMMON)
 settings.register_profile("long", max_examples=1000, **COMMON)
+settings.register_profile(
+    "mutants",
+    derandomize=True,
+    phases=[Phase.explicit, Phase.generate],
+    report_multiple_bugs=False,
+    **COMMON,
+)
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev")
 )
