@@ -150,7 +150,7 @@ def check_gram(G: ArrayLike, rank: int) -> Array:
 def unit_diagonal(G: Array) -> tuple[Array, Array]:
     """Divide rows and columns by powers of two, so that nothing is rounded: diagonal 1/2 to 2.
 
-    Returns the matrix and the divisors. Rows and columns of a zero on the diagonal stay as they are.
+    Returns the matrix and the divisors. Beside a zero on the diagonal nothing is divided by.
     """
     diagonal = np.diag(G)
     half = np.rint(np.log2(np.where(diagonal > 0, diagonal, 1.0)) / 2).astype(np.int64)

@@ -150,10 +150,10 @@ def _inverse(system: Array) -> Array:
 
     With the weight of :eq:`admm-rho` its diagonal entries differ by a factor of at most R + 1,
     however different the columns are, and if ``G`` is semidefinite it is regular. What float32
-    leaves of a semidefinite matrix with hundreds of columns need not be: its null space is left out.
+    leaves of a semidefinite matrix of hundreds of columns need not be: then without a null space.
     """
     try:
-        return np.linalg.inv(system)
+        return np.asarray(np.linalg.inv(system), dtype=np.float64)
     except np.linalg.LinAlgError:
         return np.asarray(np.linalg.pinv(system, hermitian=True))
 

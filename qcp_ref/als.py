@@ -128,7 +128,7 @@ def als_update(F: ArrayLike, G: ArrayLike) -> ALSUpdate:
     rank = F.shape[1]
     found = _least_squares(F, check_gram(G, rank))
     if not np.isfinite(found.factor).all():
-        raise ValueError("F: expected a factor that float64 can hold, got infinity; rescale the data")
+        raise ValueError("F: expected a factor within float64, got infinity; rescale the data")
     return found
 
 

@@ -44,7 +44,7 @@ OBJECTIVES = ("norm", "sensitivity")
 
 _FLOOR = 1e-7  # relative errors below it are noise in a squared error: there is nothing to preserve
 _RELATIVE_NULL = 1e-14  # eigenvalues of the Gram matrix below this share count as zero
-_ALIKE = 2.0  # ratio of the columns' lengths up to which one matrix is as good as that at unit diagonal
+_ALIKE = 2.0  # ratio of columns' lengths up to which the scaling to unit diagonal changes little
 _SPREAD = 1e8  # of the weights: the share above has to tell their components from the null space
 _NEWTON_STEPS = 100
 
@@ -160,7 +160,7 @@ def epc_update(
     with np.errstate(over="ignore", invalid="ignore"):  # refused below
         found = _weighted_update(F, G, squared_norm, squared_bound, current, w / largest)
     if not np.isfinite(found.factor).all() or not np.isfinite(found.squared_error):
-        raise ValueError("F: expected a factor that float64 can hold, got infinity; rescale the data")
+        raise ValueError("F: expected a factor within float64, got infinity; rescale the data")
     return found._replace(tau=found.tau / largest)
 
 
