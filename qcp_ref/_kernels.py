@@ -37,6 +37,7 @@ Floats: TypeAlias = NDArray[Any]
 
 # Left end, S1 and S2 there; right end, S1 and S2 there.
 Interval: TypeAlias = tuple[float, float, float, float, float, float]
+Triple: TypeAlias = tuple[float, float, float]
 
 
 class Kernel(Generic[P, R]):
@@ -457,12 +458,7 @@ def reach(radius: float, slack: tuple[float, float, float]) -> float:
 
 @Kernel
 def sphere(
-    z: Array,
-    L: Array,
-    start: Array,
-    box: tuple[float, float, float],
-    budget: int,
-    slack: tuple[float, float, float],
+    z: Array, L: Array, start: Array, box: Triple, budget: int, slack: Triple
 ) -> tuple[Array, float, float, int, Array]:
     """Search one row for its best levels, depth first: the tree of :eq:`rows-tree`.
 
@@ -479,15 +475,13 @@ def sphere(
         radius += gap(z, L, best, i) ** 2
     limit = reach(radius, slack)
     found = np.empty((max(2**18 // n, 64), n))
-    distances = np.empty(len(found))
+    distances, centre, taken = np.empty(len(found)), np.zeros(n), np.zeros(n, np.int64)
     decided = np.zeros(n + 1)  # distance of the entries that were decided before, by depth
-    centre, taken = np.zeros(n), np.zeros(n, np.int64)
     depth, entered = n - 1, True
     while depth < n:
         if entered:  # a new branch: where would its entry like to be?
             v[depth] = 0.0
-            centre[depth] = gap(z, L, v, depth) / L[depth, depth]
-            taken[depth] = 0
+            centre[depth], taken[depth] = gap(z, L, v, depth) / L[depth, depth], 0
             entered = False
         level = sibling(centre[depth], taken[depth], box) + offset
         distance = decided[depth + 1] + ((centre[depth] - level) * L[depth, depth]) ** 2

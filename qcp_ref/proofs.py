@@ -161,7 +161,7 @@ class ExactRows:
         f = 4 * self.F[0][row] * s
         shift = self.G[1] + unit - self.F[1]  # of H against f
         H, f = (H << max(shift, 0)), (f << max(-shift, 0))
-        most = int(np.abs(m).max())
+        most = max(int(np.abs(m).max()), 1)
         if most**2 * int(np.abs(H).sum()) + most * int(np.abs(f).sum()) < 2**62:
             H, f = H.astype(np.int64), f.astype(np.int64)
         else:
@@ -301,14 +301,15 @@ def exact_slopes(
 
     def gram_entry(q: int, r: int) -> Fraction:
         sums = (sum(entry(n, i, q) * entry(n, i, r) for i in range(len(levels[n]))) for n in others)
-        return prod(sums, start=Fraction(1))
+        return prod((Fraction(total) for total in sums), start=Fraction(1))
 
     def slope(i: int, r: int) -> tuple[Fraction, Fraction]:
         f = Fraction(0)
         for place in np.argwhere(unfolded[i]).tolist():
             factors = (entry(n, j, r) for n, j in zip(others, place, strict=True))
             f += Fraction(float(unfolded[(i, *place)])) * prod(factors, start=Fraction(1))
-        own = (entry(mode, i, q) * gram_entry(q, r) for q in np.flatnonzero(levels[mode][i]))
+        used = np.flatnonzero(levels[mode][i]).tolist()
+        own = (entry(mode, i, q) * gram_entry(q, r) for q in used)
         return f - sum(own), Fraction(float(wide[mode][i, r])) * gram_entry(r, r)
 
     return slope
@@ -333,6 +334,6 @@ def least_tail(M: Array, rank: int) -> float:
     apart = [np.linalg.norm(Q @ Q.T - np.eye(n)) + g * n for Q in (U.T, Vt)]
     away = np.linalg.norm(M - (U * values) @ Vt)
     away += 4 * g * (np.linalg.norm(M) + n * np.linalg.norm(values))
-    shrunk = np.prod([np.sqrt(max(1 - d * _SPARE, 0.0)) for d in apart])
+    shrunk = np.sqrt(prod(max(1 - float(d) * _SPARE, 0.0) for d in apart))
     tail = float(np.linalg.norm(values[rank:]))
     return max(float(tail * shrunk * (1 - g) - away * _SPARE), 0.0)

@@ -52,6 +52,7 @@ METHODS = ("round", "descent", "babai", "k-best", "sphere")
 ORDERS = ("greedy", "natural")
 _EPS = float(np.finfo(np.float64).eps)
 _REGULAR = 1e-6  # pivots at unit diagonal above it leave no doubt that a matrix is regular
+_OUTSIDE = 1e-3  # share of F outside the range of G that the rounding of float32 may explain
 _LARGEST = 2.0**400  # beyond it and its inverse, squares leave the range of float64
 _NULL = 1e-13  # share of its upper bound below which a squared norm is the rounding of zero
 _BLOCK = 64  # columns whose residual is formed by one product
@@ -313,7 +314,7 @@ def _check_consistent(F: Array, G: Array) -> None:
         values, Q = np.linalg.eigh(unit)
         alive = Q[:, values > 10 * len(G) * _EPS * values[-1]]
         off = np.abs(scaled - (scaled @ alive) @ alive.T).max()
-        outside = off if off > 1e-6 * np.abs(scaled).max() else 0.0
+        outside = off if off > _OUTSIDE * np.abs(scaled).max() else 0.0
     if outside > 0:
         raise ValueError(
             f"F: expected rows in the range of G, got {outside:.2g} outside of it; "
