@@ -23,6 +23,8 @@ Rng: TypeAlias = "int | np.random.Generator"
 
 _EXACT_INTEGERS = 2**53  # float64 represents every integer up to here
 _SMALLEST = 2.0**-400  # beyond it and its inverse, squares leave the range of float64
+# How far an entry of a Gram matrix may be off, relative to the lengths of its two columns.
+_GRAM_ROUNDING = 2.0**-18  # 64 roundings of float32
 
 
 def check_array(
@@ -105,13 +107,54 @@ def check_factors(
 
 
 def check_gram(G: ArrayLike, rank: int) -> Array:
-    """Return a Gram matrix of the given rank's order, or say what is wrong."""
+    """Return a Gram matrix of the given rank's order, or say what is wrong.
+
+    Entries may be off by 2**-18 times the lengths of their two columns, which is 64 roundings of
+    float32. So at unit diagonal no eigenvalue may lie below -2**-18 times the rank. Of a matrix
+    that is symmetric only up to this the symmetric part is taken: a quadratic form sees no other.
+    Beside a zero on the diagonal all entries have to be zero; other diagonal entries have to lie
+    between 2**-800 and 2**800, the squares of what the entries of a tensor may be.
+    """
     array = check_array(G, "G", ndim=2)
     if array.shape != (rank, rank):
         raise ValueError(f"G: expected shape {(rank, rank)} (the rank of F), got {array.shape}")
-    if (np.diag(array) < 0).any() or not np.allclose(array, array.T, rtol=1e-9, atol=0):
-        raise ValueError("G: expected a Gram matrix, symmetric and without negative diagonal")
-    return array
+    diagonal = np.diag(array)
+    alive = diagonal[diagonal != 0]
+    if (alive < 0).any():
+        raise ValueError(f"G: expected a Gram matrix, got {alive.min():.3g} on the diagonal")
+    if alive.size and not _SMALLEST**2 <= alive.min() <= alive.max() <= _SMALLEST**-2:
+        raise ValueError(
+            f"G: expected a diagonal of 0 or from {_SMALLEST**2:.0e} to {_SMALLEST**-2:.0e}, got "
+            f"{alive.min():.3g} to {alive.max():.3g}; rescale the factors"
+        )
+    dead = diagonal == 0
+    if array[dead].any() or array[:, dead].any():
+        raise ValueError(
+            "G: expected a Gram matrix, which is positive semidefinite, got a zero on the diagonal "
+            "beside other entries; form it from the factors, with all of its entries"
+        )
+    unit = unit_diagonal(array)[0]
+    if (np.abs(unit - unit.T) > 2 * _GRAM_ROUNDING).any():
+        raise ValueError("G: expected a Gram matrix, which is symmetric, got another one")
+    unit = (unit + unit.T) / 2
+    least = np.linalg.eigvalsh(unit)[0] if _has_null(unit) else 0.0
+    if least < -rank * _GRAM_ROUNDING:
+        raise ValueError(
+            "G: expected a Gram matrix, which is positive semidefinite, got an eigenvalue of "
+            f"{least:.3g} at unit diagonal (at least {-rank * _GRAM_ROUNDING:.1e} is taken for "
+            "rounding, of float32 too); form it from the factors, with all of its entries"
+        )
+    return array if (array == array.T).all() else np.asarray((array + array.T) / 2)
+
+
+def unit_diagonal(G: Array) -> tuple[Array, Array]:
+    """Divide rows and columns by powers of two, so that nothing is rounded: diagonal 1/2 to 2.
+
+    Returns the matrix and the divisors. Beside a zero on the diagonal nothing is divided by.
+    """
+    diagonal = np.diag(G)
+    half = np.rint(np.log2(np.where(diagonal > 0, diagonal, 1.0)) / 2).astype(np.int64)
+    return np.ldexp(G, -half[:, None] - half), np.ldexp(1.0, half)
 
 
 def check_int(
@@ -184,6 +227,15 @@ def check_rng(rng: Any, function: str) -> "np.random.Generator":
 def _check_finite(array: NDArray[Any], name: str) -> None:
     if not np.isfinite(array).all():
         raise ValueError(f"{name}: expected finite numbers, got NaN or infinity; clean the data")
+
+
+def _has_null(unit: Array) -> bool:
+    """Whether a matrix of unit diagonal may have an eigenvalue below zero, up to rounding."""
+    try:
+        np.linalg.cholesky(unit + np.diag((np.diag(unit) == 0) + 1e-12))
+    except np.linalg.LinAlgError:
+        return True
+    return False
 
 
 def _range(minimum: int | None, maximum: int | None) -> str:

@@ -37,6 +37,7 @@ Floats: TypeAlias = NDArray[Any]
 
 # Left end, S1 and S2 there; right end, S1 and S2 there.
 Interval: TypeAlias = tuple[float, float, float, float, float, float]
+Triple: TypeAlias = tuple[float, float, float]
 
 
 class Kernel(Generic[P, R]):
@@ -448,47 +449,73 @@ def sibling(centre: float, taken: int, box: tuple[float, float, float]) -> float
 
 
 @Kernel
+def reach(radius: float, slack: tuple[float, float, float]) -> float:
+    """Return the largest computed distance that a row no worse may have: :eq:`proofs-reach`."""
+    near, wide, grown = slack
+    most = np.sqrt(radius) * grown + near
+    return float((np.sqrt(most * most + wide) * grown + near) ** 2 * grown)
+
+
+@Kernel
 def sphere(
-    z: Array, L: Array, start: Array, box: tuple[float, float, float], budget: int
-) -> tuple[Array, float, float, int]:
+    z: Array, L: Array, start: Array, box: Triple, budget: int, slack: Triple
+) -> tuple[Array, float, float, int, Array]:
     """Search one row for its best levels, depth first: the tree of :eq:`rows-tree`.
 
     Minimises ``||z - v L||^2`` for lower triangular ``L``, the last entry first, nearest levels
-    first, and leaves a branch that is no better than what is known. Returns the best row, its
-    distance, a lower bound of all distances (the same number if the search was finished) and the
-    number of nodes.
+    first, and leaves a branch that is out of reach of what is known. Returns the best row, its
+    distance, the least distance of a branch that was left for want of budget (infinity if there was
+    none), the number of nodes, and all rows within reach. The twin of
+    :func:`qcp_ref.proofs.search_tree`.
     """
     low, high, offset = box
-    n, bound, nodes, radius = z.size, np.inf, 0, 0.0
+    n, left, nodes, radius, count = z.size, np.inf, 0, 0.0, 0
     best, v = start.copy(), np.zeros(z.size)
     for i in range(n):
         radius += gap(z, L, best, i) ** 2
+    limit = reach(radius, slack)
+    found = np.empty((max(2**18 // n, 64), n))
+    distances, centre, taken = np.empty(len(found)), np.zeros(n), np.zeros(n, np.int64)
     decided = np.zeros(n + 1)  # distance of the entries that were decided before, by depth
-    centre, taken = np.zeros(n), np.zeros(n, np.int64)
     depth, entered = n - 1, True
     while depth < n:
         if entered:  # a new branch: where would its entry like to be?
             v[depth] = 0.0
-            centre[depth] = gap(z, L, v, depth) / L[depth, depth]
-            taken[depth] = 0
+            centre[depth], taken[depth] = gap(z, L, v, depth) / L[depth, depth], 0
             entered = False
         level = sibling(centre[depth], taken[depth], box) + offset
         distance = decided[depth + 1] + ((centre[depth] - level) * L[depth, depth]) ** 2
-        if taken[depth] > high - low or distance >= radius:
+        if taken[depth] > high - low or distance > limit:
             depth += 1
-        elif nodes >= budget:  # what is left here and above is at least this far away
-            bound = min(bound, distance)
+        elif nodes >= budget or (depth == 0 and count == len(found)):
+            left = min(left, distance)  # what is left here and above is at least this far away
             depth += 1
         else:
             nodes += 1
             taken[depth] += 1
             v[depth] = level
-            if depth == 0:
-                best, radius = v.copy(), distance
-            else:
+            if depth > 0:
                 decided[depth] = distance
                 depth, entered = depth - 1, True
-    return best, radius, min(bound, radius), nodes
+            else:
+                found[count], distances[count] = v, distance
+                count += 1
+                if distance < radius:
+                    best, radius = v.copy(), distance
+                    limit = reach(radius, slack)
+                    count = keep(found, distances, count, limit)
+    return best, radius, left, nodes, found[:count].copy()
+
+
+@Kernel
+def keep(found: Array, distances: Array, count: int, limit: float) -> int:
+    """Move the rows within a limit to the front, in their order; return how many there are."""
+    kept = 0
+    for i in range(count):
+        if distances[i] <= limit:
+            found[kept], distances[kept] = found[i], distances[i]
+            kept += 1
+    return kept
 
 
 # --- convolution and integers ---------------------------------------------------------------------

@@ -59,7 +59,7 @@ def admm(
     F : array_like, shape (I_n, R)
         MTTKRP of the mode.
     G : array_like, shape (R, R)
-        Gram matrix of the other modes, symmetric positive semidefinite.
+        Gram matrix of the other modes, positive semidefinite up to the rounding of float32.
     project : callable
         Maps an (I_n, R) array to the nearest point of the set; called once a step.
     start : array_like, shape (I_n, R)
@@ -115,10 +115,21 @@ def admm(
     max_steps = check_int(max_steps, "max_steps", minimum=1)
     tol = check_real(tol, "tol", minimum=0.0)
 
-    rho = (
-        float(np.trace(G)) / rank or 1.0
-    )  # all other factors zero: any weight gives the projection
-    inverse = np.linalg.inv(G + rho * np.eye(rank))
+    return iterate(F, G, project, (H, U), (max_steps, tol))
+
+
+def iterate(
+    F: Array,
+    G: Array,
+    project: Callable[[Array], Array],
+    start: tuple[Array, Array],
+    stop: tuple[int, float],
+) -> ADMMResult:
+    """Make the steps of :func:`admm`, which has checked ``F`` and ``G``; ``start`` is H and U."""
+    (H, U), (max_steps, tol), rank = start, stop, len(G)
+    # rho = tr(G) / R :eq:`admm-rho`; all other factors zero: any weight gives the projection
+    rho = float(np.trace(G)) / rank or 1.0
+    inverse = _inverse(G + rho * np.eye(rank))
     primal, change = [], []
     reason = "max_steps"
     for _ in range(max_steps):
@@ -132,6 +143,19 @@ def admm(
             reason = "converged"
             break
     return ADMMResult(H, T, U, np.array(primal), np.array(change), reason)
+
+
+def _inverse(system: Array) -> Array:
+    """Invert the system of :eq:`admm-t`.
+
+    With the weight of :eq:`admm-rho` its diagonal entries differ by a factor of at most R + 1,
+    however different the columns are, and if ``G`` is semidefinite it is regular. What float32
+    leaves of a semidefinite matrix of hundreds of columns need not be: then without a null space.
+    """
+    try:
+        return np.asarray(np.linalg.inv(system), dtype=np.float64)
+    except np.linalg.LinAlgError:
+        return np.asarray(np.linalg.pinv(system, hermitian=True))
 
 
 def _projected(project: Callable[[Array], Array], V: Array) -> Array:

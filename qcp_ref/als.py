@@ -100,7 +100,9 @@ def als_update(F: ArrayLike, G: ArrayLike) -> ALSUpdate:
     Raises
     ------
     TypeError, ValueError
-        If the matrices are not finite and real, or their shapes do not fit.
+        If the matrices are not finite and real, their shapes do not fit, ``G`` is not positive
+        semidefinite up to the rounding of float32 (2**-18 per entry at unit diagonal), or numbers
+        are so large or small that the factor leaves float64.
 
     Notes
     -----
@@ -124,7 +126,10 @@ def als_update(F: ArrayLike, G: ArrayLike) -> ALSUpdate:
     """
     F = check_array(F, "F", ndim=2)
     rank = F.shape[1]
-    return _least_squares(F, check_gram(G, rank))
+    found = _least_squares(F, check_gram(G, rank))
+    if not np.isfinite(found.factor).all():
+        raise ValueError("F: expected a factor within float64, got infinity; rescale the data")
+    return found
 
 
 def cp_als(

@@ -44,7 +44,7 @@ OBJECTIVES = ("norm", "sensitivity")
 
 _FLOOR = 1e-7  # relative errors below it are noise in a squared error: there is nothing to preserve
 _RELATIVE_NULL = 1e-14  # eigenvalues of the Gram matrix below this share count as zero
-_INDEFINITE = 1e-8  # negative eigenvalues above this share are no rounding errors
+_ALIKE = 2.0  # ratio of columns' lengths up to which the scaling to unit diagonal changes little
 _SPREAD = 1e8  # of the weights: the share above has to tell their components from the null space
 _NEWTON_STEPS = 100
 
@@ -119,14 +119,16 @@ def epc_update(
     Raises
     ------
     TypeError, ValueError
-        For arrays or numbers that are not finite and real or do not fit, weights that are not
-        positive, and for a bound below reach when no current factor is given.
+        For arrays or numbers that are not finite and real or do not fit, a ``G`` that is not
+        positive semidefinite up to the rounding of float32 (2**-18 per entry at unit diagonal),
+        weights that are not positive, a factor that leaves float64, and for a bound below reach
+        when no current factor is given.
 
     Notes
     -----
     Equations :eq:`epc-weighted`, :eq:`epc-secular`, :eq:`epc-bracket` and :eq:`epc-newton` [source:
     error-preserving correction of Phan et al.; ridge form derived]. Eigenvalues of the Gram matrix
-    at the rounding level are treated as zero.
+    that are at the rounding level at unit diagonal are treated as zero.
 
     **Laws**
 
@@ -153,11 +155,12 @@ def epc_update(
         current = check_array(current, "current", ndim=2)
         if current.shape != F.shape:
             raise ValueError(f"current: expected shape {F.shape} to fit F, got {current.shape}")
-    if weights is None:
-        return _update(F, G, squared_norm, squared_bound, current)
-    weights = _check_weights(weights, F.shape[1])
-    largest = float(weights.max())
-    found = _weighted_update(F, G, squared_norm, squared_bound, current, weights / largest)
+    w = np.ones(len(G)) if weights is None else _check_weights(weights, len(G))
+    largest = float(w.max())
+    with np.errstate(over="ignore", invalid="ignore"):  # refused below
+        found = _weighted_update(F, G, squared_norm, squared_bound, current, w / largest)
+    if not np.isfinite(found.factor).all() or not np.isfinite(found.squared_error):
+        raise ValueError("F: expected a factor within float64, got infinity; rescale the data")
     return found._replace(tau=found.tau / largest)
 
 
@@ -478,14 +481,7 @@ def _weighted_update(
 def _update(
     F: Array, G: Array, squared_norm: float, squared_bound: float, current: Array | None
 ) -> EPCUpdate:
-    values, V = np.linalg.eigh(G)
-    if values[0] < -_INDEFINITE * values[-1]:
-        raise ValueError(
-            "G: expected a Gram matrix, which is positive semidefinite, "
-            f"got an eigenvalue of {values[0]:.3g}"
-        )
-    alive = values > _RELATIVE_NULL * values[-1]
-    sigma, V = values[alive], V[:, alive]
+    sigma, V = _spectrum(G)
     B = (F @ V) / np.sqrt(sigma)  # the least-squares factor in the metric of G
     b = (B**2).sum(axis=0)
     least = float(squared_norm - b.sum())
@@ -507,6 +503,29 @@ def _update(
     return EPCUpdate(factor, tau, least + float((b * (tau / (sigma + tau)) ** 2).sum()))
 
 
+def _spectrum(G: Array) -> tuple[Array, Array]:
+    """Return the eigenvalues above the rounding level, ascending, and their eigenvectors.
+
+    What is above it is judged at unit diagonal. Where columns differ in length, Jacobi rotations of
+    a root of the matrix, ``G = C.T C``, find small eigenvalues as well as large ones, relatively.
+    """
+    d = np.sqrt(np.diag(G))
+    alive = d > 0
+    if not alive.any() or d.max() <= _ALIKE * d[alive].min():
+        values, V = np.linalg.eigh(G)
+        alive = values > _RELATIVE_NULL * values[-1]
+        return values[alive], V[:, alive]
+    from scipy.linalg.lapack import dgejsv
+
+    safe = np.where(alive, d, 1.0)
+    values, V = np.linalg.eigh(G / safe / safe[:, None])
+    alive = values > _RELATIVE_NULL * values[-1]
+    C = np.sqrt(np.where(alive, values, 0.0))[:, None] * V.T * d
+    singular, _, V, work, _, _ = dgejsv(C, joba=0, jobu=3, jobv=0)
+    roots = singular[: alive.sum()][::-1] * (work[0] / work[1])
+    return roots**2, V[:, : alive.sum()][:, ::-1]
+
+
 def _secular_root(b: Array, sigma: Array, slack: float) -> float:
     """Solve the secular equation by Newton's method in ``x = 1 / tau`` :eq:`epc-newton`."""
     total = float(b.sum())
@@ -515,6 +534,9 @@ def _secular_root(b: Array, sigma: Array, slack: float) -> float:
         return 0.0
     if kappa >= 1:
         return np.inf
+    # By powers of two, which round nothing, to about one: products then stay in range.
+    size, unit = 2.0 ** -np.frexp(total)[1], 2.0 ** -np.frexp(sigma[-1])[1]
+    b, slack, sigma = b * size, slack * size, sigma * unit
     # The equation is concave: from the lower end of the bracket the iterates rise to the root.
     x = (1 - kappa) / (kappa * sigma[-1])
     for _ in range(_NEWTON_STEPS):
@@ -524,4 +546,4 @@ def _secular_root(b: Array, sigma: Array, slack: float) -> float:
         if step <= 2 * np.finfo(np.float64).eps * x:
             break
         x += step
-    return float(1 / x)
+    return float(1 / x / unit)

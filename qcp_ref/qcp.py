@@ -33,7 +33,7 @@ from qcp_ref._checks import (
     check_rng,
     check_tensor,
 )
-from qcp_ref.admm import admm
+from qcp_ref.admm import iterate
 from qcp_ref.als import STARTS, Callback, _fit_error, _initial, cp_als
 from qcp_ref.cp import CP, balance, relative_error
 from qcp_ref.epc import epc
@@ -555,14 +555,13 @@ class _State:
         for mode, F, G in _normal_sweep(self.X, self.factors):
             projection = self.projections[mode]
             projection.stale = projection.refit == "sweep"
-            found = admm(
+            H, U = self.factors[mode], self.duals[mode]
+            found = iterate(
                 F,
                 G,
                 partial(projection, axis=self.axis, rule=self.rule),
-                start=self.factors[mode],
-                dual=self.duals[mode],
-                max_steps=max_steps,
-                tol=tol,
+                (H, np.zeros_like(F) if U is None else U),
+                (max_steps, tol),
             )
             self.factors[mode], self.duals[mode] = found.factor, found.dual
             self.relaxed[mode] = found.least_squares

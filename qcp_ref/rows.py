@@ -23,15 +23,37 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from qcp_ref._checks import Array, check_array, check_gram, check_int, check_option
+from qcp_ref._checks import (
+    Array,
+    check_array,
+    check_gram,
+    check_int,
+    check_option,
+    unit_diagonal,
+)
 from qcp_ref._kernels import descend, sphere
+from qcp_ref.bounds import gamma
 from qcp_ref.grid import Grid, _check_grid, _check_scale, _off_grid
+from qcp_ref.proofs import (
+    Doubt,
+    ExactRows,
+    Margin,
+    Steps,
+    best_row,
+    lowered,
+    margin,
+    objectives,
+    relaxed,
+)
 
 __all__ = ["RowFit", "refit_scale", "solve_rows"]
 
 METHODS = ("round", "descent", "babai", "k-best", "sphere")
 ORDERS = ("greedy", "natural")
 _EPS = float(np.finfo(np.float64).eps)
+_REGULAR = 1e-6  # pivots at unit diagonal above it leave no doubt that a matrix is regular
+_OUTSIDE = 1e-3  # share of F outside the range of G that the rounding of float32 may explain
+_LARGEST = 2.0**400  # beyond it and its inverse, squares leave the range of float64
 _NULL = 1e-13  # share of its upper bound below which a squared norm is the rounding of zero
 _BLOCK = 64  # columns whose residual is formed by one product
 _MOST_PASSES = 1000  # descent cannot cycle, so this is never the reason to stop in practice
@@ -41,8 +63,9 @@ class RowFit(NamedTuple):
     """Result of :func:`solve_rows`, row by row.
 
     ``codes`` has shape (I, R). ``objective`` is the squared error less ``||X||^2``, summed it is
-    that of the factor; ``bound`` is a number below which no codes can get at this scale; ``proved``
-    says for which rows the search was finished, so that their codes are optimal.
+    that of the factor; it differs from the exact number by at most ``gamma(2 R + 24)`` times the
+    sum of the sizes of its terms. ``bound`` is a number below which no codes can get at this scale,
+    exactly; ``proved`` says which rows are optimal, exactly.
     """
 
     codes: NDArray[np.integer[Any]]
@@ -51,13 +74,13 @@ class RowFit(NamedTuple):
     proved: NDArray[np.bool_]
 
 
-class _Steps(NamedTuple):
-    """A problem in steps of the scale, where levels are integers plus an offset, in a box."""
+class Search(NamedTuple):
+    """Options of :func:`solve_rows`."""
 
-    F: Array
-    G: Array
-    box: tuple[float, float, float]  # lowest code, highest code, offset
-    weight: Array  # of each row: what turns an objective in steps into one of the data
+    method: str = "sphere"
+    order: str = "greedy"
+    width: int = 16
+    budget: int = 10_000
 
 
 def solve_rows(
@@ -89,8 +112,9 @@ def solve_rows(
         after the other, the rest following as least squares; keep the ``width`` best of these
         decisions; or search them all, best first, up to ``budget`` decisions a row.
     start : array_like of int, shape (I, R), optional
-        Codes from which 'descent' begins; by default the rounded ones. What it finds is what
-        'sphere' has to beat; by default the better of that and of descent from those of 'babai'.
+        More codes from which 'descent' begins, besides the rounded ones; the best of what it finds
+        and of where it began is taken. That is what 'sphere' has to beat, which lets descent begin
+        from the codes of 'babai', too.
     order : {"greedy", "natural"}
         Which code is decided next by 'babai', 'k-best' and 'sphere': the one that is determined
         best, or from the last column to the first.
@@ -105,25 +129,31 @@ def solve_rows(
     Raises
     ------
     TypeError, ValueError
-        If arrays are not finite and real or do not fit (the rows of ``F`` have to lie in the range
-        of ``G``), the scale is not positive, the grid is logarithmic, or options are unknown or
-        belong to another method.
+        If arrays are not finite and real or do not fit (``G`` has to be positive semidefinite up to
+        the rounding of float32, 2**-18 per entry at unit diagonal, and the rows of ``F`` have to
+        lie in its range), the scale is not positive or so large or small that squares leave
+        float64, the grid is logarithmic, or options are unknown or belong to another method.
 
     Notes
     -----
     Problem :eq:`rows-problem`; :eq:`rows-descent`, :eq:`rows-babai`, :eq:`rows-tree`,
     :eq:`rows-bound` [beyond the paper; source: Babai 1986, Schnorr and Euchner 1994, and arXiv
-    2507.18553 for GPTQ]. For a Gram matrix that is singular up to rounding, a ridge of the rounding
-    level decides among the codes that fit equally well. A component whose diagonal entry of ``G``
-    is zero does not matter; descent keeps its codes.
+    2507.18553 for GPTQ]. A Gram matrix that is singular at unit diagonal, up to rounding, gets a
+    ridge of that level there, so that the heuristics have a triangle to work with. Proofs do not
+    trust it: they hold for the matrix as given, with all rounding accounted for :eq:`proofs-reach`.
+    A component whose diagonal entry of ``G`` is zero does not matter; it keeps its codes.
 
     **Laws**
 
-    - descent never raises an objective, and ends where no single code can be changed for the better
-    - 'babai' is GPTQ run over the codes in the same order
-    - 'k-best' of width 1 is 'babai'
-    - a proved row is optimal: no point of the box is better
-    - no point of the box is below the bound
+    - *descent*: descent never raises an objective, and ends where no single code can be changed for
+      the better
+    - *gptq*: 'babai' is GPTQ run over the codes in the same order
+    - *width-one*: 'k-best' of width 1 is 'babai'
+    - *proved*: a proved row is optimal: no point of the box is better, in exact arithmetic
+    - *bound*: no point of the box is below the bound, in exact arithmetic
+    - *start*: a start never makes a result worse, and no result is worse than its start
+    - *columns*: powers of two move between ``scale`` and the columns of ``F`` and ``G`` without
+      changing the codes
 
     Examples
     --------
@@ -145,15 +175,44 @@ def solve_rows(
     if start is not None and method not in ("descent", "sphere"):
         raise ValueError(f"start: expected None with method {method!r}, which starts from nothing")
     _check_consistent(F, G)
-    steps, given = _in_steps(F, G, grid, scale), None
+    _check_range(F, G, scale * _step(grid))
+    given = None
     if start is not None:
         given = _in_levels(_check_codes(start, F.shape, grid), grid)
-    V, bound, proved = _solve(steps, method, given, order, width, budget)
-    objective = _objective(V, steps)
-    # Where the search ended its own result is the bound, up to rounding that must not show.
-    bound = np.where(proved, objective, np.minimum(bound, objective))
-    codes = _in_codes(V, grid)
-    return RowFit(codes, objective * steps.weight, bound * steps.weight, proved)
+    return fit_rows(F, G, grid, scale, Search(method, order, width, budget), given)
+
+
+def fit_rows(
+    F: Array,
+    G: Array,
+    grid: Grid,
+    scale: Array,
+    search: Search,
+    given: Array | None,
+    *,
+    doubt: Doubt | None = None,
+) -> RowFit:
+    """Do what :func:`solve_rows` does, which has checked its arguments.
+
+    With doubt about ``F`` and ``G``, in steps, what is proved holds for all that are meant.
+    """
+    steps = _in_steps(F, G, grid, scale)
+    doubt = Doubt(np.zeros_like(F), np.zeros_like(G)) if doubt is None else doubt
+    exact = ExactRows(F, G, scale * _step(grid))
+    V = _nearest(np.zeros_like(F), steps.box) if given is None else given.copy()
+    bound, proved = np.zeros(len(F)), np.full(len(F), search.method == "sphere")
+    # A component of zeros does not matter: it keeps its codes.
+    alive = np.flatnonzero(np.diag(G))
+    if alive.size:
+        part = steps._replace(F=steps.F[:, alive], G=steps.G[np.ix_(alive, alive)])
+        less = Doubt(doubt.F[:, alive], doubt.G[np.ix_(alive, alive)])
+        begin = None if given is None else given[:, alive]
+        V[:, alive], bound, proved = _Rows(part, exact.part(alive), less).solve(search, begin)
+    objective = objectives(V, steps.F, steps.G, doubt)[0]
+    with np.errstate(under="ignore"):
+        low = bound * steps.weight
+    low = np.nextafter(low - gamma(4) * np.abs(low), -np.inf)
+    return RowFit(_in_codes(V, grid), objective * steps.weight, low, proved)
 
 
 def refit_scale(
@@ -245,14 +304,60 @@ def _check_rows_grid(grid: Any) -> Grid:
 
 def _check_consistent(F: Array, G: Array) -> None:
     """Refuse an ``F`` that no tensor can have with this ``G``: least squares would be unbounded."""
-    values, Q = np.linalg.eigh(G)
-    alive = Q[:, values > 10 * len(G) * _EPS * values[-1]]
-    outside = np.abs(F - (F @ alive) @ alive.T).max()
-    if outside > 1e-6 * np.abs(F).max():
+    dead = np.diag(G) == 0
+    outside = np.abs(F[:, dead]).max(initial=0.0)
+    if outside == 0:
+        unit, lengths = unit_diagonal(G)
+        if _is_regular(unit + np.diag(dead)):
+            return
+        scaled = F / lengths
+        values, Q = np.linalg.eigh(unit)
+        alive = Q[:, values > 10 * len(G) * _EPS * values[-1]]
+        off = np.abs(scaled - (scaled @ alive) @ alive.T).max()
+        outside = off if off > _OUTSIDE * np.abs(scaled).max() else 0.0
+    if outside > 0:
         raise ValueError(
             f"F: expected rows in the range of G, got {outside:.2g} outside of it; "
             "take both from the same factors"
         )
+
+
+def _is_regular(unit: Array) -> bool:
+    """Whether a matrix of unit diagonal is clearly regular."""
+    try:
+        return bool((np.diag(np.linalg.cholesky(unit)) ** 2 > _REGULAR).all())
+    except np.linalg.LinAlgError:
+        return False
+
+
+def _check_range(F: Array, G: Array, step: Array) -> None:
+    """Refuse a problem whose squares, in steps or in the data, leave the range of float64."""
+    if not 1 / _LARGEST <= step.min() <= step.max() <= _LARGEST:
+        raise ValueError(
+            f"scale: expected numbers from {1 / _LARGEST:.0e} to {_LARGEST:.0e}, got "
+            f"{step.min():.3g} to {step.max():.3g}; rescale the data"
+        )
+    alive = np.diag(G) > 0
+    lengths = np.sqrt(np.diag(G)[alive])
+    sizes = lengths * _part(step, alive)
+    if sizes.size and not 1 / _LARGEST <= sizes.min() <= sizes.max() <= _LARGEST:
+        raise ValueError(
+            f"scale: expected steps of which G makes {1 / _LARGEST:.0e} to {_LARGEST:.0e}, got "
+            f"{sizes.min():.3g} to {sizes.max():.3g}; rescale the data"
+        )
+    with np.errstate(over="ignore"):
+        slopes = np.abs(F[:, alive]) / lengths
+        largest = max(slopes.max(initial=0.0), (slopes / _part(step, alive)).max(initial=0.0))
+    if largest > _LARGEST:
+        raise ValueError(
+            f"scale: expected steps that F is at most {_LARGEST:.0e} of, got {largest:.3g}; "
+            "rescale the data"
+        )
+
+
+def _part(step: Array, columns: NDArray[np.bool_]) -> Array:
+    """Return the steps of these columns; one for all, or one per row, are those of each."""
+    return step[:, columns] if step.shape == (1, columns.size) else step
 
 
 def _check_codes(codes: ArrayLike, shape: tuple[int, ...], grid: Grid) -> NDArray[Any]:
@@ -282,15 +387,18 @@ def _in_codes(V: Array, grid: Grid) -> NDArray[np.integer[Any]]:
     return codes.astype(grid.dtype)
 
 
-def _in_steps(F: Array, G: Array, grid: Grid, scale: Array) -> _Steps:
+def _in_steps(F: Array, G: Array, grid: Grid, scale: Array) -> Steps:
     """Measure a factor in steps: :eq:`rows-steps`."""
     step, rows = scale * _step(grid), len(F)
     box = (-1.0, 0.0, 0.5)  # binary: one step from -1/2 to 1/2
     if grid.kind != "binary":
         box = (float(grid.qmin), float(grid.qmax), grid.offset)
     if step.shape == (1, F.shape[1]):
-        return _Steps(F * step, G * np.outer(step, step), box, np.ones(rows))
-    return _Steps(F / step, G, box, np.broadcast_to(step**2, (rows, 1))[:, 0])
+        # The product of two steps may leave the range of float64 where its product with G does not.
+        mantissa, exponent = np.frexp(step)
+        products = np.ldexp(G * np.outer(mantissa, mantissa), exponent + exponent.T)
+        return Steps(F * step, products, box, np.ones(rows))
+    return Steps(F / step, G, box, np.broadcast_to(step**2, (rows, 1))[:, 0])
 
 
 def _nearest(T: Array, box: tuple[float, float, float]) -> Array:
@@ -299,54 +407,113 @@ def _nearest(T: Array, box: tuple[float, float, float]) -> Array:
     return np.asarray(np.clip(np.rint(T - offset), low, high) + offset)
 
 
-def _objective(V: Array, steps: _Steps) -> Array:
-    return np.asarray((V * (V @ steps.G - 2 * steps.F)).sum(axis=1))
+class _Rows:
+    """All rows of a problem without components of zeros, and what their methods share."""
 
+    def __init__(self, steps: Steps, exact: ExactRows, doubt: Doubt) -> None:
+        self.steps, self.exact, self.doubt = steps, exact, doubt
 
-def _solve(
-    steps: _Steps, method: str, given: Array | None, order: str, width: int, budget: int
-) -> tuple[Array, Array, NDArray[np.bool_]]:
-    """Return levels, lower bounds, and which rows are proved."""
-    # Only decisions ask for an order, and a good one takes longer than the rest.
-    L, last_first = _triangle(steps.G, "natural" if method in ("round", "descent") else order)
-    back = np.argsort(last_first)
-    z = np.asarray(np.linalg.solve(L, steps.F[:, last_first].T).T, dtype=np.float64)
-    least_squares = np.asarray(np.linalg.solve(L.T, z.T).T[:, back], dtype=np.float64)
-    bound, proved = _relaxed_bound(least_squares, z, steps), np.zeros(len(z), dtype=bool)
-    if method in ("babai", "k-best"):
-        V = _k_best(z, L, steps.box, width if method == "k-best" else 1)[:, back]
-    elif given is not None:
-        V = given
-    else:
-        V = _nearest(least_squares, steps.box)
-    if method in ("descent", "sphere"):
-        V = _descended(V, steps)
-    if method == "sphere" and given is None:
-        other = _descended(_k_best(z, L, steps.box, 1)[:, back], steps)
-        V = np.where((_objective(other, steps) < _objective(V, steps))[:, None], other, V)
-    if method == "sphere":
-        for i, row in enumerate(V[:, last_first]):
-            best, distance, farthest, _ = sphere(z[i], L, row, steps.box, budget)
-            V[i], proved[i] = best[back], farthest == distance
-            bound[i] = max(bound[i], farthest - (z[i] ** 2).sum())
-    return V, bound, proved
+    def solve(self, search: Search, given: Array | None) -> tuple[Array, Array, NDArray[np.bool_]]:
+        """Return levels, lower bounds in steps, and which rows are proved."""
+        steps, method = self.steps, search.method
+        # Only decisions ask for an order, and a good one takes longer than the rest.
+        order = "natural" if method in ("round", "descent") else search.order
+        L, last_first = _triangle(steps.G, order)
+        back = np.argsort(last_first)
+        z = np.asarray(np.linalg.solve(L, steps.F[:, last_first].T).T, dtype=np.float64)
+        T = np.asarray(np.linalg.solve(L.T, z.T).T, dtype=np.float64)  # least squares
+        space = self._margin(L, last_first, z)
+        bound = relaxed(T, _nearest(T, steps.box), z, L, space)
+        rounded = _nearest(T[:, back], steps.box)
+        if method == "round":
+            options = [rounded]
+        elif method in ("babai", "k-best"):
+            options = [_k_best(z, L, steps.box, search.width if method == "k-best" else 1)[:, back]]
+        else:
+            begins = [rounded] if given is None else [given, rounded]
+            if method == "sphere":
+                begins.append(_k_best(z, L, steps.box, 1)[:, back])
+            options = [W for begin in begins for W in (_descended(begin, steps), begin)]
+        V = self._best(options)
+        if method != "sphere":
+            value, error = objectives(V, steps.F, steps.G, self.doubt)
+            return V, np.minimum(bound, value - error), np.zeros(len(V), dtype=bool)
+        return self._tree(V, bound, (z, L, last_first), space, search.budget)
+
+    def _margin(self, L: Array, last_first: NDArray[np.int64], z: Array) -> Margin:
+        (F, G, box, _), doubt = self.steps, self.doubt
+        square = np.ix_(last_first, last_first)
+        turned = Doubt(doubt.F[:, last_first], doubt.G[square])
+        return margin(F[:, last_first], G[square], L, z, box, turned)
+
+    def _best(self, options: list[Array]) -> Array:
+        """Return the best option of each row; of equal ones the first."""
+        V = options[0].copy()
+        if len(options) > 1:
+            every = np.stack(options, axis=1)
+            for i in np.flatnonzero((every != every[:, :1]).any(axis=(1, 2))).tolist():
+                _, first = np.unique(every[i], axis=0, return_index=True)
+                rows = every[i, np.sort(first)]
+                V[i] = rows[self._better(rows, i)[0]]
+        return V
+
+    def _better(self, rows: Array, i: int) -> tuple[int, bool]:
+        return best_row(rows, i, self.steps.F, self.steps.G, self.exact, self.doubt)
+
+    def _tree(
+        self,
+        V: Array,
+        bound: Array,
+        triangle: tuple[Array, Array, NDArray[np.int64]],
+        space: Margin,
+        budget: int,
+    ) -> tuple[Array, Array, NDArray[np.bool_]]:
+        """Search every row, from these levels on; decide among all that is within reach."""
+        (z, L, last_first), back = triangle, np.argsort(triangle[2])
+        V, proved = V.copy(), np.zeros(len(V), dtype=bool)
+        left, low = np.full((2, len(V)), np.inf)
+        for i in range(len(V)):
+            slack = (float(space.near[i]), 2 * float(space.wide[i]), space.grown)
+            found = sphere(z[i], L, V[i, last_first], self.steps.box, budget, slack)
+            left[i], others = found[2], found[4][:, back]
+            rows = np.vstack([V[i], others[(others != V[i]).any(axis=1)]])
+            best, certain = self._better(rows, i)
+            V[i], proved[i] = rows[best], certain and left[i] == np.inf
+            doubt = Doubt(self.doubt.F[i], self.doubt.G)
+            value, error = objectives(rows, self.steps.F[i], self.steps.G, doubt)
+            low[i] = (value - error)[best if proved[i] else slice(None)].min()
+        # Below what was looked at lies only what was left.
+        open_end = np.where(
+            left < np.inf, lowered(np.where(left < np.inf, left, 0.0), space), np.inf
+        )
+        tree = np.minimum(low, open_end)
+        return V, np.where(proved, low, np.minimum(low, np.maximum(bound, tree))), proved
 
 
 def _triangle(G: Array, order: str) -> tuple[Array, NDArray[np.int64]]:
-    """Return the Cholesky factor of the reordered Gram matrix; its last row is decided first."""
-    rank = len(G)
-    size = float(np.trace(G)) / rank or 1.0
-    for ridge in (0.0, 4 * rank * _EPS * size, 2.0**-20 * size):
-        system = G + ridge * np.eye(rank)
-        last_first = _order(system / size) if order == "greedy" else np.arange(rank)
+    """Return the Cholesky factor of the reordered Gram matrix; its last row is decided first.
+
+    At unit diagonal: where that is singular up to rounding, a ridge makes it regular.
+    """
+    unit, lengths = unit_diagonal(G)
+    unit = unit + np.diag(np.diag(G) == 0)  # of a component of zeros: any pivot will do
+    level = 4 * len(G) * _EPS
+    ridges = [level * 8.0**n for n in range(40)]
+    if _is_regular(unit) or (least := float(np.linalg.eigvalsh(unit)[0])) > level:
+        ridges = [0.0, *ridges]
+    elif least < 0:
+        ridges = [ridge - 2 * least for ridge in ridges]
+    for ridge in ridges:
+        system = unit + ridge * np.diag(np.diag(unit))
+        last_first = np.arange(len(G))
+        if order == "greedy":
+            last_first = _order(system * np.outer(lengths, lengths))
         try:
-            part = system[np.ix_(last_first, last_first)]
-            L = np.asarray(np.linalg.cholesky(part), dtype=np.float64)
+            L = np.linalg.cholesky(system[np.ix_(last_first, last_first)])
         except np.linalg.LinAlgError:
             continue
-        if np.diag(L).min() ** 2 > rank * _EPS * size or ridge:
-            break
-    return L, last_first
+        break
+    return np.asarray(L * lengths[last_first, None], dtype=np.float64), last_first
 
 
 def _order(G: Array) -> NDArray[np.int64]:
@@ -354,7 +521,9 @@ def _order(G: Array) -> NDArray[np.int64]:
 
     The inverse's diagonal says how well; taking a column out is one step of elimination in it.
     """
-    P = np.linalg.pinv(G, hermitian=True)
+    unit, lengths = unit_diagonal(G)
+    lengths = lengths / lengths.min()
+    P = np.linalg.pinv(unit, hermitian=True) / lengths / lengths[:, None]
     left, decided = np.ones(len(G), dtype=bool), []
     for _ in range(len(G)):
         r = int(np.argmin(np.where(left, np.diag(P), np.inf)))
@@ -365,18 +534,7 @@ def _order(G: Array) -> NDArray[np.int64]:
     return np.array(decided[::-1])
 
 
-def _relaxed_bound(least_squares: Array, z: Array, steps: _Steps) -> Array:
-    """Bound the objective by its smallest curvature times the distance of the grid.
-
-    Spells out :eq:`rows-bound`, less an allowance for rounding.
-    """
-    curvature = max(float(np.linalg.eigvalsh(steps.G)[0]), 0.0)
-    away = ((least_squares - _nearest(least_squares, steps.box)) ** 2).sum(axis=1)
-    size = (z**2).sum(axis=1)
-    return np.asarray(curvature * away - size * (1 + 100 * len(steps.G) * _EPS))
-
-
-def _descended(V: Array, steps: _Steps) -> Array:
+def _descended(V: Array, steps: Steps) -> Array:
     """Change single codes until none can be changed for the better."""
     V, still = V.copy(), np.zeros_like(V)
     for _ in range(_MOST_PASSES):
@@ -385,7 +543,7 @@ def _descended(V: Array, steps: _Steps) -> Array:
     return V
 
 
-def _pass(V: Array, steps: _Steps, dither: Array) -> int:
+def _pass(V: Array, steps: Steps, dither: Array) -> int:
     """Let all rows descend once, in place, by blocks of columns; return how many codes changed.
 
     The residual of a block is formed when its turn comes, by one product with the levels as they

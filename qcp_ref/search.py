@@ -32,9 +32,19 @@ from qcp_ref._checks import (
     check_tensor,
 )
 from qcp_ref.als import Callback, CPFit, _fit_error, als_update, cp_als
+from qcp_ref.bounds import gamma
 from qcp_ref.cp import CP, balance, relative_error
 from qcp_ref.epc import epc
 from qcp_ref.grid import Grid, choose_scale, dequantize, quantize
+from qcp_ref.proofs import (
+    Doubt,
+    exact_slopes,
+    least_error,
+    least_tail,
+    no_single_change,
+    normal_doubt,
+    objectives,
+)
 from qcp_ref.qcp import (
     QuantizedCP,
     QuantizedFit,
@@ -48,16 +58,16 @@ from qcp_ref.qcp import (
     quantize_cp,
 )
 from qcp_ref.rows import (
+    Search,
+    _check_range,
     _check_rows_grid,
     _in_codes,
     _in_levels,
     _in_steps,
-    _nearest,
-    _objective,
     _pass,
     _refit,
     _step,
-    _Steps,
+    fit_rows,
     solve_rows,
 )
 from qcp_ref.tensor import _normal_sweep, gram, mttkrp, unfold
@@ -102,9 +112,11 @@ class Certificate(NamedTuple):
     """Result of :func:`certify`, one entry per mode where not said otherwise.
 
     ``one_opt``: no single code of the factor can be changed for the better; ``scale_stationary``:
-    no scale can; ``bound``: the relative error that no other codes of this factor can undercut, all
-    else fixed; ``proved``: share of its rows that are optimal, all else fixed. For the whole:
-    ``floor``, the relative error that no CP tensor of this rank can undercut, quantized or not.
+    the best scale is the present one, up to 1e-7 of it; ``bound``: the relative error that no other
+    codes of this factor can undercut, all else fixed; ``proved``: share of its rows that are
+    optimal, all else fixed. For the whole: ``floor``, the relative error that no CP tensor of this
+    rank can undercut, quantized or not. All of it holds exactly, the rounding of its own
+    arithmetic included.
     """
 
     one_opt: tuple[bool, ...]
@@ -371,14 +383,16 @@ def certify(X: ArrayLike, cp: QuantizedCP, *, budget: int = 1000) -> Certificate
     Notes
     -----
     Equations :eq:`rows-bound` and :eq:`search-floor` [source: Eckart and Young for the floor;
-    beyond the paper]. Nothing here says that the codes of all factors together are optimal: that
-    can be proved for tiny tensors only, by trying all.
+    beyond the paper], with all rounding accounted for :eq:`proofs-normal`, :eq:`proofs-error`,
+    :eq:`proofs-single`, :eq:`proofs-floor`. Nothing here says that the codes of all factors
+    together are optimal: that can be proved for tiny tensors only, by trying all.
 
     **Laws**
 
-    - no codes of one factor, all else fixed, have an error below its bound
-    - no CP tensor of this rank has an error below the floor
-    - what :func:`polish` calls converged is 1-opt
+    - *bound*: no codes of one factor, all else fixed, have an error below its bound
+    - *floor*: no CP tensor of this rank has an error below the floor
+    - *one-opt*: no single code of a factor that is called 1-opt can be changed for the better
+    - *converged*: what :func:`polish` calls converged is 1-opt, but for ties that rounding decides
 
     Examples
     --------
@@ -388,27 +402,51 @@ def certify(X: ArrayLike, cp: QuantizedCP, *, budget: int = 1000) -> Certificate
     >>> certify(X, polish(X, quantize_cp(cp, Grid(4))).cp).one_opt
     (True, True, True)
     """
-    X = _check_start(X, cp)
-    factors, size = cp.dequantize().factors, float(np.linalg.norm(X)) or 1.0
-    total = relative_error(X, cp.dequantize()) ** 2
-    rows = []
-    for mode, (k, scale) in enumerate(zip(cp.codes, cp.scales, strict=True)):
-        F, G = mttkrp(X, factors, mode), gram(factors, mode)
-        found = solve_rows(F, G, cp.grid, scale, method="sphere", start=k, budget=budget)
-        steps, V = _in_steps(F, G, cp.grid, scale), _in_levels(k, cp.grid)
-        present = _objective(V, steps) * steps.weight
-        bound = total - float((present - found.bound).sum()) / size**2
-        after = _refit(F, G, V * _step(cp.grid), scale)
-        rows.append(
-            (
-                _is_one_opt(V, steps),
-                bool(np.allclose(after, scale, rtol=1e-7, atol=0)),
-                float(np.sqrt(max(bound, 0.0))),
-                float(found.proved.mean()),
-            )
-        )
-    one_opt, stationary, bounds, proved = zip(*rows, strict=True)
-    return Certificate(one_opt, stationary, bounds, proved, _floor(X, cp.rank) / size)
+    X, budget = _check_start(X, cp), check_int(budget, "budget", minimum=0)
+    cp = _share_lengths(cp)
+    size = float(np.linalg.norm(X)) * (1 + gamma(X.size + 2)) or np.inf
+    rows = [_certify_mode(X, cp, mode, budget) for mode in range(X.ndim)]
+    one_opt, stationary, gains, proved = zip(*rows, strict=True)
+    least = least_error(X, list(cp.dequantize().factors)) ** 2 * (1 - 2.0**-50)
+    bounds = tuple(float(np.sqrt(max(least - gain, 0.0)) / size) for gain in gains)
+    floor = max(least_tail(unfold(X, mode), cp.rank) for mode in range(X.ndim)) / size
+    return Certificate(one_opt, stationary, bounds, proved, floor)
+
+
+def _certify_mode(
+    X: Array, cp: QuantizedCP, mode: int, budget: int
+) -> tuple[bool, bool, float, float]:
+    """Return 1-opt, stationary, how much other codes of this factor may gain, and its proved share.
+
+    All of it holds for the exact normal equations: :eq:`proofs-normal`.
+    """
+    factors, grid, scale = list(cp.dequantize().factors), cp.grid, cp.scales[mode]
+    F, G, doubt = mttkrp(X, factors, mode), gram(factors, mode), normal_doubt(X, factors, mode)
+    V, step = _in_levels(cp.codes[mode], grid), scale * _step(grid)
+    lost = np.abs(F).max(axis=0) * (np.diag(G) == 0)
+    try:
+        _check_range(F, G, step)
+    except ValueError as refusal:
+        raise ValueError(f"cp: {refusal}") from None
+    if lost.any():
+        raise ValueError("cp: expected columns whose squares float64 can hold; rescale the data")
+    steps = _in_steps(F, G, grid, scale)
+    doubt = Doubt(*_in_steps(doubt.F, doubt.G, grid, scale)[:2])
+    found = fit_rows(F, G, grid, scale, Search(budget=budget), V, doubt=doubt)
+    value, error = objectives(V, steps.F, steps.G, doubt)
+    present = (value + error) * steps.weight
+    gain = present + 2.0**-50 * np.abs(present) - found.bound
+    best = found.proved & (found.codes == cp.codes[mode]).all(axis=1)
+    gain = np.where(best, 0.0, np.maximum(gain, 0.0)).sum() * (1 + gamma(len(F) + 2))
+    after = _refit(F, G, V * _step(grid), scale)
+    levels = [_in_levels(k, grid) for k in cp.codes]
+    slope = exact_slopes(X, levels, [s * _step(grid) for s in cp.scales], mode)
+    return (
+        no_single_change(V, steps, doubt, slope),
+        bool(np.allclose(after, scale, rtol=1e-7, atol=0)),
+        float(gain),
+        float(found.proved.mean()),
+    )
 
 
 def factorize(
@@ -613,23 +651,3 @@ def _equalize(factors: list[Array], modes: list[int]) -> None:
         ratio = np.where(alive, np.prod(lengths, axis=0) ** (1 / len(modes)), 1.0)
         for n, length in zip(modes, lengths, strict=True):
             factors[n] = factors[n] * (ratio / np.where(alive, length, 1.0))
-
-
-def _is_one_opt(V: Array, steps: _Steps) -> bool:
-    """Whether no single code can be changed for the better, by more than rounding explains."""
-    curvature = np.diag(steps.G)
-    residual = steps.F - V @ steps.G
-    safe = np.where(curvature > 0, curvature, 1.0)
-    move = np.where(curvature > 0, _nearest(V + residual / safe, steps.box) - V, 0.0)
-    gain = move * (2 * residual - move * curvature)
-    noise = 1e-12 * (np.abs(steps.F) + np.abs(V) @ np.abs(steps.G)) * np.abs(move)
-    return bool((gain <= noise).all())
-
-
-def _floor(X: Array, rank: int) -> float:
-    """Return the largest of the Eckart-Young bounds of the unfoldings: :eq:`search-floor`."""
-    tails = []
-    for mode in range(X.ndim):
-        values = np.linalg.svd(unfold(X, mode), compute_uv=False)
-        tails.append(float(np.sqrt((values[rank:] ** 2).sum())))
-    return max(tails)

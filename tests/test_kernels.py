@@ -525,8 +525,22 @@ def test_a_pass_of_descent_equals_the_one_by_columns(problem):
     assert np.allclose(found[0][1], F - found[0][0] @ G, atol=1e-9)
 
 
-@given(row_problems(), st.integers(0, 40))
-def test_the_search_of_the_tree_equals_all_rows(problem, budget):
+def limit(distance, slack):
+    """What is within reach, by its definition."""
+    near, wide, grown = slack
+    return (np.sqrt((np.sqrt(distance) * grown + near) ** 2 + wide) * grown + near) ** 2 * grown
+
+
+def within(target, L, rows, distance, slack):
+    return int((((target - rows @ L) ** 2).sum(axis=1) < limit(distance, slack)).sum())
+
+
+@given(
+    row_problems(),
+    st.integers(0, 40),
+    st.sampled_from([(0.0, 0.0, 1.0), (0.25, 0.0, 1.0), (0.0, 2.0, 1.0), (0.125, 1.0, 1.5)]),
+)
+def test_the_search_of_the_tree_equals_all_rows(problem, budget, slack):
     V, F, G, _, box = problem
     assume(box[1] - box[0] < 4 or G.shape[0] < 4)
     L = np.linalg.cholesky(G + np.eye(len(G)))
@@ -535,20 +549,24 @@ def test_the_search_of_the_tree_equals_all_rows(problem, budget):
     rows = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(G))
     for target, start in zip(z, V, strict=True):
         least = ((target - rows @ L) ** 2).sum(axis=1).min()
-        best, distance, bound, nodes = bits_equal(sphere, target, L, start, box, 10**6)
-        assert np.isclose(distance, least, rtol=1e-9) and bound == distance
+        best, distance, left, _, near = bits_equal(sphere, target, L, start, box, 10**6, slack)
+        assert np.isclose(distance, least, rtol=1e-9) and left == np.inf
+        assert (((target - near @ L) ** 2).sum(axis=1) <= limit(distance, slack) * (1 + 1e-9)).all()
+        assert len(near) >= within(target, L, rows, distance * (1 - 1e-9), slack)
         assert np.isclose(((target - best @ L) ** 2).sum(), distance, rtol=1e-9)
-        _, stopped, below, few = bits_equal(sphere, target, L, start, box, budget)
-        assert few <= min(budget, nodes) or nodes <= budget
-        assert below <= least * (1 + 1e-9) + 1e-12 and stopped >= least * (1 - 1e-9)
+        _, stopped, left, few, _ = bits_equal(sphere, target, L, start, box, budget, slack)
+        assert few <= budget
+        assert min(left, stopped) <= least * (1 + 1e-9) + 1e-12 and stopped >= least * (1 - 1e-9)
 
 
 def test_the_tree_is_cut_where_it_cannot_be_better():
     """A diagonal metric: the first way down is the best one, one node per column."""
     target, start = np.array([0.2, 1.4, -0.8]), np.zeros(3)
-    best, distance, bound, nodes = bits_equal(sphere, target, np.eye(3), start, BOXES[1], 100)
-    assert best.tolist() == [0, 1, -1] and nodes == 3
-    assert np.isclose(distance, 0.04 + 0.16 + 0.04) and bound == distance
+    slack = 0.0, 0.0, 1.0
+    found = bits_equal(sphere, target, np.eye(3), start, BOXES[1], 100, slack)
+    best, distance, left, nodes, near = found
+    assert best.tolist() == [0, 1, -1] and nodes == 3 and near.tolist() == [[0, 1, -1]]
+    assert np.isclose(distance, 0.04 + 0.16 + 0.04) and left == np.inf
 
 
 # --- planted faults -------------------------------------------------------------------------------
@@ -688,10 +706,15 @@ def stale(V, residual, G, dither, box):
     return _kernels.descend(V, residual.copy(), G, dither, box)
 
 
-def greedy_tree(z, L, start, box, budget):
+def greedy_tree(z, L, start, box, budget, slack):
     """Takes the first way down for the best one."""
-    best, distance, _, nodes = _kernels.sphere(z, L, start, box, min(budget, z.size))
-    return best, distance, distance, nodes
+    best, distance, _, nodes, near = _kernels.sphere(z, L, start, box, min(budget, z.size), slack)
+    return best, distance, np.inf, nodes, near
+
+
+def without_margin(z, L, start, box, budget, slack):
+    """Keeps only what looks best."""
+    return _kernels.sphere(z, L, start, box, budget, (0.0, 0.0, 1.0))
 
 
 @pytest.mark.parametrize(
@@ -733,6 +756,7 @@ def greedy_tree(z, L, start, box, budget):
         (test_a_pass_of_descent_equals_the_one_by_columns, "descend", undithered),
         (test_a_pass_of_descent_equals_the_one_by_columns, "descend", stale),
         (test_the_search_of_the_tree_equals_all_rows, "sphere", greedy_tree),
+        (test_the_search_of_the_tree_equals_all_rows, "sphere", without_margin),
     ],
 )
 def test_planted_faults_are_caught(test, name, wrong):

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 GROUND = ["_checks", "_kernels"]
 CHAPTERS = [
     *["bounds", "tensor", "cp", "als", "grid", "ranges", "admm", "epc"],
-    *["rows", "qcp", "search", "conv", "output", "integer", "cost", "layer", "budget"],
+    *["proofs", "rows", "qcp", "search", "conv", "output", "integer", "cost", "layer", "budget"],
 ]
 BOOK = [*GROUND, *CHAPTERS]
 RINGS = ["book", "conformance", "app"]

@@ -196,7 +196,9 @@ class _Loops:
         L, _ = rows._triangle(G, "natural")
         z = np.ascontiguousarray(np.linalg.solve(L, F.T).T)
         far = np.full(len(G), 2.0**40)
-        return np.array([kernels.sphere(row, L, far, box, nodes)[0] for row in z]).astype(np.int64)
+        exact = 0.0, 0.0, 1.0  # no margin for rounding
+        found = [kernels.sphere(row, L, far, box, nodes, exact)[0] for row in z]
+        return np.array(found).astype(np.int64)
 
     def cp_als(self, X: Any, *, rank: int, seed: int) -> Any:
         factors = list(cp.random_cp(X.shape, rank, rng=seed).factors)

@@ -1,0 +1,427 @@
+"""What is proved is true in exact arithmetic; its planted faults stand at the end.
+
+The search for a false proof is in false_proofs.py; HYPOTHESIS_PROFILE=long makes it 40 times as
+long, and ``pytest -s`` shows its table.
+"""
+
+import os
+import sys
+from fractions import Fraction
+from itertools import product
+
+import numpy as np
+import pytest
+from false_proofs import search, table
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from support import caught, exact, law, seeds
+
+import qcp_ref as right
+from qcp_ref import (
+    Grid,
+    QuantizedCP,
+    certify,
+    dequantize,
+    loops,
+    polish,
+    quantize,
+    quantize_cp,
+    random_cp,
+    reconstruct,
+    rows,
+    solve_rows,
+)
+from qcp_ref._kernels import sphere
+from qcp_ref.proofs import (
+    Doubt,
+    ExactRows,
+    best_row,
+    least_eigenvalue,
+    least_error,
+    least_tail,
+    lowered,
+    margin,
+    search_tree,
+)
+from qcp_ref.rows import METHODS, _triangle
+
+THIS = sys.modules[__name__]
+ROWS = 50_000 if os.environ.get("HYPOTHESIS_PROFILE") == "long" else 1_250
+
+
+# --- rows -----------------------------------------------------------------------------------------
+
+
+@law("solve_rows.proved", "solve_rows.bound", "solve_rows.start")
+@settings(max_examples=1, deadline=None)
+@given(st.just(1))
+def test_no_proof_is_false(seed):
+    counts = search(ROWS, seed, solve_rows)
+    sys.stdout.write(f"\n{table(counts)}\n")
+    assert not sum(n for (_, what), n in counts.items() if what == "false")
+    assert sum(n for (_, what), n in counts.items() if what == "proved") > 0.9 * ROWS
+    assert sum(n for (_, what), n in counts.items() if what == "ties") > 0.01 * ROWS
+
+
+FLOAT32 = (
+    [[2.5375800132751465, 2.322953462600708], [2.322953462600708, 2.1264796257019043]],
+    [[-119.26481546754772, -109.17749880327]],
+)
+
+
+@law("solve_rows.proved")
+def test_known_false_proofs_have_the_right_answer():
+    short = solve_rows(
+        [[3e-20, 2.0]], np.diag([1e-20, 1.0]), Grid(4), 1.0, method="sphere", start=[[3, 2]]
+    )
+    assert short.codes.tolist() == [[3, 2]] and short.proved.all()
+    tiny = solve_rows([[3e-9, 0.0]], np.diag([1e-17, 1.0]), Grid(4), 1.0, method="sphere")
+    assert tiny.codes.tolist() == [[7, 0]] and tiny.proved.all()
+    G, F = FLOAT32
+    fit = solve_rows(F, G, Grid(8), 1.0, method="sphere", budget=10**6)
+    points = np.array(list(product(range(-128, 128), repeat=2)), dtype=float)
+    values = (points * (points @ G - 2 * np.array(F[0]))).sum(axis=1)
+    near = points[values <= values.min() + 1e-6].tolist()
+    best = min(near, key=lambda v: loops.row_objective(exact(F[0]), exact(G), exact(v)))
+    assert fit.codes.tolist() == [best] == [[61, -118]] and fit.proved.all()
+    G = [[6.822998523712158, 6.822940826416016], [6.822940826416016, 6.822882652282715]]
+    F = [[301.6189880371094, 301.6163635253906]]  # needs a ridge that matters for large codes
+    fit = solve_rows(F, G, Grid(8), 1.0, method="sphere", budget=10**6)
+    assert fit.codes.tolist() == [[127, -83]] and fit.proved.all()
+    z = QuantizedCP([[[1, 0], [1, 0]], [[1, 0], [2, 1]]], [[[1e-6, 1.0]]] * 2, Grid(4))
+    found = certify(reconstruct(z.dequantize()), z)
+    assert found.bound == (0.0, 0.0)
+
+
+@law("solve_rows.proved")
+@settings(max_examples=50)
+@given(seeds, st.floats(1, 1e6))
+@example(0, 1.5e8)
+def test_one_component_of_16_bits_is_decided_exactly(seed, size):
+    rng = np.random.default_rng([seed, 63])
+    G, F = rng.uniform(0.5, 2, (1, 1)), size * rng.standard_normal((3, 1))
+    scale = rng.uniform(0.5, 2) * size / 2**14
+    fit = solve_rows(F, G, Grid(16), scale, method="sphere")
+    assert fit.proved.all()
+    for f, k in zip(F[:, 0], fit.codes[:, 0].tolist(), strict=True):
+        wanted = round(Fraction(f) / Fraction(G[0, 0]) / Fraction(scale))
+        assert k == min(max(wanted, -(2**15)), 2**15 - 1)
+
+
+@law("solve_rows.columns")
+@settings(max_examples=60)
+@given(seeds, st.integers(1, 4), st.sampled_from(METHODS), st.sampled_from([0.0, 1.0]))
+def test_powers_of_two_in_columns_change_no_code(seed, rank, method, near):
+    rng = np.random.default_rng([seed, 65])
+    K = rng.standard_normal((rank + 1, rank)) * (1 - 0.99 * near)
+    K += near * rng.standard_normal((rank + 1, 1))
+    K[:, -1] = K[:, 0]  # singular, from two columns on
+    F, G = 5 * rng.standard_normal((3, rank + 1)) @ K, K.T @ K
+    two = 2.0 ** rng.integers(-40, 40, rank)
+    scale = rng.uniform(0.3, 1, (1, rank))
+    one = solve_rows(F, G, Grid(3), scale, method=method)
+    other = solve_rows(F * two, G * np.outer(two, two), Grid(3), scale / two, method=method)
+    assert np.array_equal(one.codes, other.codes)
+    assert np.array_equal(one.bound, other.bound) and np.array_equal(one.proved, other.proved)
+    L, order = _triangle(G, "natural")
+    assert np.array_equal(_triangle(G * np.outer(two, two), "natural")[0], L * two[order, None])
+
+
+@given(seeds, st.integers(1, 4), st.integers(0, 60), st.sampled_from([0.0, 0.5]))
+def test_the_readable_search_and_the_kernel_find_the_same(seed, rank, budget, wide):
+    rng = np.random.default_rng([seed, 67])
+    L = np.tril(rng.standard_normal((rank, rank)), -1) + np.diag(rng.uniform(0.2, 3, rank))
+    z, box = 3 * rng.standard_normal(rank), (-3.0, 2.0, 0.5)
+    slack, start = (1e-9, wide, 1 + 1e-9), np.full(rank, 0.5)
+    for nodes in (budget, 10**5):
+        one, other = (f(z, L, start, box, nodes, slack) for f in (sphere, search_tree))
+        assert np.isclose(one[1], other[1]) and np.isclose(one[2], other[2]) and one[3] == other[3]
+        assert np.array_equal(one[0], other[0])
+        assert sorted(one[4].tolist()) == sorted(other[4].tolist())
+
+
+@given(seeds, st.sampled_from([2, 5]), st.booleans(), st.integers(-300, 300))
+def test_exact_objectives_are_those_of_loops(seed, rank, wide, power):
+    rng = np.random.default_rng([seed, 69])
+    F, G = rng.standard_normal((2, rank)), rng.standard_normal((rank, rank))
+    G = (G + G.T) * 10.0 ** rng.integers(-12, 12, (rank, 1))  # not symmetric: neither is needed
+    step = rng.uniform(0.1, 9, (2, rank)) if wide else np.array(0.75)
+    V = rng.integers(-9, 9, (4, rank)) + 0.5
+    found = ExactRows(F * 2.0**power, G * 2.0**power, step).values(1, V)
+    steps = exact(np.broadcast_to(step, F.shape))[1]
+    a = [[x * s for x, s in zip(v, steps, strict=True)] for v in exact(V)]
+    wanted = [loops.row_objective(exact(F)[1], exact(G), v) for v in a]
+    assert len({v / int(k) for v, k in zip(wanted, found, strict=True)}) == 1
+
+
+@settings(max_examples=40)
+@given(seeds, st.integers(1, 3), st.sampled_from([0.0, 1e-9, 1e-3]), st.sampled_from([0.0, 1e-6]))
+def test_objectives_and_distances_differ_by_the_margin_at_most(seed, rank, ridge, doubt):
+    rng = np.random.default_rng([seed, 75])
+    K, box = rng.standard_normal((rank + 1, rank)) * 10.0 ** rng.integers(-6, 6, rank), (-2, 1, 0.5)
+    G, F = K.T @ K, 3 * rng.standard_normal((1, rank + 1)) @ K
+    L = np.linalg.cholesky(G + ridge * np.diag(np.diag(G)))
+    z = np.linalg.solve(L, F.T).T
+    unsure = Doubt(doubt * np.abs(F), doubt * np.abs(G))
+    space = margin(F, G, L, z, box, unsure)
+    meant_F, meant_G = F * (1 + doubt * rng.uniform(-1, 1)), G * (1 + doubt * rng.uniform(-1, 1))
+    points = np.array(list(product([-1.5, -0.5, 0.5, 1.5], repeat=rank)))
+    least = np.inf
+    for v in points:
+        gaps = [
+            zi - sum(a * b for a, b in zip(exact(v), row, strict=True))
+            for zi, row in zip(exact(z[0]), exact(L.T), strict=True)
+        ]
+        distance, computed = sum(g * g for g in gaps), float(((z[0] - v @ L) ** 2).sum())
+        value = loops.row_objective(exact(meant_F[0]), exact(meant_G), exact(v))
+        size = sum(x * x for x in exact(z[0]))
+        assert abs(value - (distance - size)) <= Fraction(float(space.wide[0]))
+        assert abs(float(distance) ** 0.5 - computed**0.5) <= space.near[0] + 1e-15 * computed**0.5
+        least = min(least, value)
+    bottom = ((z - points @ L) ** 2).sum(axis=1).min()
+    assert Fraction(float(lowered(np.array([bottom]), space)[0])) <= least
+    assert space.size[0] >= sum(x * x for x in exact(z[0]))
+
+
+@given(seeds, st.integers(1, 4), st.booleans(), st.booleans())
+def test_the_best_of_some_rows_is_that_of_fractions(seed, rank, whole, unsure):
+    rng = np.random.default_rng([seed, 77])
+    K = rng.integers(-2, 3, (2, rank)) if whole else rng.standard_normal((2, rank))
+    G = (K.T @ K) * (1 + 2.0**-30)
+    F = np.repeat(rng.integers(-9, 9, (1, 2)) @ K, 2, axis=0) * (1 + 2.0**-40)
+    V = rng.integers(-3, 4, (8, rank)).astype(float)
+    doubt = Doubt(1e-3 * unsure * np.abs(F), 0 * G)
+    found, certain = best_row(V, 1, F, G, ExactRows(F, G, np.ones(())), doubt)
+    values = [loops.row_objective(exact(F[1]), exact(G), exact(v)) for v in V]
+    assert values[found] == min(values) and (certain or unsure)
+    if unsure and certain:  # no problem within doubt has another answer
+        for sign in (-1, 1):
+            other = [
+                loops.row_objective(exact(F[1] * (1 + sign * 1e-3)), exact(G), exact(v)) for v in V
+            ]
+            assert other[found] == min(other)
+
+
+@settings(max_examples=50)
+@given(seeds, st.integers(1, 6), st.sampled_from([0.0, 0.9, 0.999999]))
+def test_no_eigenvalue_is_below_the_least(seed, rank, near):
+    rng = np.random.default_rng([seed, 71])
+    K = rng.standard_normal((rank + 2, rank)) * (1 - near) + near * rng.standard_normal((1, rank))
+    unit = K.T @ K / np.outer(*2 * [np.linalg.norm(K, axis=0)])
+    found = least_eigenvalue(unit)
+    assert 0 <= found <= np.linalg.eigvalsh(unit)[0] + 1e-13
+    assert found >= np.linalg.eigvalsh(unit)[0] - 1e-11
+    shifted = [
+        [x - Fraction(found) * (r == q) for q, x in enumerate(row)]
+        for r, row in enumerate(exact((unit + unit.T) / 2))
+    ]
+    assert found == 0 or all(pivot >= 0 for pivot in pivots(shifted))
+
+
+def pivots(A):
+    """Of elimination without exchanges: all positive if the matrix is."""
+    A = [list(row) for row in A]
+    for n in range(len(A)):
+        yield A[n][n]
+        for i in range(n + 1, len(A)):
+            factor = A[i][n] / A[n][n]
+            A[i] = [x - factor * y for x, y in zip(A[i], A[n], strict=True)]
+
+
+# --- certificates ---------------------------------------------------------------------------------
+
+
+@st.composite
+def tensors(draw):
+    """A tensor and codes: at random, near an exact fit, or exact; with one scale or several."""
+    seed, rank = draw(seeds), draw(st.integers(1, 2))
+    rng = np.random.default_rng([seed, 73])
+    shape, grid = (2, 3, 2), draw(st.sampled_from([Grid(2), Grid(2, mid_rise=True), Grid(3)]))
+    q = quantize_cp(random_cp(shape, rank, rng=seed), grid, axis=draw(st.sampled_from([None, 1])))
+    if draw(st.booleans()):
+        powers = [2.0 ** rng.integers(-20, 20, (1, rank)) for _ in shape]
+        q = QuantizedCP(q.codes, powers, grid)
+    X, kind = reconstruct(q.dequantize()), draw(st.sampled_from(["exact", "near", "any"]))
+    if kind == "near":
+        X = X * (1 + 2.0**-45 * rng.integers(-9, 9, shape))
+    if kind == "any" or not X.any():
+        X = rng.integers(-4, 5, shape) / 4.0
+        X[0, 0, 0] = 1.0
+        q = polish(X, q).cp
+    return X, q
+
+
+def squared_error(X, q, mode, row, codes):
+    """Of one row of the unfolding, exactly; the scales are exact factors, too."""
+    levels = [dequantize(k, 1.0, grid=q.grid) for k in q.codes]
+    values = [
+        [
+            [Fraction(v) * Fraction(s) for v, s in zip(*pair, strict=True)]
+            for pair in zip(V.tolist(), np.broadcast_to(s, V.shape).tolist(), strict=True)
+        ]
+        for V, s in zip(levels, q.scales, strict=True)
+    ]
+    new = dequantize(np.asarray(codes, q.grid.dtype), 1.0, grid=q.grid).tolist()
+    steps = np.broadcast_to(q.scales[mode], q.codes[mode].shape)[row].tolist()
+    values[mode] = [[Fraction(v) * Fraction(s) for v, s in zip(new, steps, strict=True)]]
+    part = np.take(X, [row], axis=mode)
+    return loops.squared_error(exact(part), values)
+
+
+@law("certify.bound", "certify.one-opt", "certify.floor")
+@settings(max_examples=25, deadline=None)
+@given(tensors(), st.sampled_from([0, 10, 1000]))
+def test_certificates_are_true_in_exact_arithmetic(problem, budget):
+    X, q = problem
+    found = certify(X, q, budget=budget)
+    square = sum(x * x for x in exact(X.ravel()))
+    codes = quantize(q.grid.levels, q.grid, 1.0)
+    for mode, k in enumerate(q.codes):
+        choices = list(product(codes.tolist(), repeat=k.shape[1]))
+        errors = [{c: squared_error(X, q, mode, i, c) for c in choices} for i in range(len(k))]
+        least = sum(min(row.values()) for row in errors)
+        assert Fraction(found.bound[mode]) ** 2 * square <= least
+        here = [row[tuple(c)] for row, c in zip(errors, k.tolist(), strict=True)]
+        if found.proved[mode] == 1 and found.bound[mode] > 1e-5:
+            assert least >= sum(here) * (1 - Fraction(1, 10**5)) or found.bound[mode] ** 2 < float(
+                sum(here) / square
+            )
+        if found.one_opt[mode]:
+            for row, own, error in zip(errors, k.tolist(), here, strict=True):
+                for choice, other in row.items():
+                    if sum(a != b for a, b in zip(choice, own, strict=True)) == 1:
+                        assert other >= error
+        assert Fraction(found.floor) ** 2 * square <= least
+
+
+@law("certify.floor")
+@given(seeds, st.integers(2, 5), st.sampled_from([1.0, 1e-7, 1e-15, 0.0]))
+def test_no_matrix_of_rank_one_is_nearer_than_the_tail(seed, width, noise):
+    rng = np.random.default_rng([seed, 79])
+    M = np.outer(rng.standard_normal(2), rng.standard_normal(width))
+    M = M + noise * rng.standard_normal(M.shape)
+    found = least_tail(M, 1)
+    trace, det = gram_of_two(M)
+    x = Fraction(found) ** 2  # at most the smaller root of x**2 - trace x + det
+    assert x * x - trace * x + det >= 0 and 2 * x <= trace
+    assert found >= np.linalg.svd(M)[1][1] - 1e-13 * np.linalg.norm(M)
+
+
+def gram_of_two(M):
+    a, b = exact(M)
+    aa, ab, bb = (sum(x * y for x, y in zip(*two, strict=True)) for two in ((a, a), (a, b), (b, b)))
+    return aa + bb, aa * bb - ab**2
+
+
+@given(seeds, st.sampled_from([0.0, 1e-15, 1e-8, 1.0]))
+def test_the_least_error_is_below_the_exact_one(seed, noise):
+    rng = np.random.default_rng([seed, 83])
+    cp = random_cp((3, 2, 4), 3, rng=seed)
+    X = reconstruct(cp) + noise * rng.standard_normal((3, 2, 4))
+    found = least_error(X, list(cp.factors))
+    true = loops.squared_error(exact(X), [exact(A) for A in cp.factors])
+    assert Fraction(found) ** 2 <= true
+    assert found >= float(true) ** 0.5 - 1e-12
+
+
+def test_a_zero_tensor_has_a_certificate():
+    q = quantize_cp(random_cp((2, 3, 2), 1, rng=0), Grid(2))
+    found = certify(np.zeros((2, 3, 2)), q)
+    assert found.bound == (0.0, 0.0, 0.0) and found.floor == 0.0
+
+
+# --- bad input ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [1e200, 1e308, 1e-310, 1e-200])
+def test_steps_whose_squares_leave_float64_are_refused(value):
+    for scale in (value, [[value, 1.0]], [[value]]):
+        with pytest.raises(ValueError, match="scale: expected"):
+            solve_rows([[1.0, 2.0]], np.eye(2), Grid(4), scale)
+
+
+def test_problems_beyond_the_range_are_refused():
+    with pytest.raises(ValueError, match="scale: expected steps of which G"):
+        solve_rows([[1.0]], [[1e200]], Grid(4), 1e100)
+    with pytest.raises(ValueError, match="scale: expected steps that F"):
+        solve_rows([[1e200]], [[1.0]], Grid(4), 1.0)
+    q = QuantizedCP([[[1]], [[1]]], [1e-200, 1e-200], Grid(4))
+    with pytest.raises(ValueError, match="cp: "):
+        certify([[1.0]], q)
+    column = QuantizedCP([[[1, 1]], [[1, 1]]], [[[1.0, 1e-200]], [[1.0, 1e-200]]], Grid(4))
+    with pytest.raises(ValueError, match="cp: "):
+        certify([[1.0]], column)
+
+
+# --- planted faults -------------------------------------------------------------------------------
+
+
+def patched(**changes):
+    """The right search with a wrong part."""
+
+    def fault(*arrays, **options):
+        with pytest.MonkeyPatch.context() as patch:
+            for name, wrong in changes.items():
+                patch.setattr(rows, name, wrong)
+            return right.solve_rows(*arrays, **options)
+
+    return fault
+
+
+def no_margin(F, G, L, z, box, doubt):
+    """Trusts the search as if nothing was rounded and nothing added to the diagonal."""
+    space = rows_margin(F, G, L, z, box, doubt)
+    return space._replace(near=0 * space.near, wide=0 * space.wide, grown=1.0)
+
+
+def no_ridge(F, G, L, z, box, doubt):
+    """Forgets that the triangle is that of another matrix."""
+    return rows_margin(F, L @ L.T, L, z, box, doubt)
+
+
+def rounded_objectives(V, F, G, doubt):
+    """Takes the computed objective for the bound."""
+    value, error = rows_objectives(V, F, G, doubt)
+    return value, 0 * error
+
+
+def float_decision(candidates, i, F, G, exact, doubt):
+    """Decides among the last few by floats."""
+    return int(np.argmin((candidates * (candidates @ G - 2 * F[i])).sum(axis=1))), True
+
+
+def absolute_ridge(G, order):
+    """Judges all columns by the longest one."""
+    system = G + 4 * len(G) * 2.0**-52 * np.trace(G) * np.eye(len(G))
+    last_first = rows._order(system) if order == "greedy" else np.arange(len(G))
+    return np.linalg.cholesky(system[np.ix_(last_first, last_first)]), last_first
+
+
+def cancelled_error(X, factors):
+    """By the norms, which cancel."""
+    return float(np.linalg.norm(X - reconstruct(right.CP(factors)))) + 1e-9 * np.linalg.norm(X)
+
+
+rows_margin, rows_objectives = rows.margin, rows.objectives
+
+
+@pytest.mark.parametrize(
+    ("test", "fault"),
+    [
+        (test_no_proof_is_false, {"solve_rows": patched(margin=no_margin)}),
+        (test_known_false_proofs_have_the_right_answer, {"solve_rows": patched(margin=no_ridge)}),
+        (test_no_proof_is_false, {"solve_rows": patched(objectives=rounded_objectives)}),
+        (test_no_proof_is_false, {"solve_rows": patched(best_row=float_decision)}),
+        (
+            test_powers_of_two_in_columns_change_no_code,
+            {"_triangle": absolute_ridge},
+        ),
+        (test_the_least_error_is_below_the_exact_one, {"least_error": cancelled_error}),
+        (
+            test_no_matrix_of_rank_one_is_nearer_than_the_tail,
+            {"least_tail": lambda M, rank: float(np.linalg.norm(np.linalg.svd(M)[1][rank:]))},
+        ),
+    ],
+)
+def test_planted_faults_are_caught(test, fault):
+    assert caught(THIS, test, **fault)
