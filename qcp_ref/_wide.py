@@ -17,7 +17,7 @@ from math import frexp
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from qcp_ref._checks import Array
 
@@ -61,7 +61,7 @@ def fits(*spans: Span, dtype: DTypeLike = np.float64) -> bool:
     return -safe < below and above < safe
 
 
-def wide(x: NDArray[Any]) -> Wide:
+def wide(x: ArrayLike) -> Wide:
     """Take floats apart."""
     mantissa, exponent = np.frexp(np.asarray(x, np.float64))
     return Wide(mantissa, np.where(mantissa == 0, _NOTHING, exponent.astype(np.int64)))

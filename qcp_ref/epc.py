@@ -20,6 +20,7 @@ Checked by tests/test_epc.py.
 """
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
@@ -34,8 +35,9 @@ from qcp_ref._checks import (
     check_real,
     check_tensor,
 )
+from qcp_ref._wide import narrow, plus, times, total, wide
 from qcp_ref.als import Callback, _fit_error
-from qcp_ref.cp import CP, _lengths, balance, normalize, relative_error
+from qcp_ref.cp import CP, _check_cp, balance, column_norms, normalize, relative_error
 from qcp_ref.tensor import _normal_sweep
 
 __all__ = ["EPCFit", "EPCHistory", "EPCUpdate", "epc", "epc_update", "sensitivity"]
@@ -178,7 +180,7 @@ def sensitivity(cp: CP) -> float:
     Raises
     ------
     TypeError, ValueError
-        If ``cp`` is not a CP tensor, or its columns are too long for the result.
+        If ``cp`` is not a CP tensor, or float64 cannot hold the result.
 
     Notes
     -----
@@ -190,6 +192,7 @@ def sensitivity(cp: CP) -> float:
 
     - it is the sum of the squared changes that a change by one of each single entry makes
     - it is the mean over random noise, to first order
+    - *range*: it is what exact sums give, up to rounding, for entries of any magnitude
     - no scaling of the columns that keeps the tensor has less than :eq:`epc-scaling`
 
     Examples
@@ -198,12 +201,14 @@ def sensitivity(cp: CP) -> float:
     >>> sensitivity(CP([[[3.0], [4.0]], [[1.0], [0.0], [0.0]]]))  # 2 * 1 + 3 * 25
     77.0
     """
-    lengths, w = _lengths(cp), cp.weights.astype(np.float64)
-    with np.errstate(over="ignore", invalid="ignore"):
-        total = float((w**2 * _noise_gain(lengths**2, cp.shape)).sum())
-    if not np.isfinite(total):
-        raise ValueError("cp: expected columns whose squared norms float64 can hold; rescale it")
-    return total
+    _check_cp(cp, "cp")
+    lengths = [column_norms(A) for A in cp.factors]
+    gains = []
+    for n, side in enumerate(cp.shape):
+        others = [wide(cp.weights), *lengths[:n], *lengths[n + 1 :]]
+        gain = reduce(times, [times(a, a) for a in others])
+        gains.append(times(gain, wide(float(side))))
+    return float(narrow(total(reduce(plus, gains)), "cp"))
 
 
 def epc(

@@ -355,7 +355,8 @@ def _sweep(X: Array, factors: list[Array]) -> Iterator[tuple[int, Array]]:
 def _normal_sweep(X: Array, factors: list[Array]) -> Iterator[tuple[int, Array, Array]]:
     """Go through the modes as :func:`mttkrp_sweep`; yield mode, MTTKRP and Gram matrix.
 
-    For solvers, whose tensors and factors are in range. The Gram matrix of each single factor is formed once, and again when it has changed.
+    For solvers, whose tensors and factors are in range. The Gram matrix of each single factor is
+    formed once, and again when it has changed.
     """
     others = [A.T @ A for A in factors[1:]]  # of all modes but the one whose turn it is
     for mode, F in _sweep(np.ascontiguousarray(X), factors):
