@@ -35,6 +35,7 @@ from qcp_ref._checks import (
     check_real,
     check_tensor,
 )
+from qcp_ref._results import frozen
 from qcp_ref._wide import narrow, plus, times, total, wide
 from qcp_ref.als import Callback, _fit_error
 from qcp_ref.cp import CP, _check_cp, balance, column_norms, normalize, relative_error
@@ -51,6 +52,7 @@ _SPREAD = 1e8  # of the weights: the share above has to tell their components fr
 _NEWTON_STEPS = 100
 
 
+@frozen
 class EPCUpdate(NamedTuple):
     """Result of :func:`epc_update`: the factor, the ridge parameter, the squared error left."""
 
@@ -59,6 +61,7 @@ class EPCUpdate(NamedTuple):
     squared_error: float
 
 
+@frozen
 class EPCHistory(NamedTuple):
     """After every sweep: relative error, squared component norms over ``||X||^2``, sensitivity.
 
@@ -70,6 +73,7 @@ class EPCHistory(NamedTuple):
     sensitivity: Array
 
 
+@frozen
 class EPCFit(NamedTuple):
     """Result of :func:`epc`: factors, their relative error, history, reason for stopping.
 

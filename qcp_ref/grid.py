@@ -30,6 +30,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from qcp_ref._checks import Array, Rng, check_array, check_int, check_option, check_rng
 from qcp_ref._kernels import TIE, exact_scale, moments
+from qcp_ref._results import frozen
 
 __all__ = ["Grid", "Scale", "choose_scale", "dequantize", "project", "quantize"]
 
@@ -145,6 +146,7 @@ class Grid:
         return np.dtype(f"{'int' if self.signed else 'uint'}{8 if self.bits <= 8 else 16}")
 
 
+@frozen
 class Scale(NamedTuple):
     """Scale and zero point of an array, and the rule that chose the scale.
 

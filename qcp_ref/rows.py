@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from qcp_ref._checks import Array, check_array, check_gram, check_int, check_option
 from qcp_ref._kernels import descend, sphere
+from qcp_ref._results import frozen
 from qcp_ref.grid import Grid, _check_grid, _check_scale, _off_grid
 
 __all__ = ["RowFit", "refit_scale", "solve_rows"]
@@ -37,6 +38,7 @@ _BLOCK = 64  # columns whose residual is formed by one product
 _MOST_PASSES = 1000  # descent cannot cycle, so this is never the reason to stop in practice
 
 
+@frozen
 class RowFit(NamedTuple):
     """Result of :func:`solve_rows`, row by row.
 

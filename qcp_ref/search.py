@@ -31,8 +31,9 @@ from qcp_ref._checks import (
     check_rng,
     check_tensor,
 )
+from qcp_ref._results import frozen
 from qcp_ref.als import Callback, CPFit, _fit_error, als_update, cp_als
-from qcp_ref.cp import CP, balance, relative_error
+from qcp_ref.cp import CP, balance, norm, relative_error
 from qcp_ref.epc import epc
 from qcp_ref.grid import Grid, choose_scale, dequantize, quantize
 from qcp_ref.qcp import (
@@ -84,6 +85,7 @@ _SETTLED = 1e-9  # a smaller relative gain in a sweep is not worth another one f
 _QUIET_SWEEPS = 300  # upper limit of the sweeps without noise
 
 
+@frozen
 class SlackSearch(NamedTuple):
     """Result of :func:`choose_slack`.
 
@@ -98,6 +100,7 @@ class SlackSearch(NamedTuple):
     errors: tuple[float, ...]
 
 
+@frozen
 class Certificate(NamedTuple):
     """Result of :func:`certify`, one entry per mode where not said otherwise.
 
@@ -361,7 +364,8 @@ def certify(X: ArrayLike, cp: QuantizedCP, *, budget: int = 1000) -> Certificate
     Returns
     -------
     Certificate
-        One entry per mode, and the floor of all CP tensors of this rank.
+        One entry per mode, and the floor of all CP tensors of this rank. Of a zero tensor, which
+        has no relative errors, the bounds are those of the absolute one.
 
     Raises
     ------
@@ -389,8 +393,11 @@ def certify(X: ArrayLike, cp: QuantizedCP, *, budget: int = 1000) -> Certificate
     (True, True, True)
     """
     X = _check_start(X, cp)
-    factors, size = cp.dequantize().factors, float(np.linalg.norm(X)) or 1.0
-    total = relative_error(X, cp.dequantize()) ** 2
+    dense, size = cp.dequantize(), float(np.linalg.norm(X))
+    factors, error = dense.factors, relative_error(X, dense) if size else norm(dense)
+    total, size = error * error, size or 1.0
+    if not np.isfinite(total):
+        raise ValueError("cp: the square of its error exceeds the range of float64; rescale it")
     rows = []
     for mode, (k, scale) in enumerate(zip(cp.codes, cp.scales, strict=True)):
         F, G = mttkrp(X, factors, mode), gram(factors, mode)
