@@ -389,8 +389,7 @@ def choose_scale(
     axis = check_int(axis, "axis", minimum=0, maximum=1)
     if x.ndim != 2:
         raise ValueError(f"x: expected 2 axes when axis is given, got shape {x.shape}")
-    slices = x if axis == 0 else x.T
-    pairs = np.array([_one_scale(part, grid, rule, po2) for part in slices])
+    pairs = np.array([_one_scale(part, grid, rule, po2) for part in (x if axis == 0 else x.T)])
     scales, zeros = (np.expand_dims(column, 1 - axis) for column in pairs.T)
     return Scale(scales, zeros if rule in _AFFINE else 0.0 - grid.offset, name)
 
