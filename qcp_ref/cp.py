@@ -361,7 +361,7 @@ def normalize(cp: CP) -> CP:
     Notes
     -----
     Uses the scale freedom :eq:`cp-freedom`; signs stay in the weights. A component whose norm is
-    below the smallest float64 becomes zero.
+    below the smallest float64 becomes zero, as does an entry that is so small beside its column.
 
     **Laws**
 
@@ -676,7 +676,7 @@ def _spans(cp: CP) -> list[Span]:
 def frobenius(X: Array) -> Wide:
     """Return the norm of an array, whose square float64 may not hold."""
     peak = float(np.abs(X).max())
-    if peak == 0 or 1 / _FAR < peak**2 < _FAR / X.size:
+    if peak == 0 or _FAR**-0.5 < peak < (_FAR / X.size) ** 0.5:
         return wide(np.linalg.norm(X))
     unit = wide(peak)._replace(mantissa=np.array(0.5))  # a power of two changes no digit
     return times(wide(np.linalg.norm(narrow(over(wide(X), unit), "X"))), unit)
