@@ -26,7 +26,7 @@ from support import (
     wild,
 )
 
-import qcp_ref as right
+import qcp_ref as book
 from qcp_ref import (
     CP,
     conv,
@@ -790,7 +790,7 @@ def test_a_linear_layer_takes_entries_of_any_magnitude(dtype, data):
 @law("depthwise.range")
 @given(st.sampled_from([np.float64, np.float32]), st.data())
 def test_convolutions_take_entries_of_any_magnitude(dtype, data):
-    exponent = 1000 if dtype == np.float64 else 140
+    exponent = 1000 if dtype == np.float64 else 120
     x = data.draw(wild((1, 2, 2, 3), exponent, dtype))
     W = data.draw(wild((2, 2, 1, 2), exponent, dtype))
     bias = data.draw(wild((2,), exponent, dtype))
@@ -903,17 +903,17 @@ def flushed_cp_conv2d(x, cp, *, kernel_size, bias):
     with np.errstate(all="ignore"):
         last = np.nan_to_num(cp.factors[-1] * cp.weights)
     last = last.astype(x.dtype)
-    return right.cp_conv2d(x, CP([*cp.factors[:-1], last]), kernel_size=kernel_size, bias=bias)
+    return book.cp_conv2d(x, CP([*cp.factors[:-1], last]), kernel_size=kernel_size, bias=bias)
 
 
 def double_cp_linear(x, cp, *, bias):
     """Answers in float64."""
-    return right.cp_linear(np.asarray(x, np.float64), cp, bias=bias)
+    return book.cp_linear(np.asarray(x, np.float64), cp, bias=bias)
 
 
 def attribute_conv2d(x, W, *, bias):
     """Asks the argument for its type, not the array."""
-    y = right.conv2d(x, W, bias=bias)
+    y = book.conv2d(x, W, bias=bias)
     return y if getattr(x, "dtype", None) == np.float32 else y.astype(np.float64)
 
 
