@@ -313,7 +313,7 @@ def predict_error(
     ------
     TypeError, ValueError
         If arguments are not of their kind, the grid is not uniform, or ``cp`` is so far from ``X``
-        that float64 cannot hold the figures.
+        that float64 cannot hold the squared figures.
 
     Notes
     -----
@@ -358,7 +358,8 @@ def predict_error(
         noise = (np.prod(noisy, axis=0) - np.prod(squares, axis=0)).sum()
         shift = (np.prod(longer, axis=0) - np.sqrt(np.prod(squares, axis=0))).sum()
         if size == 0:  # as :func:`relative_error` says
-            return Prediction(*[0.0 if error == shift == 0 else np.inf] * 2)
+            stays = error == 0 and 0 in grid.levels and not np.prod(squares, axis=0).any()
+            return Prediction(*[0.0 if stays else np.inf] * 2)
         size *= unit**X.ndim
         figures = np.array([np.sqrt(np.square(error) + noise / size**2), error + shift / size])
     return Prediction(*finite(figures, "X, cp").tolist())

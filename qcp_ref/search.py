@@ -33,7 +33,7 @@ from qcp_ref._checks import (
 )
 from qcp_ref._results import frozen
 from qcp_ref.als import Callback, CPFit, _fit_error, als_update, cp_als
-from qcp_ref.cp import CP, balance, norm, relative_error
+from qcp_ref.cp import CP, balance, inner, relative_error
 from qcp_ref.epc import epc
 from qcp_ref.grid import Grid, choose_scale, dequantize, quantize
 from qcp_ref.qcp import (
@@ -394,8 +394,8 @@ def certify(X: ArrayLike, cp: QuantizedCP, *, budget: int = 1000) -> Certificate
     """
     X = _check_start(X, cp)
     dense, size = cp.dequantize(), float(np.linalg.norm(X))
-    factors, error = dense.factors, relative_error(X, dense) if size else norm(dense)
-    total, size = error * error, size or 1.0
+    factors, error = dense.factors, relative_error(X, dense) if size else 0.0
+    total, size = error * error if size else inner(dense, dense), size or 1.0
     if not np.isfinite(total):
         raise ValueError("cp: the square of its error exceeds the range of float64; rescale it")
     rows = []
