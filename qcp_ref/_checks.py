@@ -50,9 +50,9 @@ def check_array(
         raise ValueError(
             f"{name}: expected {wanted} axes, got {array.ndim} (shape {array.shape}); reshape it"
         )
-    if keep_float32 and array.dtype == np.float32:
+    if keep_float32 and is_float32(array):
         _check_finite(array, name)
-        return array
+        return array.astype(np.float32, copy=False)
     if kind == "f":
         _check_finite(array, name)
         if array.dtype.itemsize > 8 and (array.astype(np.float64) != array).any():
@@ -64,6 +64,15 @@ def check_array(
             f"{name}: integers above 2**53 have no exact float64 value; rescale the data"
         )
     return array.astype(np.float64, copy=False)
+
+
+def is_float32(array: NDArray[Any]) -> bool:
+    """Say whether these are float32 data, in any byte order: what is computed in float32.
+
+    Asked of the array that was made of an argument, never of the argument, whose ``dtype`` may be
+    that of another library.
+    """
+    return array.dtype.kind == "f" and array.dtype.itemsize == 4
 
 
 def check_tensor(X: ArrayLike) -> Array:

@@ -22,10 +22,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from qcp_ref._checks import Array, check_array, check_gram, check_int, check_real
+from qcp_ref._results import frozen
 
 __all__ = ["ADMMResult", "admm"]
 
 
+@frozen
 class ADMMResult(NamedTuple):
     """Result of :func:`admm`.
 

@@ -32,6 +32,7 @@ from qcp_ref._checks import (
     check_rng,
     check_tensor,
 )
+from qcp_ref._results import frozen
 from qcp_ref.cp import CP, Degeneracy, balance, degeneracy, random_cp, reconstruct
 from qcp_ref.tensor import _normal_sweep, unfold
 
@@ -48,6 +49,7 @@ _BLOCK = 48  # columns that one step of a substitution solves
 Callback = Callable[[int, float], object]
 
 
+@frozen
 class ALSUpdate(NamedTuple):
     """Result of :func:`als_update`: the factor, and whether the Gram matrix was singular."""
 
@@ -55,6 +57,7 @@ class ALSUpdate(NamedTuple):
     singular: bool
 
 
+@frozen
 class FitHistory(NamedTuple):
     """What happened, sweep by sweep.
 
@@ -67,6 +70,7 @@ class FitHistory(NamedTuple):
     singular: Array
 
 
+@frozen
 class CPFit(NamedTuple):
     """Result of :func:`cp_als`.
 

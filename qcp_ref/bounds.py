@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from qcp_ref._checks import Array, check_array, check_int
+from qcp_ref._wide import finite
 
 __all__ = ["gamma", "rounding_bound"]
 
@@ -93,7 +94,8 @@ def rounding_bound(
     Raises
     ------
     ValueError
-        For negative magnitudes or lengths, or sums too long for any bound to exist.
+        For negative magnitudes or lengths, for sums too long for any bound to exist, and for a
+        bound that float64 cannot hold.
 
     Notes
     -----
@@ -104,6 +106,7 @@ def rounding_bound(
 
     - the computed result of any summation order lies within the bound of the exact result
     - a chain of stages is covered by the sum of the stages' lengths
+    - *positive*: it is 0 only where the magnitude is, and finite
 
     Examples
     --------
@@ -121,4 +124,10 @@ def rounding_bound(
             "magnitude: expected the operation on absolute values, got a negative number"
         )
     evaluated = gamma(n)  # relative error of `magnitude`, which was itself computed
-    return np.asarray(size * (gamma(n, dtype) * (1 + 8 * 2.0**-53) / (1 - evaluated)))
+    if evaluated >= 1:
+        raise ValueError(f"lengths: {n} roundings leave no bound; split the sum")
+    with np.errstate(over="ignore"):
+        bound = size * (gamma(n, dtype) * (1 + 8 * 2.0**-53) / (1 - evaluated))
+    # Below the normal numbers the product itself may be rounded down, by less than this.
+    lost = (size > 0) & (bound < np.finfo(np.float64).tiny)
+    return finite(bound + np.where(lost, 2.0**-1074, 0.0), "magnitude")

@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from qcp_ref._checks import Array, check_array, check_int, check_option, check_real, check_tensor
+from qcp_ref._results import frozen
 from qcp_ref.conv import Padding, Pair, kernel_to_tensor
 from qcp_ref.cost import conv_costs
 from qcp_ref.grid import Grid, project
@@ -47,6 +48,7 @@ _LARGEST = 2**53  # of a budget: more bytes than there are
 _STATES = 100_000  # partial allocations that the exact method carries from layer to layer
 
 
+@frozen
 @dataclass(frozen=True)
 class Choice:
     """One way to store one layer: what it costs and what it spoils.
@@ -87,6 +89,7 @@ class Choice:
     fit: QuantizedFit | None = field(default=None, repr=False, compare=False)
 
 
+@frozen
 class Allocation(NamedTuple):
     """Result of :func:`allocate`: one choice per layer, what they cost, the damage they do.
 

@@ -12,12 +12,16 @@ The dense convolution gathers the patches under the kernel and multiplies them w
 matrix. The factorized one keeps the channels between its stages innermost in memory, where the
 depthwise stage is one pass of long products. Both take as many images at a time as fit a cache.
 
+Where products of float32 numbers might leave the range of that type half-way, sums are taken in
+float64; where those of float64 numbers might, mantissas and exponents are kept apart. A result that
+its type cannot hold is refused.
+
 Simplified: one to three spatial axes, zero padding, no groups.
 
 Checked by tests/test_conv.py.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import product
 from math import prod
@@ -29,9 +33,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from qcp_ref._checks import Array, check_array, check_int, check_option
 from qcp_ref._kernels import gather
+from qcp_ref._wide import Wide, bilinear, finite, fits, narrow, plus, span, times, wide
 from qcp_ref.bounds import rounding_bound
 from qcp_ref.cp import CP, _check_cp
-from qcp_ref.tensor import _khatri_rao
+from qcp_ref.tensor import _khatri_rao, wide_khatri_rao
 
 __all__ = [
     "conv1d",
@@ -48,7 +53,7 @@ __all__ = [
     "tensor_to_kernel",
 ]
 
-# float32 if every array of a call is float32, else float64.
+# float32 if every array of a call is float32, in any byte order, else float64.
 Floats: TypeAlias = NDArray[Any]
 # One number for all spatial axes, or one for each: (height, width).
 Pair: TypeAlias = int | Sequence[int]
@@ -139,7 +144,8 @@ def conv2d(
     Raises
     ------
     TypeError, ValueError
-        If an array is not finite and real, or shapes, kernel size or options do not fit.
+        If an array is not finite and real, shapes, kernel size or options do not fit, or the type
+        of the output cannot hold it.
 
     Notes
     -----
@@ -150,6 +156,8 @@ def conv2d(
     **Laws**
 
     - it equals the sum over the kernel's entries, on integers exactly, else within its bound
+    - *range*: the same holds for entries of any magnitude, in float32 and in float64
+    - *dtype*: it is float32 if and only if all arrays hold float32 data, whatever made them
     - it is linear in ``x`` and in ``W``, and each image is on its own
     - shifting an image shifts the output, away from the border
     - a stride picks from the output of stride 1, a dilation is a kernel with zeros in between
@@ -235,7 +243,8 @@ def pointwise(
     Raises
     ------
     TypeError, ValueError
-        If an array is not finite and real or the shapes do not fit.
+        If an array is not finite and real, the shapes do not fit, or the type of the output cannot
+        hold it.
 
     Notes
     -----
@@ -244,6 +253,7 @@ def pointwise(
     **Laws**
 
     - it is the dense convolution with the matrix as 1x1 kernel
+    - *range*: the same holds for entries of any magnitude
 
     Examples
     --------
@@ -255,8 +265,8 @@ def pointwise(
     A = check_array(A, "A", ndim=2, keep_float32=True)
     _check_channels(x, A.shape[1], "A")
     x, A, b = _same_dtype(x, A, _check_bias(bias, len(A)))
-    axes = _axes(x.shape[2:], 1, stride, 0, 1)
-    return _add_bias(_pointwise(_pixels(x, axes), A), b)
+    pixels = _pixels(x, _axes(x.shape[2:], 1, stride, 0, 1))
+    return _bilinear(_pointwise, pixels, A, b, "x, A, bias")
 
 
 def depthwise(
@@ -289,7 +299,8 @@ def depthwise(
     Raises
     ------
     TypeError, ValueError
-        If an array is not finite and real, or shapes, filter size or options do not fit.
+        If an array is not finite and real, shapes, filter size or options do not fit, or the type
+        of the output cannot hold it.
 
     Notes
     -----
@@ -298,6 +309,7 @@ def depthwise(
     **Laws**
 
     - it is the dense convolution with a kernel that is zero between different channels
+    - *range*: the same holds for entries of any magnitude
 
     Examples
     --------
@@ -315,10 +327,14 @@ def depthwise(
         need = f"{expected} (kernel entries, channels of x)"
         raise ValueError(f"C: expected shape {need}, got {C.shape}")
     x, C = _same_dtype(x, C)
-    y = np.empty((*x.shape[:2], *(a.out for a in axes)), x.dtype)
-    for images in _blocks(len(x), _padded_bytes(x, C, axes)):
-        y[images] = _depthwise(x[images], C, axes)
-    return y
+
+    def core(x: Floats, C: Floats) -> Floats:
+        y = np.empty((*x.shape[:2], *(a.out for a in axes)), x.dtype)
+        for images in _blocks(len(x), _padded_bytes(x, C, axes)):
+            y[images] = _depthwise(x[images], C, axes)
+        return y
+
+    return _bilinear(core, x, C, np.zeros(x.shape[1], x.dtype), "x, C")
 
 
 def cp_conv1d(x: ArrayLike, cp: CP, *, kernel_size: Pair, **options: Any) -> Floats:
@@ -395,7 +411,8 @@ def cp_conv2d(
     Raises
     ------
     TypeError, ValueError
-        If an array is not finite and real, or shapes, kernel size or options do not fit.
+        If an array is not finite and real, shapes, kernel size or options do not fit, or the type
+        of the output cannot hold it.
 
     Notes
     -----
@@ -408,6 +425,7 @@ def cp_conv2d(
     - it is the dense convolution with the reconstructed kernel, exactly on integers, else within
       :func:`cp_conv_bound`
     - it equals the three stages as index loops, within its rounding bound
+    - *range*: the same holds for entries of any magnitude, in float32 and in float64
     - the blocks do not show
 
     Examples
@@ -538,7 +556,8 @@ def cp_linear(x: ArrayLike, cp: CP, *, bias: ArrayLike | None = None) -> Floats:
     Raises
     ------
     TypeError, ValueError
-        If an array is not finite and real, or the shapes do not fit.
+        If an array is not finite and real, the shapes do not fit, or the type of the output cannot
+        hold it.
 
     Notes
     -----
@@ -547,6 +566,7 @@ def cp_linear(x: ArrayLike, cp: CP, *, bias: ArrayLike | None = None) -> Floats:
     **Laws**
 
     - it is :func:`cp_conv2d` with a 1x1 kernel
+    - *range*: the same holds for entries of any magnitude
 
     Examples
     --------
@@ -560,12 +580,17 @@ def cp_linear(x: ArrayLike, cp: CP, *, bias: ArrayLike | None = None) -> Floats:
         shapes = f"{x.shape} and {cp.shape}"
         raise ValueError(f"x, cp: expected shapes (..., Cin) and (Cout, Cin), got {shapes}")
     b = _check_bias(bias, cp.shape[0])
-    x, a_out, a_in, w, b = _same_dtype(x, *cp.factors, cp.weights, b)
-    return np.asarray(x @ (a_in * w) @ a_out.T + b)
+    x, a_out, a_in, w, b = arrays = _same_dtype(x, *cp.factors, cp.weights, b)
+    spans = [*map(span, arrays[:-1]), (0, span(b)[1])]
+    if fits(*spans, dtype=x.dtype):
+        return np.asarray(x @ (a_in * w) @ a_out.T + b)
+    pixels = [x.reshape(-1, x.shape[-1], 1), *arrays[1:]]  # images of one pixel
+    y = _cp_layer(pixels, _axes((1,), 1, 1, 0, 1))
+    return y.reshape(*x.shape[:-1], len(a_out))
 
 
 def kernel_to_tensor(W: ArrayLike) -> Floats:
-    """View a kernel as the tensor that is factorized.
+    """Write a kernel as the tensor that is factorized.
 
     Parameters
     ----------
@@ -575,7 +600,7 @@ def kernel_to_tensor(W: ArrayLike) -> Floats:
     Returns
     -------
     ndarray, shape (Cout, Cin, kh kw) or, for a 1x1 kernel, (Cout, Cin)
-        The tensor; the width index runs fastest. float32 is kept.
+        The tensor; the width index runs fastest. float32 is kept. Always a copy.
 
     Raises
     ------
@@ -599,11 +624,11 @@ def kernel_to_tensor(W: ArrayLike) -> Floats:
     array([[ 6.,  7.,  8.,  9., 10., 11.]])
     """
     W = _check_axes(W, "W")
-    return W.reshape(*W.shape[:2], *([-1] if prod(W.shape[2:]) > 1 else []))
+    return np.array(W, order="C").reshape(*W.shape[:2], *([-1] if prod(W.shape[2:]) > 1 else []))
 
 
 def tensor_to_kernel(X: ArrayLike, kernel_size: Pair) -> Floats:
-    """View a tensor as the kernel that it stands for.
+    """Write a tensor as the kernel that it stands for.
 
     Parameters
     ----------
@@ -615,7 +640,7 @@ def tensor_to_kernel(X: ArrayLike, kernel_size: Pair) -> Floats:
     Returns
     -------
     ndarray, shape (Cout, Cin) and the sides of the kernel
-        The kernel. float32 is kept.
+        The kernel. float32 is kept. Always a copy.
 
     Raises
     ------
@@ -641,7 +666,7 @@ def tensor_to_kernel(X: ArrayLike, kernel_size: Pair) -> Floats:
     size = _numbers(kernel_size, "kernel_size", (1, 2, 3), 1)
     size = size[: np.size(kernel_size) if np.ndim(kernel_size) else 2]
     _check_spatial(X.shape, size, "X")
-    return X.reshape(*X.shape[:2], *size)
+    return np.array(X, order="C").reshape(*X.shape[:2], *size)
 
 
 def _conv(
@@ -660,12 +685,36 @@ def _conv(
     _check_channels(x, W.shape[1], "W")
     axes = _axes(x.shape[2:], W.shape[2:], stride, padding, dilation)
     x, W, b = _same_dtype(x, W, _check_bias(bias, len(W)))
+    return _bilinear(lambda x, W: _dense(x, W, axes), x, W, b, "x, W, bias")
+
+
+def _dense(x: Floats, W: Floats, axes: Sequence["_Axis"]) -> Floats:
+    """Spell out :eq:`conv-dense`: patches times the kernel as a matrix."""
     matrix = W.reshape(len(W), -1)
     out = tuple(a.out for a in axes)
     y = np.empty((len(x), len(W), prod(out)), x.dtype)
     for images, positions, columns in _patches(x, axes):
         np.matmul(matrix, columns, out=y[images, :, positions])
-    return _add_bias(y.reshape(len(x), len(W), *out), b)
+    return y.reshape(len(x), len(W), *out)
+
+
+def _bilinear(
+    core: Callable[[Floats, Floats], Floats], x: Floats, A: Floats, b: Floats, names: str
+) -> Floats:
+    """Apply a function that is linear in both arguments, and add a bias, in range."""
+    spans, offset = (span(x), span(A)), (0, span(b)[1])
+    if fits(*spans, offset, dtype=x.dtype):
+        return _add_bias(core(x, A), b)
+    if x.dtype == np.float32 and fits(*spans, offset):
+        x64, A64, b64 = (a.astype(np.float64) for a in (x, A, b))
+        return finite(_add_bias(core(x64, A64), b64), names, x.dtype)
+    y = bilinear(core, wide(x), wide(A))
+    return narrow(plus(y, _wide_channels(wide(b), y)), names, x.dtype)
+
+
+def _wide_channels(a: Wide, y: Wide) -> Wide:
+    """Shape numbers so that there is one per channel."""
+    return a.of(lambda values: _per_channel(values, y.mantissa))
 
 
 def _cp_conv(
@@ -686,17 +735,46 @@ def _cp_conv(
     _check_spatial(cp.shape, tuple(a.kernel for a in axes), "cp")
     _check_channels(x, cp.shape[1], "cp")
     b = _check_bias(bias, cp.shape[0])
-    x, a_out, a_in, w, b = _same_dtype(x, *cp.factors[:2], cp.weights, b)
-    a_kernel = (_khatri_rao(cp.factors[2:], cp.rank) * w).astype(x.dtype)
+    return _cp_layer(_same_dtype(x, *cp.factors, cp.weights, b), axes)
+
+
+def _cp_layer(arrays: Sequence[Floats], axes: Sequence["_Axis"]) -> Floats:
+    """Run the stages on images, factors, weights and bias, in range."""
+    dtype, names = arrays[0].dtype, "x, cp, bias"
+    spans = [*map(span, arrays[:-1]), (0, span(arrays[-1])[1])]
+    if fits(*spans, dtype=dtype):
+        return _stages(arrays, axes)
+    if fits(*spans):  # float32 data
+        return finite(_stages([a.astype(np.float64) for a in arrays], axes), names, dtype)
+    return narrow(_wide_stages([wide(a) for a in arrays], axes), names, dtype)
+
+
+def _stages(arrays: Sequence[Floats], axes: Sequence["_Axis"]) -> Floats:
+    """Spell out :eq:`conv-cp` for images, factors, weights and bias."""
+    x, a_out, a_in, *rest, w, b = arrays
+    a_kernel = (_khatri_rao(rest, len(w)) * w).astype(x.dtype)
     y = np.empty((len(x), len(a_out), *(a.out for a in axes)), x.dtype)
-    for images in _blocks(len(x), x.itemsize * cp.rank * prod(x.shape[2:])):
-        if len(cp.factors) > 2:
+    for images in _blocks(len(x), x.itemsize * len(w) * prod(x.shape[2:])):
+        if rest:
             z = _pointwise(x[images], a_in.T, innermost=True)
             z = _depthwise_innermost(z, a_kernel, axes)
         else:
             z = _pointwise(_pixels(x[images], axes), (a_in * a_kernel).T, innermost=True)
         y[images] = _pointwise(z, a_out)
     return _add_bias(y, b)
+
+
+def _wide_stages(arrays: Sequence[Wide], axes: Sequence["_Axis"]) -> Wide:
+    """Do the same with mantissas and exponents apart."""
+    x, a_out, a_in, *rest, w, b = arrays
+    a_kernel = wide_khatri_rao([w.of(lambda x: x[None]), *rest])
+    if rest:
+        z = bilinear(_pointwise, x, a_in.of(np.transpose))
+        z = bilinear(lambda z, C: _depthwise(z, C, axes), z, a_kernel)
+    else:
+        z = bilinear(_pointwise, x.of(lambda x: _pixels(x, axes)), times(a_in, w).of(np.transpose))
+    y = bilinear(_pointwise, z, a_out)
+    return plus(y, _wide_channels(b, y))
 
 
 class _Axis(NamedTuple):

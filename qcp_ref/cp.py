@@ -32,7 +32,21 @@ from qcp_ref._checks import (
     check_rng,
     check_tensor,
 )
-from qcp_ref.tensor import _khatri_rao, gram
+from qcp_ref._results import frozen
+from qcp_ref._wide import (
+    Span,
+    Wide,
+    bilinear,
+    fits,
+    narrow,
+    over,
+    root,
+    span,
+    times,
+    total,
+    wide,
+)
+from qcp_ref.tensor import _khatri_rao, gram, wide_khatri_rao, wide_products
 
 __all__ = [
     "CP",
@@ -54,6 +68,7 @@ _DEGENERATE_COSINE = -0.9
 _FAR = 2.0**900  # squared norms up to here have lost nothing
 
 
+@frozen
 @dataclass(frozen=True, eq=False)
 class CP:
     """A tensor given by its CP factors and weights.
@@ -69,9 +84,9 @@ class CP:
     Attributes
     ----------
     factors : tuple of ndarray
-        The factor matrices.
+        The factor matrices: copies in C order, which cannot be written.
     weights : ndarray, shape (R,)
-        The weights.
+        The weights, likewise.
 
     Raises
     ------
@@ -86,6 +101,8 @@ class CP:
     **Laws**
 
     - rank and shape are those of the factors
+    - *layout*: byte order, strides and origin of the arrays do not matter; it is float32 if all of
+      them are
 
     Examples
     --------
@@ -108,8 +125,11 @@ class CP:
             raise ValueError(f"weights: expected shape {(rank,)} (the rank), got {w.shape}")
         dtype = np.result_type(w, *matrices)
         # Copies: what the caller does to its arrays afterwards must not show here.
-        object.__setattr__(self, "factors", tuple(A.astype(dtype) for A in matrices))
-        object.__setattr__(self, "weights", w.astype(dtype))
+        copies = [np.array(A, dtype, order="C") for A in (*matrices, w)]
+        for A in copies:
+            A.setflags(write=False)
+        object.__setattr__(self, "factors", tuple(copies[:-1]))
+        object.__setattr__(self, "weights", copies[-1])
 
     @property
     def rank(self) -> int:
@@ -122,6 +142,7 @@ class CP:
         return tuple(A.shape[0] for A in self.factors)
 
 
+@frozen
 class Alignment(NamedTuple):
     """Result of :func:`align`: the matched tensor, the order taken, the cosine of each match."""
 
@@ -158,8 +179,8 @@ def reconstruct(cp: CP) -> Array:
 
     Raises
     ------
-    TypeError
-        If ``cp`` is not a CP tensor.
+    TypeError, ValueError
+        If ``cp`` is not a CP tensor, or float64 cannot hold the dense one.
 
     Notes
     -----
@@ -168,6 +189,7 @@ def reconstruct(cp: CP) -> Array:
     **Laws**
 
     - it equals the sum over components, entry by entry
+    - *range*: the same holds for entries of any magnitude
     - it is unchanged by permuting components and by rescaling columns
 
     Examples
@@ -177,8 +199,13 @@ def reconstruct(cp: CP) -> Array:
     array([[ 3.,  4.,  5.],
            [ 6.,  8., 10.]])
     """
-    A, *rest = _weighted(cp)
-    return (A @ _khatri_rao(rest, cp.rank).T).reshape(cp.shape)
+    _check_cp(cp, "cp")
+    if fits(*_spans(cp)):
+        A, *rest = _weighted(cp)
+        return (A @ _khatri_rao(rest, cp.rank).T).reshape(cp.shape)
+    first, *others = map(wide, (cp.factors[0], cp.weights[None], *cp.factors[1:]))
+    right = wide_khatri_rao(others).of(np.transpose)
+    return narrow(bilinear(np.matmul, first, right), "cp").reshape(cp.shape)
 
 
 def relative_error(X: ArrayLike, cp: CP) -> float:
@@ -200,7 +227,8 @@ def relative_error(X: ArrayLike, cp: CP) -> float:
     Raises
     ------
     TypeError, ValueError
-        If ``X`` is not finite and real or has another shape than ``cp``.
+        If ``X`` is not finite and real or has another shape than ``cp``, or float64 cannot hold the
+        dense tensor or the result.
 
     Notes
     -----
@@ -210,6 +238,7 @@ def relative_error(X: ArrayLike, cp: CP) -> float:
 
     - it is 0 for the tensor itself and 1 for the zero approximation
     - scaling tensor and approximation by the same power of two leaves it unchanged
+    - *range*: it is what exact sums give, up to rounding, for approximations of any magnitude
 
     Examples
     --------
@@ -221,10 +250,10 @@ def relative_error(X: ArrayLike, cp: CP) -> float:
     dense = reconstruct(cp)
     if X.shape != dense.shape:
         raise ValueError(f"X: expected shape {dense.shape} (that of cp), got {X.shape}")
-    size, difference = float(np.linalg.norm(X)), float(np.linalg.norm(X - dense))
-    if size == 0:
-        return 0.0 if difference == 0 else float("inf")
-    return difference / size
+    size, difference = frobenius(X), frobenius(X - dense)
+    if not size.mantissa:
+        return 0.0 if not difference.mantissa else float("inf")
+    return float(narrow(over(difference, size), "X, cp"))
 
 
 def inner(left: CP, right: CP) -> float:
@@ -243,7 +272,7 @@ def inner(left: CP, right: CP) -> float:
     Raises
     ------
     TypeError, ValueError
-        If an argument is not a CP tensor or the shapes differ.
+        If an argument is not a CP tensor, the shapes differ, or float64 cannot hold the result.
 
     Notes
     -----
@@ -251,6 +280,7 @@ def inner(left: CP, right: CP) -> float:
 
     **Laws**
 
+    - *range*: it is what exact sums give, up to rounding, for entries of any magnitude
     - it equals the inner product of the dense tensors
     - it is symmetric and linear in the weights
 
@@ -265,7 +295,9 @@ def inner(left: CP, right: CP) -> float:
     _check_cp(right, "right")
     if left.shape != right.shape:
         raise ValueError(f"right: expected shape {left.shape} (that of left), got {right.shape}")
-    product = np.outer(left.weights, right.weights).astype(np.float64)
+    if not fits(*_spans(left), *_spans(right)):
+        return float(narrow(_inner(left, right), "left, right"))
+    product = np.outer(left.weights.astype(np.float64), right.weights.astype(np.float64))
     for A, B in zip(left.factors, right.factors, strict=True):
         product *= A.astype(np.float64).T @ B.astype(np.float64)
     return float(product.sum())
@@ -286,8 +318,8 @@ def norm(cp: CP) -> float:
 
     Raises
     ------
-    TypeError
-        If ``cp`` is not a CP tensor.
+    TypeError, ValueError
+        If ``cp`` is not a CP tensor, or float64 cannot hold its norm; its square need not fit.
 
     Notes
     -----
@@ -295,6 +327,7 @@ def norm(cp: CP) -> float:
 
     **Laws**
 
+    - *range*: the same holds for entries of any magnitude
     - it equals the norm of the dense tensor, within its rounding bound
 
     Examples
@@ -303,7 +336,8 @@ def norm(cp: CP) -> float:
     >>> norm(CP([[[3], [4]], [[1], [0]]], [2]))
     10.0
     """
-    return float(np.sqrt(max(inner(cp, cp), 0.0)))
+    _check_cp(cp, "cp")
+    return float(narrow(root(_square(cp)), "cp"))
 
 
 def normalize(cp: CP) -> CP:
@@ -321,17 +355,19 @@ def normalize(cp: CP) -> CP:
 
     Raises
     ------
-    TypeError
-        If ``cp`` is not a CP tensor.
+    TypeError, ValueError
+        If ``cp`` is not a CP tensor, or float64 cannot hold a weight.
 
     Notes
     -----
-    Uses the scale freedom :eq:`cp-freedom`; signs stay in the weights.
+    Uses the scale freedom :eq:`cp-freedom`; signs stay in the weights. A component whose norm is
+    below the smallest float64 becomes zero, as does an entry that is so small beside its column.
 
     **Laws**
 
     - the dense tensor is unchanged
     - every column has norm 1, or is zero and so is its weight
+    - *range*: the same holds for entries of any magnitude
 
     Examples
     --------
@@ -339,9 +375,9 @@ def normalize(cp: CP) -> CP:
     >>> normalize(CP([[[3], [4]], [[0], [2]]])).weights
     array([10.])
     """
-    divisors, weights = _unit_weights(cp)
-    alive = weights != 0
-    return CP([A / s * alive for A, s in zip(cp.factors, divisors, strict=True)], weights)
+    units, norms = _units(cp)
+    weights = narrow(norms, "cp")
+    return CP([A * (weights != 0) for A in units], weights)
 
 
 def balance(cp: CP) -> CP:
@@ -359,8 +395,9 @@ def balance(cp: CP) -> CP:
 
     Raises
     ------
-    TypeError
-        If ``cp`` is not a CP tensor.
+    TypeError, ValueError
+        If ``cp`` is not a CP tensor, or float64 cannot hold the balanced columns; the weights
+        need not fit.
 
     Notes
     -----
@@ -372,6 +409,7 @@ def balance(cp: CP) -> CP:
 
     - the dense tensor is unchanged
     - the norms of a component's columns are equal, their product is its norm
+    - *range*: the same holds for entries of any magnitude
 
     Examples
     --------
@@ -379,10 +417,9 @@ def balance(cp: CP) -> CP:
     >>> balance(CP([[[1]], [[1]], [[1]]], [-8])).factors[0]
     array([[-2.]])
     """
-    divisors, weights = _unit_weights(cp)
-    share = np.abs(weights) ** (1.0 / len(cp.factors))
-    first, *rest = (A / s for A, s in zip(cp.factors, divisors, strict=True))
-    return CP([first * np.copysign(share, weights), *(A * share for A in rest)])
+    (first, *rest), norms = _units(cp)
+    share = narrow(root(norms._replace(mantissa=np.abs(norms.mantissa)), len(cp.factors)), "cp")
+    return CP([first * np.copysign(share, norms.mantissa), *(A * share for A in rest)])
 
 
 def canonical(cp: CP) -> CP:
@@ -401,18 +438,22 @@ def canonical(cp: CP) -> CP:
 
     Raises
     ------
-    TypeError
-        If ``cp`` is not a CP tensor.
+    TypeError, ValueError
+        If ``cp`` is not a CP tensor, or float64 cannot hold a weight.
 
     Notes
     -----
-    Uses up :eq:`cp-freedom`: scale, sign and order. Components of equal weight keep their order.
+    Uses up :eq:`cp-freedom`: scale, sign and order. Components of equal weight are ordered by their
+    columns, from the first factor to the last: at the first entry that differs, the larger one
+    comes first. Equal means the same float64 number. Weights that differ by rounding alone, as
+    after rescaling by other numbers than powers of two, are not equal, so such components may
+    change places.
 
     **Laws**
 
     - the dense tensor is unchanged
-    - permuting components, flipping signs in pairs or rescaling by powers of two before does not
-      matter
+    - *freedoms*: permuting components, flipping signs in pairs or rescaling by powers of two before
+      does not matter, bit for bit, also with equal weights
     - it is idempotent up to rounding
 
     Examples
@@ -422,16 +463,19 @@ def canonical(cp: CP) -> CP:
     array([6., 1.])
     """
     unit = normalize(cp)
-    order = np.argsort(-np.abs(unit.weights), kind="stable")
-    *heads, last = (A[:, order] for A in unit.factors)
-    sign = np.where(unit.weights[order] < 0, -1.0, 1.0)
+    *heads, last = unit.factors
+    sign = np.where(unit.weights < 0, -1.0, 1.0)
     fixed = []
     for A in heads:
         peak = A[np.abs(A).argmax(axis=0), np.arange(A.shape[1])]
         flip = np.where(peak < 0, -1.0, 1.0)
         fixed.append(A * flip)
         sign = sign * flip
-    return CP([*fixed, last * sign], np.abs(unit.weights[order]))
+    fixed = [A + 0.0 for A in (*fixed, last * sign)]  # -0 becomes 0
+    weights = np.abs(unit.weights)
+    # The last key decides first; of the others, the entries of the first factor.
+    order = np.lexsort([*-np.vstack(fixed)[::-1], -weights])
+    return CP([A[:, order] for A in fixed], weights[order])
 
 
 def align(cp: CP, reference: CP) -> Alignment:
@@ -453,7 +497,7 @@ def align(cp: CP, reference: CP) -> Alignment:
     Raises
     ------
     TypeError, ValueError
-        If an argument is not a CP tensor, or shapes or ranks differ.
+        If an argument is not a CP tensor, shapes or ranks differ, or float64 cannot hold a weight.
 
     Notes
     -----
@@ -509,20 +553,24 @@ def degeneracy(cp: CP, *, norm_X: float | None = None) -> Degeneracy:
     -------
     Degeneracy
         ``cosine``: the smallest cosine between two components (near -1: they cancel);
-        ``norm_ratio``: sum of the components' squared norms over the squared norm of the tensor;
+        ``norm_ratio``: sum of the components' squared norms over the squared norm of the tensor,
+        infinity if that norm is 0;
         ``condition``: condition number of the Gram matrix of the unit components, infinity if it is
         singular; ``suspected``: whether the cosine is close enough to -1 to suspect a border rank.
 
     Raises
     ------
     TypeError, ValueError
-        If ``cp`` is not a CP tensor or ``norm_X`` not a finite number of at least 0.
+        If ``cp`` is not a CP tensor, ``norm_X`` not a finite number of at least 0, or float64
+        cannot hold the ratio.
 
     Notes
     -----
     Equation :eq:`cp-degeneracy`. Zero components take no part.
 
     **Laws**
+
+    - *range*: it does not depend on the scale of the tensor, whatever that is
 
     - orthonormal components have cosine 0, norm ratio 1 and condition 1
     - rescaling and permuting change nothing
@@ -533,26 +581,30 @@ def degeneracy(cp: CP, *, norm_X: float | None = None) -> Degeneracy:
     >>> degeneracy(CP([[[1, 0], [0, 1]], [[1, 0], [0, 1]]]))
     Degeneracy(cosine=0.0, norm_ratio=1.0, condition=1.0)
     """
-    unit = normalize(cp)
+    units, norms = _units(cp)
     if norm_X is not None:
         norm_X = check_real(norm_X, "norm_X", minimum=0.0)
-    alive = unit.weights != 0
+    alive = norms.mantissa != 0
     if not alive.any():
         return Degeneracy(0.0, 1.0, 1.0)
-    G = gram([A[:, alive] for A in unit.factors])
-    signs = np.sign(unit.weights[alive])
+    G = gram([A[:, alive] for A in units])
+    signs = np.sign(norms.mantissa[alive])
     G = G * np.outer(signs, signs)
     pairs = G[~np.eye(len(G), dtype=bool)]
-    total = max(inner(cp, cp), 0.0) if norm_X is None else norm_X**2
-    squares = float((unit.weights**2).sum())
+    size = None if norm_X is None else wide(norm_X)
+    square = _square(cp) if size is None else times(size, size)
     eigenvalues = np.linalg.eigvalsh(G)
     smallest = float(eigenvalues[0])
     singular = smallest <= len(G) * np.finfo(float).eps * eigenvalues[-1]
     return Degeneracy(
         cosine=float(pairs.min()) if pairs.size else 0.0,
-        norm_ratio=squares / total if total else float("inf"),
+        norm_ratio=_over_square(norms, square) if square.mantissa else float("inf"),
         condition=float("inf") if singular else float(eigenvalues[-1]) / smallest,
     )
+
+
+def _over_square(norms: Wide, square: Wide) -> float:
+    return float(narrow(over(total(times(norms, norms)), square), "cp, norm_X"))
 
 
 def random_cp(shape: Iterable[int], rank: int, *, rng: Rng) -> CP:
@@ -616,24 +668,57 @@ def _weighted(cp: CP, name: str = "cp") -> list[Array]:
     return factors
 
 
-def _lengths(cp: CP) -> Array:
-    """Return the column norms of all factors, one row per mode."""
-    _check_cp(cp, "cp")
-    rows = []
-    for A in cp.factors:
+def _spans(cp: CP) -> list[Span]:
+    """Return the spans of all that is multiplied in a component."""
+    return [span(A) for A in (*cp.factors, cp.weights)]
+
+
+def frobenius(X: Array) -> Wide:
+    """Return the norm of an array, whose square float64 may not hold."""
+    peak = float(np.abs(X).max())
+    if peak == 0 or _FAR**-0.5 < peak < (_FAR / X.size) ** 0.5:
+        return wide(np.linalg.norm(X))
+    unit = wide(peak)._replace(mantissa=np.array(0.5))  # a power of two changes no digit
+    return times(wide(np.linalg.norm(narrow(over(wide(X), unit), "X"))), unit)
+
+
+def column_norms(A: NDArray[Any]) -> Wide:
+    """Return the norms of the columns of a factor."""
+    with np.errstate(over="ignore"):
         squares = np.einsum("ir,ir->r", A, A, dtype=np.float64)
-        if ((squares > 1 / _FAR) & (squares < _FAR)).all():
-            rows.append(np.sqrt(squares))
-        else:  # relative to the largest entry, so that squares stay in range
-            peak = np.abs(A).max(axis=0).astype(np.float64)
-            rows.append(peak * np.linalg.norm(A / np.where(peak > 0, peak, 1.0), axis=0))
-    return np.array(rows)
+    if not ((squares > 1 / _FAR) & (squares < _FAR)).all():
+        # Relative to the largest entry, so that squares stay in range.
+        peak = wide(np.abs(A).max(axis=0))
+        unit = peak._replace(mantissa=np.full(A.shape[1], 0.5))
+        relative = np.where(peak.mantissa > 0, narrow(over(wide(A), unit), "A"), 0.0)
+        return times(wide(np.sqrt(np.einsum("ir,ir->r", relative, relative))), unit)
+    return wide(np.sqrt(squares))
 
 
-def _unit_weights(cp: CP) -> tuple[Array, Array]:
-    """Return the column norms, with 1 for 0, and the weights of the normalized components."""
-    lengths = _lengths(cp)
-    # Mantissas and exponents apart: the product may fit where its parts do not.
-    mantissas, exponents = np.frexp(np.vstack([lengths, cp.weights.astype(np.float64)]))
-    weights = np.ldexp(mantissas.prod(axis=0), exponents.sum(axis=0))
-    return np.where(lengths > 0, lengths, 1.0), weights
+def _units(cp: CP) -> tuple[list[Array], Wide]:
+    """Return the factors with columns of length 1, or 0, and the components' norms with signs."""
+    _check_cp(cp, "cp")
+    norms, units = wide(cp.weights), []
+    for A in cp.factors:
+        lengths = column_norms(A)
+        norms = times(norms, lengths)
+        dead = lengths.mantissa == 0
+        divisor = Wide(np.where(dead, 1.0, lengths.mantissa), np.where(dead, 0, lengths.exponent))
+        if np.abs(divisor.exponent).max() < 500:
+            units.append(A / narrow(divisor, "cp"))
+        else:
+            units.append(narrow(over(wide(A), divisor), "cp"))
+    return units, norms
+
+
+def _inner(left: CP, right: CP) -> Wide:
+    """Spell out :eq:`cp-inner` with mantissas and exponents apart."""
+    w, v = wide(left.weights[:, None]), wide(right.weights)
+    left_factors, right_factors = map(wide, left.factors), map(wide, right.factors)
+    return total(times(times(w, v), wide_products([*left_factors], [*right_factors])))
+
+
+def _square(cp: CP) -> Wide:
+    """Return the squared norm of a CP tensor; one that rounding has made negative counts as 0."""
+    square = wide(inner(cp, cp)) if fits(*_spans(cp) * 2) else _inner(cp, cp)
+    return square if square.mantissa > 0 else wide(0.0)

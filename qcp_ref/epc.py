@@ -20,6 +20,7 @@ Checked by tests/test_epc.py.
 """
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
@@ -34,8 +35,10 @@ from qcp_ref._checks import (
     check_real,
     check_tensor,
 )
+from qcp_ref._results import frozen
+from qcp_ref._wide import narrow, plus, times, total, wide
 from qcp_ref.als import Callback, _fit_error
-from qcp_ref.cp import CP, _lengths, balance, normalize, relative_error
+from qcp_ref.cp import CP, _check_cp, balance, column_norms, normalize, relative_error
 from qcp_ref.tensor import _normal_sweep
 
 __all__ = ["EPCFit", "EPCHistory", "EPCUpdate", "epc", "epc_update", "sensitivity"]
@@ -49,6 +52,7 @@ _SPREAD = 1e8  # of the weights: the share above has to tell their components fr
 _NEWTON_STEPS = 100
 
 
+@frozen
 class EPCUpdate(NamedTuple):
     """Result of :func:`epc_update`: the factor, the ridge parameter, the squared error left."""
 
@@ -57,6 +61,7 @@ class EPCUpdate(NamedTuple):
     squared_error: float
 
 
+@frozen
 class EPCHistory(NamedTuple):
     """After every sweep: relative error, squared component norms over ``||X||^2``, sensitivity.
 
@@ -68,6 +73,7 @@ class EPCHistory(NamedTuple):
     sensitivity: Array
 
 
+@frozen
 class EPCFit(NamedTuple):
     """Result of :func:`epc`: factors, their relative error, history, reason for stopping.
 
@@ -181,7 +187,7 @@ def sensitivity(cp: CP) -> float:
     Raises
     ------
     TypeError, ValueError
-        If ``cp`` is not a CP tensor, or its columns are too long for the result.
+        If ``cp`` is not a CP tensor, or float64 cannot hold the result.
 
     Notes
     -----
@@ -193,6 +199,7 @@ def sensitivity(cp: CP) -> float:
 
     - it is the sum of the squared changes that a change by one of each single entry makes
     - it is the mean over random noise, to first order
+    - *range*: it is what exact sums give, up to rounding, for entries of any magnitude
     - no scaling of the columns that keeps the tensor has less than :eq:`epc-scaling`
 
     Examples
@@ -201,12 +208,14 @@ def sensitivity(cp: CP) -> float:
     >>> sensitivity(CP([[[3.0], [4.0]], [[1.0], [0.0], [0.0]]]))  # 2 * 1 + 3 * 25
     77.0
     """
-    lengths, w = _lengths(cp), cp.weights.astype(np.float64)
-    with np.errstate(over="ignore", invalid="ignore"):
-        total = float((w**2 * _noise_gain(lengths**2, cp.shape)).sum())
-    if not np.isfinite(total):
-        raise ValueError("cp: expected columns whose squared norms float64 can hold; rescale it")
-    return total
+    _check_cp(cp, "cp")
+    lengths = [column_norms(A) for A in cp.factors]
+    gains = []
+    for n, side in enumerate(cp.shape):
+        others = [wide(cp.weights), *lengths[:n], *lengths[n + 1 :]]
+        gain = reduce(times, [times(a, a) for a in others])
+        gains.append(times(gain, wide(float(side))))
+    return float(narrow(total(reduce(plus, gains)), "cp"))
 
 
 def epc(

@@ -30,6 +30,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from qcp_ref._checks import Array, Rng, check_array, check_int, check_option, check_rng
 from qcp_ref._kernels import TIE, exact_scale, moments
+from qcp_ref._results import frozen
 
 __all__ = ["Grid", "Scale", "choose_scale", "dequantize", "project", "quantize"]
 
@@ -145,6 +146,7 @@ class Grid:
         return np.dtype(f"{'int' if self.signed else 'uint'}{8 if self.bits <= 8 else 16}")
 
 
+@frozen
 class Scale(NamedTuple):
     """Scale and zero point of an array, and the rule that chose the scale.
 
@@ -387,8 +389,7 @@ def choose_scale(
     axis = check_int(axis, "axis", minimum=0, maximum=1)
     if x.ndim != 2:
         raise ValueError(f"x: expected 2 axes when axis is given, got shape {x.shape}")
-    slices = x if axis == 0 else x.T
-    pairs = np.array([_one_scale(part, grid, rule, po2) for part in slices])
+    pairs = np.array([_one_scale(part, grid, rule, po2) for part in (x if axis == 0 else x.T)])
     scales, zeros = (np.expand_dims(column, 1 - axis) for column in pairs.T)
     return Scale(scales, zeros if rule in _AFFINE else 0.0 - grid.offset, name)
 

@@ -29,6 +29,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qcp_ref._checks import Array, check_array, check_option
+from qcp_ref._results import frozen
+from qcp_ref._wide import Wide, narrow, over, times, wide
 from qcp_ref.conv import Padding, Pair, _check_axes, _conv, depthwise, pointwise
 from qcp_ref.grid import Grid, Scale, _check_grid, _check_spread, _check_zero, quantize
 from qcp_ref.qcp import QuantizedCP
@@ -313,6 +315,7 @@ def requantize(
     return quantize(np.clip(rounded, _INT32.min, _INT32.max), grid, 1.0, zero_point)
 
 
+@frozen
 @dataclass(frozen=True, eq=False)
 class IntegerCP:
     """A factorized layer that runs in integers; :func:`integer_cp` makes it.
@@ -344,7 +347,7 @@ class IntegerCP:
 
     Notes
     -----
-    Equation :eq:`integer-layer`.
+    Equation :eq:`integer-layer`. The arrays are copies and cannot be written.
     """
 
     weights: tuple[Integers, ...]
@@ -444,6 +447,8 @@ def integer_cp(
     - the layer equals plain loops over Python integers, code by code
     - its output stays within :eq:`integer-error` of the layer in real numbers
     - all that a scale per column does to the output, the multipliers do
+    - *range*: multipliers and bias are those of exact ratios, up to rounding, for scales of any
+      magnitude; a power of two times all scales and the bias changes nothing
 
     Examples
     --------
@@ -460,16 +465,19 @@ def integer_cp(
     _check_kernel(geometry.get("kernel_size", 1), codes)
     s, z = _check_scales(scales, _check_activations(grid), len(codes))
     sigma, share = _fold(steps[0])
-    M = [s[n] * step / s[n + 1] for n, step in enumerate([*steps[1:], sigma])]
-    M[-2] = M[-2] * share
+    # Mantissas and exponents apart: products of scales may leave the range, multipliers need not.
+    s_wide, stages = [wide(each) for each in s], [*map(wide, steps[1:]), sigma]
+    M = [over(times(s_wide[n], step), s_wide[n + 1]) for n, step in enumerate(stages)]
+    M[-2] = times(M[-2], share)
+    unit = times(s_wide[-2], sigma)
     b = check_array(np.zeros(cp.shape[0]) if bias is None else bias, "bias", ndim=1)
-    b = np.rint(b / (s[-2] * sigma))
+    b = np.rint(narrow(over(wide(b), unit), "bias, cp, scales"))
     if b.shape != cp.shape[:1] or (np.abs(b) > _INT32.max).any():
-        need = f"{cp.shape[:1]} numbers within int32 times {np.max(s[-2] * sigma)}"
+        need = f"{cp.shape[:1]} numbers within int32 times {np.max(narrow(unit, 'cp, scales'))}"
         raise ValueError(f"bias: expected {need}, got {bias!r}")
     return IntegerCP(
         (codes[1].T, *codes[2:], codes[0]),
-        tuple(_check_multiplier(np.ravel(m)) for m in M),
+        tuple(_check_multiplier(np.ravel(narrow(m, "cp, scales"))) for m in M),
         b.astype(np.int64),
         z,
         grid,
@@ -516,10 +524,11 @@ def _prove(bounds: NDArray[np.int64], where: str = "") -> None:
         )
 
 
-def _fold(step: Array) -> tuple[Array, Array]:
+def _fold(step: Array) -> tuple[Wide, Wide]:
     """Split the scale of ``a_out`` into one per row and a share per column :eq:`integer-fold`."""
     columns = step.ndim == 2 and step.shape[0] == 1
-    return (step.max(), step / step.max()) if columns else (np.ravel(step), np.ones(()))
+    per_row = wide(step.max() if columns else np.ravel(step))
+    return per_row, over(wide(step), per_row) if columns else wide(1.0)
 
 
 def _check_integers(

@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from qcp_ref._checks import Array, Rng, check_array
+from qcp_ref._checks import Array, Rng, check_array, is_float32
+from qcp_ref._results import frozen
+from qcp_ref._wide import finite, fits, span
 from qcp_ref.conv import (
     Padding,
     Pair,
@@ -41,6 +43,7 @@ from qcp_ref.search import factorize
 __all__ = ["CPConv", "CPLinear", "compress_conv", "compress_linear"]
 
 
+@frozen
 @dataclass(frozen=True, eq=False)
 class CPLinear:
     """A linear layer as two quantized stages; made by :func:`compress_linear`.
@@ -56,7 +59,7 @@ class CPLinear:
     method : str
         Name of the method.
     bias : ndarray or None
-        Added to the output.
+        Added to the output. Cannot be written.
     output_error : float or None
         Relative error of the output, for a layer that was improved for it.
 
@@ -67,6 +70,7 @@ class CPLinear:
     **Laws**
 
     - ``forward`` equals the product with the reconstructed matrix within the rounding bound
+    - *dtype*: it computes in float32 if and only if ``x`` holds float32 data, whatever made it
 
     Examples
     --------
@@ -94,10 +98,13 @@ class CPLinear:
         return reconstruct(self.cp.dequantize())
 
     def forward(self, x: ArrayLike) -> NDArray[Any]:
-        """Apply the two stages to ``x`` of shape (..., inputs)."""
-        return cp_linear(x, _factors_like(self.cp, x), bias=_bias_like(self.bias, x))
+        """Apply the two stages to ``x`` of shape (..., inputs); float32 stays float32."""
+        x = check_array(x, "x", min_ndim=1, keep_float32=True)
+        factors, bias = _parts_like(self.cp, self.bias, x)
+        return finite(cp_linear(x, factors, bias=bias), "x", x.dtype)
 
 
+@frozen
 @dataclass(frozen=True, eq=False)
 class CPConv:
     """A convolution as quantized stages; made by :func:`compress_conv`.
@@ -118,7 +125,7 @@ class CPConv:
     stride, padding, dilation
         As in :func:`qcp_ref.conv.conv2d`.
     bias : ndarray or None
-        Added to the output, one number per output channel.
+        Added to the output, one number per output channel. Cannot be written.
     output_error : float or None
         Relative error of the output, for a layer that was improved for it.
 
@@ -129,6 +136,7 @@ class CPConv:
     **Laws**
 
     - ``forward`` equals the dense convolution with ``kernel()`` within the rounding bound
+    - *dtype*: it computes in float32 if and only if ``x`` holds float32 data, whatever made it
 
     Examples
     --------
@@ -162,16 +170,19 @@ class CPConv:
 
     def forward(self, x: ArrayLike) -> NDArray[Any]:
         """Apply the stages to ``x``, such as (N, Cin, H, W); float32 stays float32."""
-        return _cp_conv(
+        x = check_array(x, "x", ndim=len(self.kernel_size) + 2, keep_float32=True)
+        factors, bias = _parts_like(self.cp, self.bias, x)
+        y = _cp_conv(
             x,
-            _factors_like(self.cp, x),
+            factors,
             len(self.kernel_size),
             self.kernel_size,
             stride=self.stride,
             padding=self.padding,
             dilation=self.dilation,
-            bias=_bias_like(self.bias, x),
+            bias=bias,
         )
+        return finite(y, "x", x.dtype)
 
 
 def compress_conv(
@@ -421,15 +432,14 @@ def _checked_bias(bias: ArrayLike | None, outputs: int) -> NDArray[Any] | None:
     return b
 
 
-def _is_float32(x: ArrayLike) -> bool:
-    return getattr(x, "dtype", None) == np.float32
-
-
-def _factors_like(cp: QuantizedCP, x: ArrayLike) -> CP:
-    """Return the float factors, rounded to float32 when the input is of that kind."""
+def _parts_like(
+    cp: QuantizedCP, bias: NDArray[Any] | None, x: NDArray[Any]
+) -> tuple[CP, NDArray[Any] | None]:
+    """Return factors and bias, rounded to float32 if the input is of that kind and they fit."""
     exact = cp.dequantize()
-    return CP([A.astype(np.float32) for A in exact.factors]) if _is_float32(x) else exact
-
-
-def _bias_like(bias: NDArray[Any] | None, x: ArrayLike) -> NDArray[Any] | None:
-    return bias.astype(np.float32) if bias is not None and _is_float32(x) else bias
+    parts = [*exact.factors, *([] if bias is None else [bias])]
+    if not is_float32(x) or not fits(*map(span, parts), dtype=np.float32):
+        return exact, bias
+    return CP([A.astype(np.float32) for A in exact.factors]), (
+        None if bias is None else bias.astype(np.float32)
+    )

@@ -34,6 +34,8 @@ from qcp_ref._checks import (
     check_real,
     check_tensor,
 )
+from qcp_ref._results import frozen
+from qcp_ref._wide import Wide, finite, fits, narrow, over, span, times, wide
 from qcp_ref.als import Callback, als_update
 from qcp_ref.conv import Padding, Pair, _axes, _check_axes, _patches
 from qcp_ref.cp import CP, _check_cp, _weighted, balance, reconstruct, relative_error
@@ -66,6 +68,7 @@ _STILL = 1e-12  # a sweep that changes no code and gains less than this is the l
 Tensor = TypeVar("Tensor", CP, QuantizedCP)
 
 
+@frozen
 class OutputFit(NamedTuple, Generic[Tensor]):
     """Result of :func:`output_als` and :func:`polish_output`.
 
@@ -166,8 +169,8 @@ def output_error(X: ArrayLike, cp: CP, S: ArrayLike) -> float:
     Raises
     ------
     TypeError, ValueError
-        If an array is not finite and real, shapes do not fit, or ``S`` is not symmetric and
-        positive semidefinite.
+        If an array is not finite and real, shapes do not fit, ``S`` is not symmetric and positive
+        semidefinite, or float64 cannot hold the result.
 
     Notes
     -----
@@ -178,6 +181,7 @@ def output_error(X: ArrayLike, cp: CP, S: ArrayLike) -> float:
     - it is what the two layers' outputs on those inputs give
     - with the identity for ``S`` it is the relative Frobenius error
     - scaling ``S`` by a power of two leaves it unchanged
+    - *range*: it is what exact sums give, up to rounding, for approximations of any magnitude
 
     Examples
     --------
@@ -187,7 +191,7 @@ def output_error(X: ArrayLike, cp: CP, S: ArrayLike) -> float:
     """
     X = check_tensor(X)
     _check_approximation(X, cp)
-    return _output_error(X, _weighted(cp), _check_moment(S, X.shape))
+    return _output_error(X, _even(cp), _check_moment(S, X.shape))
 
 
 def output_normal(
@@ -228,7 +232,8 @@ def output_normal(
 
     Notes
     -----
-    Equations :eq:`output-normal` and :eq:`output-row` [derived]. Both terms go into
+    Equations :eq:`output-normal` and :eq:`output-row` [derived]. Entries below 2**-900 of the
+    largest one of their column may count as 0. Both terms go into
     :func:`qcp_ref.als.als_update` for the best float factor or row, and into
     :func:`qcp_ref.rows.solve_rows` for codes with a lower bound, as ``F`` and ``G`` of the plain
     problem do. A kernel matrix that is not factorized is the case of ``R`` columns of an identity,
@@ -239,6 +244,8 @@ def output_normal(
     - up to a constant ``a G a - 2 F a`` is the squared output error, whatever the rows ``a`` are
     - it equals plain loops over the definition, exactly on integers
     - with the identity for ``S`` it is MTTKRP and Gram matrix
+    - *scale*: a power of two in a column of another mode appears in ``F`` once and in ``G`` once
+      per row and column, whatever it is
 
     Examples
     --------
@@ -259,8 +266,11 @@ def output_normal(
     S = _check_moment(S, X.shape)
     if row is not None:
         row = check_int(row, "row", minimum=0, maximum=X.shape[mode] - 1)
+    matrices, shift = _moved(matrices, mode)
     _, F, G = next(_problems(X, matrices, S, mode, first=row or 0))
-    return F, G
+    with np.errstate(over="ignore"):
+        F, G = np.ldexp(F, shift), np.ldexp(G, shift + shift[:, None])
+    return finite(F, "X, factors, S"), finite(G, "X, factors, S")
 
 
 def output_als(
@@ -325,7 +335,7 @@ def output_als(
     _check_approximation(X, cp)
     S = _check_moment(S, X.shape)
     tol = check_real(tol, "tol", minimum=0.0)
-    factors = _weighted(cp)
+    factors = _even(cp)
 
     def sweep() -> int:
         for mode, A in enumerate(factors):
@@ -397,7 +407,13 @@ def polish_output(
     """
     X = check_tensor(X)
     _check_rows_grid(_check_quantized(cp, X.shape).grid)
-    state = _Codes(X, cp, _check_moment(S, X.shape))
+    S = _check_moment(S, X.shape)
+    if not fits(*[span(A) for A in cp.dequantize().factors] * 2):
+        raise ValueError(
+            "cp: expected factors whose squares float64 can multiply; let powers of two go from "
+            "one scale to another, which changes nothing else"
+        )
+    state = _Codes(X, cp, S)
     limits = (max_sweeps, _STILL, callback)
     history, reason = _iterate(X, state.factors, state.S, state.sweep, limits)
     best = QuantizedCP([_in_codes(V, cp.grid) for V in state.levels], state.scales, cp.grid)
@@ -413,7 +429,7 @@ class _Codes:
         self.X, self.S, self.grid = X, S, cp.grid
         self.levels = [np.ascontiguousarray(_in_levels(k, cp.grid)) for k in cp.codes]
         self.scales = [s.copy() for s in cp.scales]
-        self.factors = list(cp.dequantize().factors)
+        self.factors = [A.copy() for A in cp.dequantize().factors]
 
     def sweep(self) -> int:
         """Visit every mode once; return how many codes have changed."""
@@ -450,7 +466,7 @@ def _iterate(
     max_sweeps, tol, callback = limits
     max_sweeps = check_int(max_sweeps, "max_sweeps", minimum=1)
     errors = [_output_error(X, factors, S)]
-    if _squared_output(X, S) == 0:
+    if not _output_size(X, S).mantissa:
         return errors, "zero output"
     for number in range(max_sweeps):
         changes = sweep()
@@ -498,15 +514,39 @@ def _gram(C: Array, S: Array, A: Array | None = None) -> Array:
 
 
 def _output_error(X: Array, factors: Sequence[Array], S: Array) -> float:
-    total, change = _squared_output(X, S), _squared_output(X - reconstruct(CP(factors)), S)
-    if total == 0:
-        return 0.0 if change == 0 else float("inf")
-    return float(np.sqrt(change / total))
+    size, change = _output_size(X, S), _output_size(X - reconstruct(CP(factors)), S)
+    if not size.mantissa:
+        return 0.0 if not change.mantissa else float("inf")
+    return float(narrow(over(change, size), "X, cp, S"))
 
 
-def _squared_output(D: Array, S: Array) -> float:
-    M = D.reshape(len(D), -1)
-    return max(float(((M @ S) * M).sum()), 0.0)
+def _output_size(D: Array, S: Array) -> Wide:
+    """Return the root of :eq:`output-error`, whose square float64 may not hold."""
+    unit = wide(np.abs(D).max())._replace(mantissa=np.array(0.5))  # a power of two
+    if unit.exponent < -(2**20):  # no difference at all
+        return wide(0.0)
+    M = narrow(over(wide(D), unit), "X, cp").reshape(len(D), -1)
+    return times(wide(np.sqrt(max(float(((M @ S) * M).sum()), 0.0))), unit)
+
+
+def _even(cp: CP) -> list[Array]:
+    """Return factors that can be changed, weights included, balanced if float64 needs it."""
+    spans = [span(A) for A in (*cp.factors, cp.weights)]
+    return _weighted(cp) if fits(*spans * 2) else [A.copy() for A in balance(cp).factors]
+
+
+def _moved(factors: Sequence[Array], mode: int) -> tuple[list[Array], NDArray[np.int64]]:
+    """Move columns to a magnitude of 1 by powers of two, but for one mode, which takes them all.
+
+    So the components stay what they are, and no product of columns leaves the range of float64.
+    """
+    peaks = [np.frexp(np.abs(A).max(axis=0))[1].astype(np.int64) for A in factors]
+    shift = np.sum([peak for n, peak in enumerate(peaks) if n != mode], axis=0)
+    with np.errstate(over="ignore"):
+        moved = [np.ldexp(A, -peak) for A, peak in zip(factors, peaks, strict=True)]
+        moved[mode] = np.ldexp(factors[mode], np.clip(shift, -4000, 4000))
+    finite(moved[mode], "factors")
+    return moved, shift
 
 
 def _check_approximation(X: Array, cp: Any) -> None:

@@ -34,6 +34,8 @@ from qcp_ref._checks import (
     check_tensor,
 )
 from qcp_ref.admm import iterate
+from qcp_ref._results import frozen
+from qcp_ref._wide import finite
 from qcp_ref.als import STARTS, Callback, _fit_error, _initial, cp_als
 from qcp_ref.cp import CP, balance, relative_error
 from qcp_ref.epc import epc
@@ -63,6 +65,7 @@ _RISE, _RISE_SWEEPS = (
 StageCallback = Callable[[str, int, float], object]
 
 
+@frozen
 @dataclass(frozen=True, eq=False)
 class QuantizedCP:
     """A CP tensor whose factors are integer codes times scales.
@@ -79,9 +82,9 @@ class QuantizedCP:
     Attributes
     ----------
     codes : tuple of integer ndarray
-        The codes in the grid's smallest integer type.
+        The codes in the grid's smallest integer type: copies, which cannot be written.
     scales : tuple of ndarray of float64
-        The scales.
+        The scales, likewise.
     grid : Grid
         The grid.
 
@@ -188,6 +191,7 @@ def _check_quantized(cp: Any, shape: tuple[int, ...]) -> QuantizedCP:
     return cp
 
 
+@frozen
 class QuantizedHistory(NamedTuple):
     """What happened, sweep by sweep.
 
@@ -201,6 +205,7 @@ class QuantizedHistory(NamedTuple):
     steps: NDArray[np.int64]
 
 
+@frozen
 class QuantizedFit(NamedTuple):
     """Result of :func:`ao_admm`, and of all methods of the next chapter.
 
@@ -218,6 +223,7 @@ class QuantizedFit(NamedTuple):
     stop_reason: str
 
 
+@frozen
 class Prediction(NamedTuple):
     """Result of :func:`predict_error`.
 
@@ -306,7 +312,8 @@ def predict_error(
     Raises
     ------
     TypeError, ValueError
-        If arguments are not of their kind, or the grid is not uniform.
+        If arguments are not of their kind, the grid is not uniform, or ``cp`` is so far from ``X``
+        that float64 cannot hold the squared figures.
 
     Notes
     -----
@@ -318,6 +325,7 @@ def predict_error(
     - the error of ``quantize_cp`` is below the bound
     - over random CP tensors it agrees with what is expected
     - no scaling of the columns makes the expectation of a balanced tensor smaller
+    - *scale*: with a power of two in all factors and in ``X`` alike it stays the same
 
     Examples
     --------
@@ -334,20 +342,27 @@ def predict_error(
         raise ValueError(f"grid: expected levels in equal steps around zero, got {grid}")
     _refuse_zero_points(rule)
     error, size = relative_error(X, cp), float(np.linalg.norm(X))
+    # Measured in a power of two per factor, so that products of squares stay near those of X.
+    unit = 2.0 ** -round(np.log2(size or 1.0) / X.ndim)
     squares, noisy, longer = [], [], []
-    for A in balance(cp).factors:
-        scale = choose_scale(A, grid, rule=rule, axis=axis).scale
-        beyond = np.maximum(A - scale * grid.levels[-1], scale * grid.levels[0] - A)
-        variance = np.where(beyond > 0, beyond**2, scale**2 / 12)
-        most = np.maximum(beyond, scale / 2)
-        squares.append((A**2).sum(axis=0))
-        noisy.append(squares[-1] + variance.sum(axis=0))
-        longer.append(np.sqrt(squares[-1]) + np.sqrt((most**2).sum(axis=0)))
-    noise = float((np.prod(noisy, axis=0) - np.prod(squares, axis=0)).sum())
-    shift = float((np.prod(longer, axis=0) - np.sqrt(np.prod(squares, axis=0))).sum())
-    if size == 0:
-        return Prediction(0.0, 0.0)
-    return Prediction(float(np.sqrt(error**2 + noise / size**2)), error + shift / size)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for factor in balance(cp).factors:
+            scale = choose_scale(factor, grid, rule=rule, axis=axis).scale * unit
+            A = factor * unit
+            beyond = np.maximum(A - scale * grid.levels[-1], scale * grid.levels[0] - A)
+            variance = np.where(beyond > 0, beyond**2, scale**2 / 12)
+            most = np.maximum(beyond, scale / 2)
+            squares.append((A**2).sum(axis=0))
+            noisy.append(squares[-1] + variance.sum(axis=0))
+            longer.append(np.sqrt(squares[-1]) + np.sqrt((most**2).sum(axis=0)))
+        noise = (np.prod(noisy, axis=0) - np.prod(squares, axis=0)).sum()
+        shift = (np.prod(longer, axis=0) - np.sqrt(np.prod(squares, axis=0))).sum()
+        if size == 0:  # as :func:`relative_error` says
+            stays = error == 0 and 0 in grid.levels and not np.prod(squares, axis=0).any()
+            return Prediction(*[0.0 if stays else np.inf] * 2)
+        size *= unit**X.ndim
+        figures = np.array([np.sqrt(np.square(error) + noise / size**2), error + shift / size])
+    return Prediction(*finite(figures, "X, cp").tolist())
 
 
 def orient(cp: CP, grid: Grid) -> CP:

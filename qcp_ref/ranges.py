@@ -28,6 +28,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from qcp_ref._checks import Array, check_array, check_int, check_option, check_real
 from qcp_ref._kernels import TIE
+from qcp_ref._results import frozen
 from qcp_ref.grid import Grid, Scale, choose_scale
 
 __all__ = ["Histogram", "activation_scale", "histogram_error", "histogram_range"]
@@ -44,6 +45,7 @@ _MOST = 2.0**400  # beyond it squares leave the range of float64
 _FEW = 512  # bins; the pairs of twice as many take four times eight as long
 
 
+@frozen
 @dataclass(frozen=True, eq=False)
 class Histogram:
     """How many numbers lie in each of many equally wide bins.
@@ -92,6 +94,8 @@ class Histogram:
             raise ValueError("counts: expected two or more whole numbers from 0, not all of them 0")
         if not -_MOST <= check_real(self.lo, "lo") < check_real(self.hi, "hi") <= _MOST:
             raise ValueError(f"lo, hi: expected lo < hi within 2**400, got {self.lo} and {self.hi}")
+        if (float(self.hi) - float(self.lo)) / counts.size == 0:
+            raise ValueError("lo, hi: expected bins of a width that float64 can hold; rescale them")
         counts.setflags(write=False)
         object.__setattr__(self, "counts", counts)
 
@@ -162,7 +166,8 @@ def histogram_error(histogram: Histogram, first: int, last: int, levels: int) ->
     levels = _check(histogram, levels)
     first = check_int(first, "first", minimum=0, maximum=histogram.counts.size - 1)
     last = check_int(last, "last", minimum=first, maximum=histogram.counts.size - 1)
-    return _error(histogram.counts, first, last, levels) * histogram.width**2 / 3
+    error = _error(histogram.counts, first, last, levels) * histogram.width  # no square too small
+    return error * histogram.width / 3
 
 
 def histogram_range(
@@ -246,7 +251,8 @@ def activation_scale(
     Raises
     ------
     TypeError, ValueError
-        For no batches, numbers that are not finite and real, and options that do not fit the rule.
+        For no batches, numbers that are not finite and real, or that exceed 2**400 with a rule that
+        has an option, and options that do not fit the rule.
 
     Notes
     -----
@@ -275,6 +281,8 @@ def activation_scale(
     if not arrays:
         raise ValueError("batches: expected at least one array, got none")
     x = np.concatenate(arrays)
+    if name and np.abs(x).max() > _MOST:
+        raise ValueError("batches: expected magnitudes up to 2**400 here; rescale the data")
     if rule == "mse-exact":
         return choose_scale(x, grid, rule="mse-exact-affine")._replace(rule=rule)
     ends = np.array([x.min(), x.max()])

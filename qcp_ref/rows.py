@@ -33,6 +33,7 @@ from qcp_ref._checks import (
 )
 from qcp_ref._kernels import descend, sphere
 from qcp_ref.bounds import gamma
+from qcp_ref._results import frozen
 from qcp_ref.grid import Grid, _check_grid, _check_scale, _off_grid
 from qcp_ref.proofs import (
     Doubt,
@@ -59,6 +60,7 @@ _BLOCK = 64  # columns whose residual is formed by one product
 _MOST_PASSES = 1000  # descent cannot cycle, so this is never the reason to stop in practice
 
 
+@frozen
 class RowFit(NamedTuple):
     """Result of :func:`solve_rows`, row by row.
 

@@ -31,6 +31,7 @@ from qcp_ref._checks import (
     check_rng,
     check_tensor,
 )
+from qcp_ref._results import frozen
 from qcp_ref.als import Callback, CPFit, _fit_error, als_update, cp_als
 from qcp_ref.bounds import gamma
 from qcp_ref.cp import CP, balance, relative_error
@@ -94,6 +95,7 @@ _SETTLED = 1e-9  # a smaller relative gain in a sweep is not worth another one f
 _QUIET_SWEEPS = 300  # upper limit of the sweeps without noise
 
 
+@frozen
 class SlackSearch(NamedTuple):
     """Result of :func:`choose_slack`.
 
@@ -108,6 +110,7 @@ class SlackSearch(NamedTuple):
     errors: tuple[float, ...]
 
 
+@frozen
 class Certificate(NamedTuple):
     """Result of :func:`certify`, one entry per mode where not said otherwise.
 
@@ -373,7 +376,8 @@ def certify(X: ArrayLike, cp: QuantizedCP, *, budget: int = 1000) -> Certificate
     Returns
     -------
     Certificate
-        One entry per mode, and the floor of all CP tensors of this rank.
+        One entry per mode, and the floor of all CP tensors of this rank. Of a zero tensor, which
+        has no relative errors, the bounds are those of the absolute one.
 
     Raises
     ------
@@ -404,7 +408,7 @@ def certify(X: ArrayLike, cp: QuantizedCP, *, budget: int = 1000) -> Certificate
     """
     X, budget = _check_start(X, cp), check_int(budget, "budget", minimum=0)
     cp = _share_lengths(cp)
-    size = float(np.linalg.norm(X)) * (1 + gamma(X.size + 2)) or np.inf
+    size = float(np.linalg.norm(X)) * (1 + gamma(X.size + 2)) or 1.0
     rows = [_certify_mode(X, cp, mode, budget) for mode in range(X.ndim)]
     one_opt, stationary, gains, proved = zip(*rows, strict=True)
     least = least_error(X, list(cp.dequantize().factors)) ** 2 * (1 - 2.0**-50)

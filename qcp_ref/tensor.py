@@ -9,7 +9,9 @@ depend on the choice.
 
 The naive MTTKRP unfolds the tensor and multiplies it with the full Khatri-Rao matrix. Here the
 products are blocked over columns, and a whole sweep over the modes shares its large products:
-:func:`mttkrp_sweep` needs two of them for any number of modes :eq:`tensor-sweep`.
+:func:`mttkrp_sweep` needs two of them for any number of modes :eq:`tensor-sweep`. Where products
+might leave the range of float64 half-way, mantissas and exponents are kept apart: only a result
+that float64 cannot hold is refused, and none becomes 0 on the way.
 
 Simplified: no sparse tensors, and modes are not reordered to save memory.
 
@@ -17,12 +19,14 @@ Checked by tests/test_tensor.py.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from math import prod
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from qcp_ref._checks import Array, check_array, check_factors, check_int, check_mode
+from qcp_ref._wide import Wide, bilinear, fits, narrow, span, times, wide
 
 __all__ = ["fold", "gram", "khatri_rao", "mttkrp", "mttkrp_sweep", "unfold"]
 
@@ -42,7 +46,7 @@ def unfold(X: ArrayLike, mode: int) -> Array:
     Returns
     -------
     ndarray, shape (I_n, I_0 ... I_{n-1} I_{n+1} ... I_{d-1})
-        The unfolding; of the remaining modes the last one runs fastest.
+        The unfolding; of the remaining modes the last one runs fastest. Always a copy.
 
     Raises
     ------
@@ -68,7 +72,7 @@ def unfold(X: ArrayLike, mode: int) -> Array:
     """
     X = check_array(X, "X", min_ndim=2)
     mode = check_mode(mode, X.ndim)
-    return np.moveaxis(X, mode, 0).reshape(X.shape[mode], -1)
+    return np.array(np.moveaxis(X, mode, 0), order="C").reshape(X.shape[mode], -1)
 
 
 def fold(M: ArrayLike, mode: int, shape: Sequence[int]) -> Array:
@@ -86,7 +90,7 @@ def fold(M: ArrayLike, mode: int, shape: Sequence[int]) -> Array:
     Returns
     -------
     ndarray, shape (I_0, ..., I_{d-1})
-        The tensor.
+        The tensor. Always a copy.
 
     Raises
     ------
@@ -120,7 +124,7 @@ def fold(M: ArrayLike, mode: int, shape: Sequence[int]) -> Array:
             f"M: expected shape {(shape[mode], prod(others))} for mode {mode} of {shape}, "
             f"got {M.shape}"
         )
-    return np.moveaxis(M.reshape(shape[mode], *others), 0, mode)
+    return np.array(np.moveaxis(M.reshape(shape[mode], *others), 0, mode), order="C")
 
 
 def khatri_rao(matrices: Sequence[ArrayLike]) -> Array:
@@ -139,7 +143,8 @@ def khatri_rao(matrices: Sequence[ArrayLike]) -> Array:
     Raises
     ------
     TypeError, ValueError
-        If the matrices are not finite, real and of equal column count.
+        If the matrices are not finite, real and of equal column count, or float64 cannot hold the
+        product.
 
     Notes
     -----
@@ -148,6 +153,7 @@ def khatri_rao(matrices: Sequence[ArrayLike]) -> Array:
     **Laws**
 
     - each entry is the product that the index formula names
+    - *range*: the same holds for entries of any magnitude
     - the product is associative
     - its Gram matrix is the Hadamard product of the Gram matrices
 
@@ -161,7 +167,9 @@ def khatri_rao(matrices: Sequence[ArrayLike]) -> Array:
            [ 6., 80.]])
     """
     A = check_factors(matrices)
-    return _khatri_rao(A, A[0].shape[1])
+    if fits(*map(span, A)):
+        return _khatri_rao(A, A[0].shape[1])
+    return narrow(wide_khatri_rao([wide(B) for B in A]), "matrices")
 
 
 def gram(factors: Sequence[ArrayLike], mode: int | None = None) -> Array:
@@ -182,14 +190,16 @@ def gram(factors: Sequence[ArrayLike], mode: int | None = None) -> Array:
     Raises
     ------
     TypeError, ValueError
-        If the factors are not finite, real and of equal column count, or ``mode`` is not one of
-        them.
+        If the factors are not finite, real and of equal column count, ``mode`` is not one of them,
+        or float64 cannot hold the result.
 
     Notes
     -----
     Equation :eq:`tensor-gram`.
 
     **Laws**
+
+    - *range*: it is what exact sums give, up to rounding, for entries of any magnitude
 
     - it is the Gram matrix of the explicit Khatri-Rao product of the remaining factors
     - it is symmetric, bit for bit
@@ -204,10 +214,14 @@ def gram(factors: Sequence[ArrayLike], mode: int | None = None) -> Array:
     """
     matrices = check_factors(factors)
     skip = None if mode is None else check_mode(mode, len(matrices))
-    G = np.ones((matrices[0].shape[1],) * 2)
-    for n, A in enumerate(matrices):
-        if n != skip:
+    rest = [A for n, A in enumerate(matrices) if n != skip]
+    if fits(*map(span, rest * 2)):
+        G = np.ones((matrices[0].shape[1],) * 2)
+        for A in rest:
             G *= A.T @ A
+    else:
+        W = [wide(A) for A in rest]
+        G = narrow(wide_products(W, W), "factors")
     # BLAS may round the two triangles differently; one triangle decides.
     return np.asarray(np.tril(G) + np.tril(G, -1).T)
 
@@ -232,16 +246,19 @@ def mttkrp(X: ArrayLike, factors: Sequence[ArrayLike], mode: int) -> Array:
     Raises
     ------
     TypeError, ValueError
-        If ``X`` or the factors are not finite and real, or their shapes do not fit.
+        If ``X`` or the factors are not finite and real, their shapes do not fit, or float64 cannot
+        hold the result.
 
     Notes
     -----
     Equation :eq:`tensor-mttkrp`. Columns are computed in blocks, so that the temporaries stay below
-    the larger of the tensor's own size and 32 MB (a strided ``X`` is copied once besides).
+    the larger of the tensor's own size and 32 MB (a strided ``X`` is copied once besides). Where
+    products might leave the range of float64 there is no such limit.
 
     **Laws**
 
     - it equals the sum over all entries of the tensor
+    - *range*: the same holds for entries of any magnitude
     - it is adjoint to the reconstruction: ``<X, [[A_0, ..., A_{d-1}]]> = <A_n, mttkrp(X, factors,
       n)>``
     - the blocks do not show: any block size gives the same matrix up to rounding
@@ -255,19 +272,22 @@ def mttkrp(X: ArrayLike, factors: Sequence[ArrayLike], mode: int) -> Array:
     array([[-2.],
            [-2.]])
     """
-    X = check_array(X, "X", min_ndim=2)
+    X = np.ascontiguousarray(check_array(X, "X", min_ndim=2))
     matrices = check_factors(factors, shape=X.shape)
-    return _mttkrp(np.ascontiguousarray(X), matrices, check_mode(mode, X.ndim))
+    mode = check_mode(mode, X.ndim)
+    if fits(span(X), *_spans(matrices, mode)):
+        return _mttkrp(X, matrices, mode)
+    return _wide_mttkrp(X, matrices, mode)
 
 
-def mttkrp_sweep(X: ArrayLike, factors: list[Array]) -> Iterator[tuple[int, Array]]:
+def mttkrp_sweep(X: ArrayLike, factors: list[ArrayLike]) -> Iterator[tuple[int, Array]]:
     """Go through the modes once, sharing the large products between them.
 
     Parameters
     ----------
     X : array_like, shape (I_0, ..., I_{d-1})
         Tensor with at least two modes.
-    factors : list of ndarray, shapes (I_n, R)
+    factors : list of array_like, shapes (I_n, R)
         The caller replaces ``factors[n]`` before it asks for the next mode; the list is read, never
         changed.
 
@@ -281,15 +301,19 @@ def mttkrp_sweep(X: ArrayLike, factors: list[Array]) -> Iterator[tuple[int, Arra
     Raises
     ------
     TypeError, ValueError
-        If ``X`` or the factors are not finite and real, or their shapes do not fit.
+        If ``X`` or the factors are not finite and real, their shapes do not fit, or float64 cannot
+        hold a result. Factors are looked at again before each mode.
 
     Notes
     -----
     Equation :eq:`tensor-sweep` [derived]. Mode 0 costs one product with the tensor; the second
     contracts mode 0 away, and what is left (``R / I_0`` times the tensor's size) serves every other
-    mode by small products.
+    mode by small products. From the mode on where products might leave the range of float64, each
+    mode is a :func:`mttkrp` of its own, which reads the tensor.
 
     **Laws**
+
+    - *range*: it yields what :func:`mttkrp` gives for entries of any magnitude
 
     - each yielded matrix is the MTTKRP with the factors updated so far
     - from mode 1 on the tensor itself is not read any more: two large products per sweep
@@ -305,7 +329,16 @@ def mttkrp_sweep(X: ArrayLike, factors: list[Array]) -> Iterator[tuple[int, Arra
     ...     factors[mode] = F % 3
     """
     X = np.ascontiguousarray(check_array(X, "X", min_ndim=2))
-    check_factors(factors, shape=X.shape)
+    matrices = check_factors(factors, shape=X.shape)
+    core, own, inside = _sweep(X, matrices), span(X), True
+    for mode in range(X.ndim):
+        matrices[:] = check_factors(factors, shape=X.shape)
+        inside = inside and fits(own, *_spans(matrices, mode))
+        yield mode, next(core)[1] if inside else _wide_mttkrp(X, matrices, mode)
+
+
+def _sweep(X: Array, factors: list[Array]) -> Iterator[tuple[int, Array]]:
+    """Spell out :eq:`tensor-sweep` for a C-contiguous tensor."""
     yield 0, _mttkrp(X, factors, 0)
     # T[r, rest] = sum_i A_0[i, r] X[i, rest]; each updated factor then contracts one more mode
     # away.
@@ -322,10 +355,11 @@ def mttkrp_sweep(X: ArrayLike, factors: list[Array]) -> Iterator[tuple[int, Arra
 def _normal_sweep(X: Array, factors: list[Array]) -> Iterator[tuple[int, Array, Array]]:
     """Go through the modes as :func:`mttkrp_sweep`; yield mode, MTTKRP and Gram matrix.
 
-    The Gram matrix of each single factor is formed once, and again when it has changed.
+    For solvers, whose tensors and factors are in range. The Gram matrix of each single factor is
+    formed once, and again when it has changed.
     """
     others = [A.T @ A for A in factors[1:]]  # of all modes but the one whose turn it is
-    for mode, F in mttkrp_sweep(X, factors):
+    for mode, F in _sweep(np.ascontiguousarray(X), factors):
         if mode:
             A = factors[mode - 1]
             others[mode - 1] = A.T @ A
@@ -340,6 +374,33 @@ def _khatri_rao(matrices: Sequence[Array], rank: int) -> Array:
     for A in matrices:
         product = (product[:, None, :] * A[None, :, :]).reshape(-1, rank)
     return product
+
+
+def _spans(factors: Sequence[Array], mode: int) -> list[tuple[int, int]]:
+    """Return the spans of the factors that enter a product; the one of the mode does not."""
+    return [span(A) for n, A in enumerate(factors) if n != mode]
+
+
+def wide_khatri_rao(matrices: Sequence[Wide]) -> Wide:
+    """Khatri-Rao product with mantissas and exponents apart."""
+    product, *rest = matrices
+    for A in rest:
+        pairs = times(product.of(lambda x: x[:, None, :]), A)
+        product = pairs.of(lambda x: x.reshape(-1, x.shape[-1]))
+    return product
+
+
+def wide_products(left: Sequence[Wide], right: Sequence[Wide]) -> Wide:
+    """Multiply, entry by entry, the matrices ``A.T @ B`` of each mode."""
+    modes = zip(left, right, strict=True)
+    return reduce(times, [bilinear(np.matmul, A.of(np.transpose), B) for A, B in modes])
+
+
+def _wide_mttkrp(X: Array, factors: Sequence[Array], mode: int) -> Array:
+    """Spell out :eq:`tensor-mttkrp` with mantissas and exponents apart."""
+    unfolded = wide(np.moveaxis(X, mode, 0).reshape(X.shape[mode], -1))
+    others = wide_khatri_rao([wide(A) for n, A in enumerate(factors) if n != mode])
+    return narrow(bilinear(np.matmul, unfolded, others), "X, factors")
 
 
 def _mttkrp(X: Array, factors: Sequence[Array], mode: int) -> Array:

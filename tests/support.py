@@ -16,6 +16,8 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from qcp_ref import gamma
+
 # Names the laws that a test checks: @law("unfold.place") for the bullet *place* of unfold.
 law = pytest.mark.law
 
@@ -42,6 +44,59 @@ def tensors_with_factors(draw: Any, elements: Any = small_integers, max_dims: in
     rank = draw(sides)
     X = draw(arrays(shape, elements))
     return X, [draw(arrays((side, rank), elements)) for side in shape]
+
+
+@st.composite
+def wild(draw: Any, shape: Any, exponent: int = 1000, dtype: Any = np.float64) -> Any:
+    """Small integers times powers of two: one for the array, one per column, or one per entry."""
+    numbers = draw(arrays(shape))
+    sides = draw(st.sampled_from([(1,) * numbers.ndim, numbers.shape[-1:], numbers.shape]))
+    # Few exponents again and again, so that products often come back into the range.
+    some = st.sampled_from([-exponent, -exponent // 2, 0, exponent // 2, exponent])
+    powers = hnp.arrays(np.int64, sides, elements=some | st.integers(-exponent, exponent))
+    return np.ldexp(numbers, draw(powers)).astype(dtype)
+
+
+@st.composite
+def wild_factors(draw: Any, max_dims: int = 3, **options: Any) -> Any:
+    """Factors of one rank whose magnitudes lie far apart."""
+    rank = draw(st.integers(1, 3))
+    sides = draw(st.lists(st.integers(1, 3), min_size=2, max_size=max_dims))
+    return [draw(wild((side, rank), **options)) for side in sides]
+
+
+def assert_in_range(
+    call: Callable[[], Any], truth: Any, size: Any, roundings: int, dtype: Any = np.float64
+) -> None:
+    """The result lies within its bound, down to the smallest number, or no type can hold it.
+
+    ``size`` is the same operation on absolute values; both come from fractions. A refusal has to
+    say so, and is right only where the result is too large.
+    """
+    info = np.finfo(dtype)
+    share = Fraction(gamma(roundings, dtype))
+    true, most = (np.array(exact(x), dtype=object).reshape(-1) for x in (truth, size))
+    limit = Fraction(2) ** info.maxexp
+    found, message = refused(call)
+    if message:
+        assert "exceeds the range" in message, message
+        assert (abs(true) + share * most >= limit * (1 - share)).any(), "it would fit"
+        return
+    found = np.asarray(found)
+    assert found.dtype == dtype
+    assert np.isfinite(found).all()
+    assert found.size == true.size
+    for value, t, m in zip(found.reshape(-1), true, most, strict=True):
+        allowed = share * m + Fraction(float(info.smallest_subnormal))
+        assert abs(Fraction(float(value)) - t) <= allowed, value
+
+
+def refused(call: Callable[[], Any]) -> tuple[Any, str]:
+    """What a call returns, or the message of its ValueError."""
+    try:
+        return call(), ""
+    except ValueError as error:
+        return None, str(error)
 
 
 def exact(x: Any) -> Any:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import arrays, caught, exact, floats
+from support import arrays, caught, exact, floats, law
 
 import qcp_ref as right
 from qcp_ref import gamma, rounding_bound
@@ -89,7 +89,33 @@ def test_bad_input_is_refused():
         rounding_bound(3, np.nan)
 
 
+@law("rounding_bound.positive")
+@given(st.integers(-1074, 1023), st.integers(1, 100), st.sampled_from([np.float32, np.float64]))
+def test_a_bound_is_never_zero_by_underflow_nor_infinite(power, length, dtype):
+    magnitude = np.array([2.0**power, 0.0])
+    bound = rounding_bound(length, magnitude, dtype=dtype)
+    assert np.isfinite(bound).all() and bound[1] == 0
+    assert Fraction(float(bound[0])) >= Fraction(magnitude[0]) * Fraction(gamma(length, dtype))
+
+
+def test_bounds_beyond_float64_are_refused():
+    with pytest.raises(ValueError, match="magnitude: the result exceeds the range of float64"):
+        rounding_bound(2**24 - 1, 1e308, dtype=np.float32)
+    with pytest.raises(ValueError, match=r"roundings leave no bound"):
+        rounding_bound(2**52 + 2, 1.0)
+
+
 # --- planted faults -------------------------------------------------------------------------------
+
+
+def flushed_bound(lengths, magnitude, *, dtype=np.float64):
+    """Lets a bound become 0."""
+    return gamma(lengths, dtype) * np.asarray(magnitude)
+
+
+def test_a_bound_of_zero_is_caught():
+    test = test_a_bound_is_never_zero_by_underflow_nor_infinite
+    assert caught(sys.modules[__name__], test, rounding_bound=flushed_bound)
 
 
 def half_bound(lengths, magnitude, **options):

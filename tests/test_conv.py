@@ -5,6 +5,7 @@ The laws are drawn for one, two and three spatial axes.
 
 import sys
 import tracemalloc
+from functools import partial
 from math import prod
 from typing import NamedTuple
 
@@ -12,8 +13,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import assert_same, assert_within, caught, exact, seeds, sides
+from numpy.lib.stride_tricks import sliding_window_view
+from support import (
+    assert_in_range,
+    assert_same,
+    assert_within,
+    caught,
+    exact,
+    law,
+    seeds,
+    sides,
+    wild,
+)
 
+import qcp_ref as book
 from qcp_ref import (
     CP,
     conv,
@@ -727,7 +740,196 @@ def test_shapes_that_do_not_fit_are_refused():
             cp_conv2d(X, cp, kernel_size=size)
 
 
+@st.composite
+def wild_layers(draw, dtype):
+    """Images and a factorized kernel whose entries have any magnitude of the type."""
+    exponent = 1000 if dtype == np.float64 else 120
+    rank, cin, cout, width, size = (draw(st.integers(1, 2)) for _ in range(5))
+
+    def some(*shape):
+        return draw(wild(shape, exponent, dtype))
+
+    cp = CP([some(cout, rank), some(cin, rank), some(size, rank)], some(rank))
+    return some(1, cin, 2, width + 1), cp, (1, size), some(cout)
+
+
+def exact_layer(x, cp, size, bias):
+    first, *rest = exact(cp.factors)
+    weighted = [[a * w for a, w in zip(row, exact(cp.weights), strict=True)] for row in first]
+    return loops.cp_conv(exact(x), [weighted, *rest], kernel_size=size, bias=exact(bias))
+
+
+@law("cp_conv2d.range")
+@given(st.sampled_from([np.float64, np.float32]), st.data())
+def test_a_factorized_layer_takes_entries_of_any_magnitude(dtype, data):
+    x, cp, size, bias = data.draw(wild_layers(dtype))
+    truth = exact_layer(x, cp, size, bias)
+    positive = CP([abs(A) for A in cp.factors], abs(cp.weights))
+    most = exact_layer(abs(x), positive, size, abs(bias))
+    assert_in_range(lambda: cp_conv2d(x, cp, kernel_size=size, bias=bias), truth, most, 250, dtype)
+
+
+@law("cp_linear.range")
+@given(st.sampled_from([np.float64, np.float32]), st.data())
+def test_a_linear_layer_takes_entries_of_any_magnitude(dtype, data):
+    x, cp, _, bias = data.draw(wild_layers(dtype))
+    two = CP(cp.factors[:2], cp.weights)
+    rows = x.transpose(0, 2, 3, 1)
+
+    def result(rows, two, bias):
+        images = np.asarray(rows).reshape(-1, rows.shape[-1], 1, 1)
+        return exact_layer(images, two, (1, 1), bias)
+
+    most = result(abs(rows), CP([abs(A) for A in two.factors], abs(two.weights)), abs(bias))
+    call = partial(cp_linear, rows, two, bias=bias)
+    assert_in_range(call, result(rows, two, bias), most, 250, dtype)
+
+
+@law("conv2d.range")
+@law("pointwise.range")
+@law("depthwise.range")
+@given(st.sampled_from([np.float64, np.float32]), st.data())
+def test_convolutions_take_entries_of_any_magnitude(dtype, data):
+    exponent = 1000 if dtype == np.float64 else 120
+    x = data.draw(wild((1, 2, 2, 3), exponent, dtype))
+    W = data.draw(wild((2, 2, 1, 2), exponent, dtype))
+    bias = data.draw(wild((2,), exponent, dtype))
+    truth = loops.conv(exact(x), exact(W), bias=exact(bias))
+    most = loops.conv(exact(abs(x)), exact(abs(W)), bias=exact(abs(bias)))
+    assert_in_range(lambda: conv2d(x, W, bias=bias), truth, most, 80, dtype)
+    A, C = W[:, :, 0, 0], W[:, :, 0, 1].T
+    truth, most = (loops.pointwise(exact(f(x)), exact(f(A))) for f in (np.array, np.abs))
+    assert_in_range(lambda: pointwise(x, A), truth, most, 80, dtype)
+    truth, most = (
+        loops.depthwise(exact(f(x)), exact(f(C)), kernel_size=(1, 2)) for f in (np.array, np.abs)
+    )
+    assert_in_range(lambda: depthwise(x, C, kernel_size=(1, 2)), truth, most, 80, dtype)
+
+
+def big_endian(x):
+    return x.astype(x.dtype.newbyteorder(">"))
+
+
+def spread_out(x):
+    return np.repeat(x, 2, axis=-1)[..., ::2]
+
+
+def read_only(x):
+    x = x.copy()
+    x.setflags(write=False)
+    return x
+
+
+def as_torch(x):
+    torch = pytest.importorskip("torch", reason="tensors of another library")
+    return torch.from_numpy(x.copy())
+
+
+class Foreign:
+    """An object whose dtype means nothing to NumPy."""
+
+    dtype = "some.float32"
+
+    def __init__(self, array):
+        self.array = array
+
+    def __array__(self, dtype=None, copy=None):
+        return self.array
+
+
+FORMS = [big_endian, spread_out, read_only, as_torch, Foreign]
+
+
+@law("conv2d.dtype")
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+def test_the_type_is_that_of_the_data_whatever_made_them(form, dtype, rng):
+    x = rng.integers(-4, 5, (1, 2, 4, 4)).astype(dtype)
+    W, bias = rng.integers(-4, 5, (3, 2, 2, 2)).astype(dtype), np.ones(3, dtype)
+    cp = [rng.integers(-4, 5, (side, 2)).astype(dtype) for side in (3, 2, 4)]
+    wanted = np.float32 if dtype == np.float32 else np.float64
+    outputs = [
+        (conv2d(form(x), form(W), bias=form(bias)), conv2d(x, W, bias=bias)),
+        (pointwise(form(x), form(W[:, :, 0, 0])), pointwise(x, W[:, :, 0, 0])),
+        (depthwise(form(x), form(cp[2]), kernel_size=2), depthwise(x, cp[2], kernel_size=2)),
+        (
+            cp_conv2d(form(x), CP([form(A) for A in cp]), kernel_size=2, bias=form(bias)),
+            cp_conv2d(x, CP(cp), kernel_size=2, bias=bias),
+        ),
+        (
+            cp_linear(form(x[0, :, 0, :].T.copy()), CP([form(A) for A in cp[:2]])),
+            cp_linear(x[0, :, 0, :].T, CP(cp[:2])),
+        ),
+        (kernel_to_tensor(form(W)), kernel_to_tensor(W)),
+    ]
+    for found, expected in outputs:
+        assert found.dtype == expected.dtype == wanted
+        assert found.dtype.isnative
+        assert np.array_equal(found, expected)
+
+
+def test_what_a_type_cannot_hold_is_refused_without_a_warning():
+    x = np.full((1, 1, 1, 1), 1e30, np.float32)
+    with pytest.raises(ValueError, match="x, W, bias: the result exceeds the range of float32"):
+        conv2d(x, x)
+    assert conv2d(x.astype(np.float64), x).dtype == np.float64
+    assert conv2d(x, 1 / x)[0, 0, 0, 0] == pytest.approx(1, rel=1e-6)
+    y = np.full((1, 1, 1, 1), 1e200)
+    with pytest.raises(ValueError, match="x, A, bias: the result exceeds the range of float64"):
+        pointwise(y, y[0, :, :, 0])
+    with pytest.raises(ValueError, match="x, W, bias: the result exceeds"):
+        conv2d(y * 1e108, y / 1e200, bias=[1.7e308])
+    assert conv2d(y, y / 1e200, bias=[1.7e308]) == 1.7e308
+
+
 # --- planted faults -------------------------------------------------------------------------------
+
+
+def big_endian_float32():
+    rng = np.random.default_rng(0)
+    test_the_type_is_that_of_the_data_whatever_made_them(big_endian, np.float32, rng)
+
+
+def plain_conv2d(x, W, *, bias):
+    """Computes in the type of the data, wherever that leads."""
+    with np.errstate(all="ignore"):
+        columns = sliding_window_view(x, W.shape[2:], axis=(2, 3))
+        y = np.einsum("nchwij,ocij->nohw", columns, W) + bias[:, None, None]
+        return np.nan_to_num(y).astype(x.dtype)
+
+
+def flushed_cp_conv2d(x, cp, *, kernel_size, bias):
+    """Multiplies the weights into the kernel factor, as floats."""
+    with np.errstate(all="ignore"):
+        last = np.nan_to_num(cp.factors[-1] * cp.weights)
+    last = last.astype(x.dtype)
+    return book.cp_conv2d(x, CP([*cp.factors[:-1], last]), kernel_size=kernel_size, bias=bias)
+
+
+def double_cp_linear(x, cp, *, bias):
+    """Answers in float64."""
+    return book.cp_linear(np.asarray(x, np.float64), cp, bias=bias)
+
+
+def attribute_conv2d(x, W, *, bias):
+    """Asks the argument for its type, not the array."""
+    y = book.conv2d(x, W, bias=bias)
+    return y if getattr(x, "dtype", None) == np.float32 else y.astype(np.float64)
+
+
+@pytest.mark.parametrize(
+    ("test", "fault"),
+    [
+        (test_convolutions_take_entries_of_any_magnitude, {"conv2d": plain_conv2d}),
+        (test_a_factorized_layer_takes_entries_of_any_magnitude, {"cp_conv2d": flushed_cp_conv2d}),
+        (test_a_linear_layer_takes_entries_of_any_magnitude, {"cp_linear": double_cp_linear}),
+        (big_endian_float32, {"conv2d": attribute_conv2d}),
+    ],
+)
+def test_faults_of_range_and_type_are_caught(test, fault):
+    assert caught(THIS, test, **fault)
+
+
 # They call what stands behind the public functions, not the global that they replace.
 
 

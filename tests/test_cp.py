@@ -1,12 +1,28 @@
 """Laws, exact vectors and bad input of qcp_ref.cp; its planted faults stand at the end."""
 
 import sys
+import tempfile
+from fractions import Fraction
+from math import prod
 
 import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from support import assert_within, caught, exact, floats, seeds, tensors_with_factors
+from support import (
+    arrays,
+    assert_in_range,
+    assert_within,
+    caught,
+    exact,
+    floats,
+    law,
+    refused,
+    seeds,
+    tensors_with_factors,
+    wild,
+    wild_factors,
+)
 
 import qcp_ref as right
 from qcp_ref import (
@@ -36,6 +52,36 @@ def cps(draw, elements=floats, **options):
     rank = factors[0].shape[1]
     weights = draw(st.lists(st.integers(-3, 3), min_size=rank, max_size=rank))
     return CP(factors, np.array(weights, float))
+
+
+@st.composite
+def cps_with_ties(draw):
+    """Columns and weights from few values, so that many components have equal weights."""
+    rank = draw(st.integers(2, 5))
+    sides = draw(st.lists(st.integers(1, 3), min_size=2, max_size=3))
+    few = st.sampled_from([-1, 0, 1])
+    return CP([draw(arrays((side, rank), few)) for side in sides])
+
+
+@st.composite
+def wild_cps(draw, shape=None):
+    """A CP tensor whose entries and weights have any magnitude."""
+    rank, sides = draw(st.integers(1, 3)), shape or draw(wild_factors())
+    sides = shape or tuple(map(len, sides))
+    return CP([draw(wild((side, rank))) for side in sides], draw(wild((rank,))))
+
+
+def parts(cp):
+    return exact(cp.factors), exact(cp.weights)
+
+
+def absolute(cp):
+    return CP([abs(A) for A in cp.factors], abs(cp.weights))
+
+
+def exact_inner(left, right):
+    x, y = (np.array(loops.reconstruct(*parts(cp)), dtype=object) for cp in (left, right))
+    return (x * y).sum()
 
 
 def magnitude(cp):
@@ -106,15 +152,14 @@ def test_balance_gives_equal_columns_and_the_same_tensor(cp):
     assert_same_tensor(even, cp, roundings=120)
 
 
-@given(cps(), st.data())
+@law("canonical.freedoms")
+@given(cps() | cps_with_ties(), st.data())
 def test_canonical_form_forgets_order_signs_and_scale(cp, data):
     fixed = canonical(cp)
     assert (fixed.weights >= 0).all() and (np.diff(fixed.weights) <= 0).all()
     for A in fixed.factors[:-1]:
         assert (A[abs(A).argmax(axis=0), range(cp.rank)] >= 0).all()
     assert_same_tensor(fixed, cp)
-    weights = np.abs(normalize(cp).weights)
-    assume(len(set(weights)) == cp.rank)  # equal weights keep their order, so order would matter
     order = data.draw(st.permutations(range(cp.rank)))
     signs = np.array(
         data.draw(st.lists(st.sampled_from([-2.0, 0.5, 1.0]), min_size=cp.rank, max_size=cp.rank))
@@ -124,6 +169,15 @@ def test_canonical_form_forgets_order_signs_and_scale(cp, data):
     assert np.array_equal(again.weights, fixed.weights)
     for A, B in zip(again.factors, fixed.factors, strict=True):
         assert np.array_equal(A, B)
+        assert np.array_equal(np.signbit(A), np.signbit(B))
+
+
+def test_components_of_equal_weight_are_ordered_by_their_columns():
+    A = np.array([[0.0, 1.0, 0.6], [1.0, 0.0, 0.8]])
+    fixed = canonical(CP([A, A[:, ::-1], np.ones((1, 3))], [1.0, -4.0, 1.0]))
+    assert fixed.factors[0].tolist() == [[1.0, 0.6, 0.0], [0.0, 0.8, 1.0]]
+    same = CP([np.ones((1, 2)), [[0.6, 0.8], [0.8, 0.6]]])  # the first factor leaves it open
+    assert canonical(same).factors[1][0].tolist() == sorted(canonical(same).factors[1][0])[::-1]
 
 
 @given(seeds, st.data())
@@ -194,6 +248,176 @@ def test_float32_factors_stay_float32_and_mixtures_become_float64():
     assert reconstruct(CP([ones, ones])).dtype == np.float64
 
 
+@law("reconstruct.range")
+@given(wild_cps())
+def test_reconstruct_takes_entries_of_any_magnitude(cp):
+    truth, size = loops.reconstruct(*parts(cp)), loops.reconstruct(*parts(absolute(cp)))
+    assert_in_range(lambda: reconstruct(cp), truth, size, 99)
+
+
+@law("inner.range")
+@given(wild_cps(), st.data())
+def test_inner_takes_entries_of_any_magnitude(left, data):
+    right = data.draw(wild_cps(left.shape))
+    size = exact_inner(absolute(left), absolute(right))
+    assert_in_range(lambda: inner(left, right), exact_inner(left, right), size, 200)
+
+
+@law("norm.range")
+@given(wild_cps())
+def test_norm_takes_entries_of_any_magnitude(cp):
+    square, size = exact_inner(cp, cp), exact_inner(absolute(cp), absolute(cp))
+    found, message = refused(lambda: Fraction(norm(cp)))
+    if message:
+        assert message == "cp: the result exceeds the range of float64; rescale the data"
+        assert square + size / 2**40 > Fraction(2) ** 2047
+    else:
+        # Where nothing cancels it is right to a few digits; else its square is, as far as it goes.
+        tiny = Fraction(2) ** -1074
+        assert abs(found**2 - square) <= size / 2**40 + tiny * (2 * found + tiny)
+
+
+@law("normalize.range")
+@law("balance.range")
+@given(wild_cps())
+def test_normal_and_balanced_forms_of_entries_of_any_magnitude(cp):
+    truth, size = loops.reconstruct(*parts(cp)), loops.reconstruct(*parts(absolute(cp)))
+    norms = [
+        abs(Fraction(w)) ** 2
+        * prod(sum(Fraction(t) ** 2 for t in A[:, r].tolist()) for A in cp.factors)
+        for r, w in enumerate(cp.weights.tolist())
+    ]
+    bounds = [
+        abs(Fraction(w)) * prod(sum(abs(Fraction(t)) for t in A[:, r].tolist()) for A in cp.factors)
+        for r, w in enumerate(cp.weights.tolist())
+    ]
+    most, d = max(norms), len(cp.shape)
+    for change, limit in ((normalize, Fraction(2) ** 2047), (balance, Fraction(2) ** (2047 * d))):
+        changed, message = refused(lambda: change(cp))  # noqa: B023
+        if message:
+            assert message.startswith("cp: the result exceeds")
+            assert most > limit
+            continue
+        for A in changed.factors:
+            lengths = np.linalg.norm(A, axis=0) if change is normalize else A
+            assert np.isfinite(lengths).all()
+        found = loops.reconstruct(*parts(changed))
+        # What is this small beside its column, or altogether, loses digits.
+        lost = Fraction(2) ** -900 * (1 + sum(bounds))
+        for value, true, scale in zip(*map(loops.flat, (found, truth, size)), strict=True):
+            assert abs(value - true) <= scale / 2**40 + lost
+
+
+@law("relative_error.range")
+@given(wild_factors(max_dims=3), st.data())
+def test_relative_error_takes_approximations_of_any_magnitude(factors, data):
+    X = data.draw(wild(tuple(map(len, factors)), 300))
+    top = np.abs(X).max()
+    assume(top == 0 or 2.0**-399 < top < 2.0**399)
+    cp = data.draw(wild_cps(X.shape))
+    dense = np.array(loops.reconstruct(*parts(cp)), dtype=object)
+    square = ((np.array(exact(X), dtype=object) - dense) ** 2).sum()
+    size = sum(Fraction(t) ** 2 for t in X.ravel().tolist())
+    if size == 0:
+        return
+    whole = np.array(loops.reconstruct(*parts(absolute(cp))), dtype=object)
+    noise = ((np.array(exact(abs(X)), dtype=object) + whole) ** 2).sum()
+    found, message = refused(lambda: Fraction(relative_error(X, cp)))
+    if message:
+        assert "exceeds the range" in message
+        assert whole.max() >= 2**1023 or square / size > Fraction(2) ** 2040
+    else:
+        assert abs(found**2 - square / size) <= noise / size / 2**40 + Fraction(2) ** -1000
+
+
+@law("degeneracy.range")
+@given(seeds, st.lists(st.integers(-900, 900), min_size=3, max_size=3))
+def test_degeneracy_does_not_depend_on_the_scale(seed, powers):
+    cp = random_cp((3, 2, 4), 2, rng=seed)
+    moved = CP([np.ldexp(A, e) for A, e in zip(cp.factors, powers, strict=True)])
+    assert np.allclose(degeneracy(moved), degeneracy(cp), rtol=1e-9)
+    if abs(sum(powers)) < 900:
+        other = degeneracy(moved, norm_X=2.0 ** sum(powers)).norm_ratio
+        assert np.isclose(other, degeneracy(cp, norm_X=1.0).norm_ratio, rtol=1e-12)
+
+
+def test_what_float64_cannot_hold_is_refused_and_what_it_can_is_right():
+    tiny = CP([np.full((2, 1), 1e-170)] * 2)
+    assert norm(tiny) == 0  # 2e-340
+    assert norm(CP([np.full((2, 1), 1e-170), np.ones((2, 1))])) == pytest.approx(2e-170)
+    huge = CP([np.full((2, 1), 1e170)] * 2)
+    assert inner(tiny, huge) == pytest.approx(4.0)
+    assert norm(CP([[[1e-170], [0.0]], [[1e170], [0.0]]])) == pytest.approx(1.0)
+    assert norm(CP([[[1e200]], [[1e100]]])) == pytest.approx(1e300)
+    for call in (norm, reconstruct, normalize, canonical, lambda cp: align(cp, cp)):
+        with pytest.raises(ValueError, match="cp: the result exceeds the range of float64"):
+            call(huge)
+    assert balance(huge).factors[0].max() == pytest.approx(1e170)
+    with pytest.raises(ValueError, match="left, right: the result exceeds"):
+        inner(huge, huge)
+    with pytest.raises(ValueError, match="cp: the result exceeds"):
+        relative_error(np.ones((2, 2)), huge)
+    with pytest.raises(ValueError, match="cp, norm_X: the result exceeds"):
+        degeneracy(huge, norm_X=1e-300)
+    assert degeneracy(CP([[[1.0]], [[1.0]]]), norm_X=1e200).norm_ratio == 0
+
+
+@law("CP.layout")
+@given(wild_factors(exponent=30), st.data())
+def test_layout_and_origin_of_arrays_do_not_matter(factors, data):
+    kind = data.draw(st.sampled_from(["f8", "f4"]))
+    plain = CP([A.astype(kind) for A in factors])
+    forms = [
+        np.asfortranarray,
+        lambda A: A.astype(">" + kind),
+        lambda A: np.repeat(A.astype(kind), 2, axis=1)[:, ::2],
+        lambda A: A.astype(kind)[::-1][::-1],
+        memmapped,
+        locked,
+        Wrapped,
+    ]
+    form = data.draw(st.sampled_from(forms))
+    other = CP([form(A.astype(kind)) for A in factors])
+    for A, B in zip(plain.factors, other.factors, strict=True):
+        assert A.dtype == B.dtype == np.dtype(kind)
+        assert B.flags.c_contiguous
+        assert np.array_equal(A, B)
+    assert norm(plain) == norm(other)
+
+
+def memmapped(A):
+    with tempfile.TemporaryFile() as file:
+        file.write(np.ascontiguousarray(A).tobytes())
+        file.flush()
+        return np.memmap(file, A.dtype, "r", 0, A.shape)
+
+
+def locked(A):
+    A = A.copy()
+    A.setflags(write=False)
+    return A
+
+
+class Wrapped:
+    """An object of another library: its dtype means nothing to NumPy."""
+
+    dtype = "single"
+
+    def __init__(self, array):
+        self.array = array
+
+    def __array__(self, dtype=None, copy=None):
+        return self.array
+
+
+def test_half_precision_and_lists_become_float64():
+    ones = np.ones((2, 1), np.float16)
+    assert CP([ones, ones]).factors[0].dtype == np.float64
+    single = np.ones((2, 1), np.float32)
+    assert CP([single, single.tolist()]).factors[0].dtype == np.float64
+    assert CP([single, single], [1.0]).weights.dtype == np.float64
+
+
 def test_tiny_and_huge_columns_keep_their_length():
     unit = normalize(CP([[[3e-200], [4e-200]], [[3e200], [4e200]]]))
     assert np.allclose(unit.weights, 25.0, rtol=1e-14)
@@ -258,9 +482,49 @@ def greedy_free_align(cp, reference):
     return found._replace(cp=CP([abs(A) for A in found.cp.factors], found.cp.weights))
 
 
+def plain_norm(cp):
+    """Forms the square, which leaves the range."""
+    with np.errstate(all="ignore"):
+        G = np.outer(cp.weights, cp.weights) * np.prod([A.T @ A for A in cp.factors], axis=0)
+        return float(np.nan_to_num(np.sqrt(max(G.sum(), 0.0)), posinf=0.0))
+
+
+def plain_inner(left, right):
+    """Forms a Gram matrix per mode in float64."""
+    with np.errstate(all="ignore"):
+        modes = zip(left.factors, right.factors, strict=True)
+        G = np.outer(left.weights, right.weights) * np.prod([A.T @ B for A, B in modes], axis=0)
+        return float(np.nan_to_num(G.sum()))
+
+
+def vanishing_balance(cp):
+    """Takes the root of a weight that float64 cannot hold."""
+    unit = right.normalize(cp)
+    share = np.abs(unit.weights) ** (1 / len(cp.shape))
+    first, *rest = (A * share for A in unit.factors)
+    return CP([first * np.sign(unit.weights), *rest])
+
+
+def stable_canonical(cp):
+    """Leaves components of equal weight in their order."""
+    fixed, unit = right.canonical(cp), right.normalize(cp)
+    order = np.argsort(-np.abs(unit.weights), kind="stable")
+    weights = np.abs(unit.weights[order])
+    return (
+        CP([A[:, order] for A in unit.factors], weights) if len(set(weights)) < cp.rank else fixed
+    )
+
+
 @pytest.mark.parametrize(
     ("test", "fault"),
     [
+        (test_norm_takes_entries_of_any_magnitude, {"norm": plain_norm}),
+        (test_inner_takes_entries_of_any_magnitude, {"inner": plain_inner}),
+        (
+            test_normal_and_balanced_forms_of_entries_of_any_magnitude,
+            {"balance": vanishing_balance},
+        ),
+        (test_canonical_form_forgets_order_signs_and_scale, {"canonical": stable_canonical}),
         (test_reconstruct_is_the_sum_over_components, {"reconstruct": unweighted}),
         (test_balance_gives_equal_columns_and_the_same_tensor, {"balance": signless_balance}),
         (test_balance_gives_equal_columns_and_the_same_tensor, {"balance": normalize}),

@@ -556,7 +556,7 @@ def test_single_precision_and_long_columns(objective):
     same = epc(X, long, objective=objective, slack=0.1, max_sweeps=5)
     other = epc(X, start, objective=objective, slack=0.1, max_sweeps=5)
     assert np.allclose(reconstruct(same.cp), reconstruct(other.cp), rtol=1e-8)
-    with pytest.raises(ValueError, match="cp: expected columns whose squared norms"):
+    with pytest.raises(ValueError, match="cp: the result exceeds"):
         sensitivity(long)
     with pytest.raises(TypeError, match="cp: expected a CP"):
         sensitivity(X)

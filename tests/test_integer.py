@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import caught, exact, seeds, sides
+from support import caught, exact, law, seeds, sides
 
 from qcp_ref import (
     Grid,
@@ -769,7 +769,69 @@ def test_pytorch_convolves_quantized_images_alike():
     assert np.array_equal(theirs, requantize(acc, 0.5 * 2.0**-6 / 2.0, 100, UNSIGNED))
 
 
+@law("integer_cp.range")
+@given(
+    st.sampled_from([-1000, -500, 0, 500, 990]),
+    st.lists(st.integers(-25, 100), min_size=2, max_size=2),
+    st.booleans(),
+)
+def test_scales_of_any_magnitude_give_exact_multipliers(power, shifts, columns):
+    shape = (1, 2) if columns else ()
+    s = [2.0 ** (power // 3), 2.0 ** (power // 2), 2.0**power]
+    steps = []  # of a_in and a_out: the multipliers are 3/4 2^-shift
+    for n, shift in enumerate(shifts):
+        exponent = int(np.log2(s[n + 1]) - np.log2(s[n])) - shift
+        steps.append(np.full(shape, np.ldexp(0.75, exponent)))
+    unit = Fraction(s[1]) * Fraction(steps[1].max())  # of the bias
+    bias = [float(7 * unit), float(-unit)]
+    if not all(Fraction(2) ** -1000 < abs(Fraction(b)) for b in bias):
+        bias = [0.0, 0.0]
+    scales = [Scale(np.array(each), 3, "given") for each in s]
+    cp = QuantizedCP([[[3, -2], [1, 5]], [[7, 1], [-4, 2]]], steps[::-1], Grid(4))
+    layer = integer_cp(cp, scales, SIGNED, bias=bias)
+    for M, shift in zip(layer.multipliers, shifts, strict=True):
+        assert (np.ldexp(0.75, -shift) == M).all()
+    assert layer.bias.tolist() == ([7, -1] if any(bias) else [0, 0])
+
+
+def test_multipliers_whose_parts_leave_the_range_are_right_or_refused():
+    codes = [[[2], [-3]], [[1], [1]]]
+
+    def made(*s, step=1.0, bias=None):
+        scales = [Scale(np.array(each), 0, "given") for each in s]
+        return integer_cp(QuantizedCP(codes, [1.0, step], Grid(4)), scales, SIGNED, bias=bias)
+
+    layer = made(1e-200, 1e-300, 1e-300, step=1e-105)
+    assert layer.multipliers[0] == pytest.approx(1e-5, rel=1e-12)
+    with pytest.raises(ValueError, match="cp, scales: the result exceeds the range of float64"):
+        made(1e200, 1e-200, 1e-200)
+    with pytest.raises(ValueError, match="multiplier: expected numbers above 0"):
+        made(1e-200, 1e200, 1e200)
+    with pytest.raises(ValueError, match="bias"):
+        made(1.0, 1e-300, 1e-300, step=1e-300, bias=[1e300, 0.0])
+
+
 # --- planted faults -------------------------------------------------------------------------------
+
+
+def plain_integer_cp(cp, scales, grid, *, bias):
+    """Multiplies scales before it divides, in float64."""
+    layer = right_integer_cp(cp, scales, grid, bias=bias)
+    s, steps = [np.asarray(each.scale) for each in scales], cp.scales
+    with np.errstate(all="ignore"):
+        M = [np.ravel(s[0] * steps[1] / s[1]), np.ravel(s[1] * steps[0].max() / s[2])]
+        b = np.nan_to_num(np.rint(bias / (s[1] * steps[0].max())))
+    return SimpleNamespace(multipliers=M, bias=b, forward=layer.forward)
+
+
+right_integer_cp = integer_cp
+
+
+def test_multipliers_formed_in_float64_are_caught():
+    test = test_scales_of_any_magnitude_give_exact_multipliers
+    assert caught(THIS, test, integer_cp=plain_integer_cp)
+
+
 # Each calls the module's own function, not the global that it replaces.
 
 right_requantize, right_conv, right_linear = (

@@ -2,17 +2,19 @@
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import caught, seeds
+from support import caught, law, seeds
 from threadpoolctl import threadpool_info
 
 import qcp_ref as right
 from qcp_ref import (
     Grid,
+    QuantizedCP,
     compress_conv,
     compress_linear,
     conv1d,
@@ -279,7 +281,72 @@ def test_bad_input_is_refused():
         compress_conv(W, rank=2, groups=2)
 
 
+@law("CPConv.dtype")
+@law("CPLinear.dtype")
+@settings(max_examples=10)
+@given(seeds, st.sampled_from(["f4", "f8", "f2"]), st.integers(0, 3))
+def test_forward_computes_in_the_type_of_the_data_whatever_made_them(seed, kind, form):
+    x = np.random.default_rng(seed).integers(-3, 4, (2, 3, 4, 4)).astype(kind)
+    forms = [
+        lambda a: a.astype(">" + kind),
+        lambda a: np.repeat(a, 2, axis=-1)[..., ::2],
+        np.asfortranarray,
+        as_torch,
+    ]
+    layer = compress_conv(kernel(seed), rank=2, method="als-round", bias=np.ones(4), padding=1)
+    linear = compress_linear(kernel(seed, (4, 3)), rank=2, method="als-round", bias=np.ones(4))
+    rows = np.ascontiguousarray(x.reshape(-1, 3))
+    wanted = np.float32 if kind == "f4" else np.float64
+    for each, data in ((layer, x), (linear, rows)):
+        expected, found = each.forward(data), each.forward(forms[form](data))
+        assert found.dtype == expected.dtype == wanted
+        assert np.array_equal(found, expected)
+
+
+def as_torch(a):
+    torch = pytest.importorskip("torch", reason="tensors of another library")
+    return torch.from_numpy(a.copy())
+
+
+@given(st.integers(-300, 300))
+def test_float32_data_meet_factors_that_float32_cannot_hold(power):
+    layer = compress_linear(np.eye(3), rank=3, bits=8, method="als-round")
+    cp = layer.cp
+    apart = QuantizedCP(cp.codes, [cp.scales[0] * 2.0**power, cp.scales[1] * 2.0**-power], cp.grid)
+    x = np.array([[1.0, -2.0, 0.5]], np.float32)
+    found, expected = replace(layer, cp=apart).forward(x), layer.forward(x)
+    assert found.dtype == np.float32
+    assert np.allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_what_the_type_of_the_data_cannot_hold_is_refused():
+    layer = compress_linear(1e10 * np.eye(3), rank=3, method="als-round")
+    with pytest.raises(ValueError, match="the result exceeds the range of float32"):
+        layer.forward(np.full((1, 3), 1e35, np.float32))
+    assert layer.forward(np.full((1, 3), 1e35)).max() > 1e44
+
+
 # --- planted faults -------------------------------------------------------------------------------
+
+
+def attribute_linear(M, **options):
+    """A layer that asks the argument for its type, not the array."""
+    layer = right.compress_linear(M, **options)
+
+    class Careless:
+        cp = layer.cp
+
+        def forward(self, x):
+            single = getattr(x, "dtype", None) == np.float32
+            return layer.forward(np.asarray(x, np.float32 if single else np.float64))
+
+    return Careless()
+
+
+def test_a_type_read_off_the_argument_is_caught():
+    fault = {"compress_linear": attribute_linear}
+    test = test_forward_computes_in_the_type_of_the_data_whatever_made_them
+    assert caught(THIS, test, **fault)
 
 
 def flipped(W, **options):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from support import assert_same, caught, exact, seeds
+from support import assert_same, caught, exact, law, seeds
 from test_conv import dense, geometries
 
 import qcp_ref as right
@@ -26,6 +26,7 @@ from qcp_ref import (
     kernel_to_tensor,
     loops,
     mttkrp,
+    output,
     output_als,
     output_error,
     output_normal,
@@ -537,7 +538,71 @@ def test_other_bad_input_is_refused():
             call()
 
 
+@law("output_error.range")
+@given(seeds, st.lists(st.integers(-900, 900), min_size=3, max_size=3))
+def test_output_error_takes_approximations_of_any_magnitude(seed, powers):
+    cp, rng = random_cp((2, 3, 2), 2, rng=seed), np.random.default_rng(seed)
+    X, S = rng.standard_normal((2, 3, 2)), moment(rng, 6)
+    moved = CP([np.ldexp(A, e) for A, e in zip(cp.factors, powers, strict=True)])
+    total = sum(powers)
+    if total <= 300:  # all of it in one factor instead, where nothing leaves the range
+        first, *rest = cp.factors
+        other = CP([np.ldexp(first, max(total, -1000)), *rest])
+        assert np.isclose(output_error(X, moved, S), output_error(X, other, S), rtol=1e-12)
+    elif total > 1100:
+        with pytest.raises(ValueError, match="exceeds the range"):
+            output_error(X, moved, S)
+
+
+@law("output_normal.scale")
+@given(seeds, st.lists(st.integers(-600, 600), min_size=2, max_size=2), st.integers(0, 2))
+def test_output_normal_takes_columns_of_any_length(seed, powers, mode):
+    rng = np.random.default_rng(seed)
+    X, S = rng.standard_normal((2, 3, 2)), moment(rng, 6)
+    factors = [rng.standard_normal((side, 2)) for side in X.shape]
+    others = [n for n in range(3) if n != mode]
+    moved = list(factors)
+    for n, power in zip(others, powers, strict=True):
+        moved[n] = np.ldexp(factors[n], power)
+    moved[mode] = np.ldexp(factors[mode], -sum(powers))  # the tensor stays the same
+    if abs(sum(powers)) > 480:
+        return
+    row = None if mode == 0 else 1
+    F, G = output_normal(X, factors, S, mode, row=row)
+    F_moved, G_moved = output_normal(X, moved, S, mode, row=row)
+    assert np.array_equal(F_moved, np.ldexp(F, sum(powers)))
+    assert np.array_equal(G_moved, np.ldexp(G, 2 * sum(powers)))
+
+
+def test_output_functions_take_or_refuse_factors_far_from_one():
+    rng = np.random.default_rng(3)
+    cp, S = random_cp((3, 2, 2), 2, rng=1), np.eye(4)
+    X = reconstruct(cp) + 0.1 * rng.standard_normal((3, 2, 2))
+    moved = CP([np.ldexp(A, e) for A, e in zip(cp.factors, (900, -1000, 100), strict=True)])
+    same, plain = output_als(X, moved, S, max_sweeps=5), output_als(X, cp, S, max_sweeps=5)
+    assert np.allclose(same.history, plain.history, rtol=1e-6)
+    codes = quantize_cp(cp, Grid(4)).codes
+    with pytest.raises(ValueError, match="cp: expected factors whose squares float64"):
+        polish_output(X, QuantizedCP(codes, [1e200, 1e-200, 1.0], Grid(4)), S)
+    with pytest.raises(ValueError, match="factors: the result exceeds"):
+        output_normal(
+            X, [A * s for A, s in zip(cp.factors, (1, 1e200, 1e200), strict=True)], S, 1, row=0
+        )
+
+
 # --- planted faults -------------------------------------------------------------------------------
+
+
+def plain_output_normal(X, factors, S, mode=0, *, row=None):
+    """Forms products of columns in float64."""
+    with np.errstate(all="ignore"):
+        _, F, G = next(output._problems(X, factors, S, mode, first=row or 0))
+    return np.nan_to_num(F), np.nan_to_num(G)
+
+
+def test_products_of_columns_in_float64_are_caught():
+    test = test_output_normal_takes_columns_of_any_length
+    assert caught(THIS, test, output_normal=plain_output_normal)
 
 
 def summed_moment(x, kernel_size, **options):

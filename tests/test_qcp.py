@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import caught, exact, seeds, shapes
+from support import caught, exact, law, seeds, shapes
 
 import qcp_ref as right
 from qcp_ref import (
@@ -445,6 +445,26 @@ def test_symmetric_grids_leave_signs_alone_and_the_odd_one_costs_least():
     cp = CP([[[3.0], [-1.0]], [[-2.0], [1.9]], [[-1.0], [0.0]]])
     signs = [float(np.sign(A[0, 0])) for A in orient(cp, Grid(4)).factors]
     assert signs == [-1.0, 1.0, -1.0]  # 2 and 1.9 differ least, so that column is turned
+
+
+@law("predict_error.scale")
+@given(seeds, st.integers(-120, 120), st.integers(2, 6))
+def test_a_prediction_does_not_depend_on_the_unit_of_the_data(seed, power, bits):
+    cp = random_cp((3, 4, 2), 2, rng=seed)
+    X = reconstruct(cp) + 0.01
+    moved = CP([np.ldexp(A, power) for A in cp.factors])
+    plain = predict_error(X, cp, Grid(bits))
+    assert np.allclose(predict_error(np.ldexp(X, 3 * power), moved, Grid(bits)), plain, rtol=1e-9)
+
+
+def test_a_prediction_far_from_the_tensor_is_right_or_refused():
+    X = np.ones((2, 2))
+    far = predict_error(1e-110 * X, CP([np.full((2, 1), 1e15)] * 2), Grid(4))
+    assert np.isfinite(far).all() and far.bound > 1e139
+    with pytest.raises(ValueError, match="X, cp: the result exceeds the range"):
+        predict_error(1e-110 * X, CP([np.full((2, 1), 1e80)] * 2), Grid(4))
+    assert predict_error(0 * X, CP([np.ones((2, 1))] * 2), Grid(4)) == (np.inf, np.inf)
+    assert predict_error(0 * X, CP([np.zeros((2, 1))] * 2), Grid(4)) == (0, 0)
 
 
 # --- planted faults -------------------------------------------------------------------------------

@@ -425,6 +425,15 @@ def test_bad_input_is_refused():
         predict_error(X, q.dequantize(), Grid(1, kind="binary"))
 
 
+def test_a_zero_tensor_has_absolute_bounds():
+    cp = QuantizedCP([[[1], [1]], [[2], [0]]], [0.5, 1.0], Grid(4))
+    found = certify(np.zeros((2, 2)), cp)
+    assert max(found.bound) < 1e-7 and found.floor == 0.0 and found.proved == (1.0, 1.0)
+    far = QuantizedCP(cp.codes, [1e160, 1.0], Grid(4))
+    with pytest.raises(ValueError, match="cp: the square of its error exceeds"):
+        certify(np.ones((2, 2)), far)
+
+
 # --- planted faults -------------------------------------------------------------------------------
 
 

@@ -9,17 +9,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import (
     arrays,
+    assert_in_range,
     assert_same,
     assert_within,
     caught,
     exact,
     floats,
+    law,
     shapes,
     tensors_with_factors,
+    wild,
+    wild_factors,
 )
 
 import qcp_ref as right
 from qcp_ref import (
+    _wide,
     fold,
     gram,
     khatri_rao,
@@ -129,6 +134,53 @@ def test_sweep_reads_the_tensor_only_twice(case):
         assert np.array_equal(F, expected[mode])
         if mode == 1:  # both large products are done: whatever happens to the tensor is not seen
             X.fill(np.nan)
+
+
+@law("khatri_rao.range")
+@given(wild_factors())
+def test_khatri_rao_takes_entries_of_any_magnitude(factors):
+    truth = loops.khatri_rao(exact(factors))
+    size = loops.khatri_rao(exact([abs(A) for A in factors]))
+    assert_in_range(lambda: khatri_rao(factors), truth, size, len(factors))
+
+
+@law("gram.range")
+@given(wild_factors(), st.data())
+def test_gram_takes_entries_of_any_magnitude(factors, data):
+    mode = data.draw(st.none() | st.integers(0, len(factors) - 1))
+    truth = loops.gram(exact(factors), mode)
+    size = loops.gram(exact([abs(A) for A in factors]), mode)
+    assert_in_range(lambda: gram(factors, mode), truth, size, 60 * len(factors))
+
+
+def magnitude(X, factors, mode):
+    return loops.mttkrp(exact(abs(X)), exact([abs(A) for A in factors]), mode)
+
+
+@law("mttkrp.range")
+@given(wild_factors(), st.data())
+def test_mttkrp_takes_entries_of_any_magnitude(factors, data):
+    X = data.draw(wild(tuple(map(len, factors))))
+    mode = data.draw(st.integers(0, X.ndim - 1))
+    truth = loops.mttkrp(exact(X), exact(factors), mode)
+    size = magnitude(X, factors, mode)
+    assert_in_range(lambda: mttkrp(X, factors, mode), truth, size, X.size + 60)
+
+
+@law("mttkrp_sweep.range")
+@given(wild_factors(), st.data())
+def test_a_sweep_takes_entries_of_any_magnitude(factors, data):
+    X = data.draw(wild(tuple(map(len, factors)), 200))
+    sweep = mttkrp_sweep(X, factors)
+    for mode, A in enumerate(factors):
+        truth = loops.mttkrp(exact(X), exact(factors), mode)
+        size = magnitude(X, factors, mode)
+        yielded = []
+        assert_in_range(lambda: yielded.append(next(sweep)) or yielded[0][1], truth, size, 99)  # noqa: B023
+        if not yielded:  # refused
+            return
+        assert yielded[0][0] == mode
+        factors[mode] = data.draw(wild(A.shape, 400))
 
 
 @given(tensors_with_factors(), st.data())
@@ -244,9 +296,52 @@ def stale_sweep(X, factors):
         yield mode, right.mttkrp(X, start, mode)
 
 
+def unscaled(name):
+    """The plain formula, which leaves the range half-way."""
+    plain = {
+        "khatri_rao": lambda A: tensor._khatri_rao(A, A[0].shape[1]),
+        "mttkrp": tensor._mttkrp,
+        "gram": lambda A, mode=None: np.prod([B.T @ B for n, B in enumerate(A) if n != mode], 0),
+    }[name]
+
+    def wrong(*args):
+        with np.errstate(all="ignore"):
+            return plain(*args)
+
+    return wrong
+
+
+def unscaled_sweep(X, factors):
+    sweep = tensor._sweep(X, factors)
+    for _ in factors:
+        with np.errstate(all="ignore"):
+            found = next(sweep)
+        yield found
+
+
+def scaled_mttkrp(X, factors, mode):
+    """Moves each array as a whole, so that what is far below its largest entry is lost."""
+    shifts = [np.frexp(abs(A).max())[1] for A in (X, *factors)]
+    moved = [np.ldexp(A, -e) for A, e in zip((X, *factors), shifts, strict=True)]
+    with np.errstate(all="ignore"):
+        F = tensor._mttkrp(moved[0], moved[1:], mode)
+        return _wide.finite(np.ldexp(F, sum(shifts) - shifts[mode + 1]), "X, factors")
+
+
 @pytest.mark.parametrize(
     ("test", "fault"),
     [
+        (
+            test_khatri_rao_takes_entries_of_any_magnitude,
+            {"khatri_rao": unscaled("khatri_rao")},
+        ),
+        (test_gram_takes_entries_of_any_magnitude, {"gram": unscaled("gram")}),
+        (test_mttkrp_takes_entries_of_any_magnitude, {"mttkrp": unscaled("mttkrp")}),
+        (test_mttkrp_takes_entries_of_any_magnitude, {"mttkrp": scaled_mttkrp}),
+        (
+            test_a_sweep_takes_entries_of_any_magnitude,
+            {"mttkrp_sweep": unscaled_sweep},
+        ),
         (test_unfold_equals_its_index_formula, {"unfold": fortran_unfold}),
         (test_khatri_rao_equals_its_index_formula, {"khatri_rao": swapped_khatri_rao}),
         (test_gram_is_that_of_the_explicit_khatri_rao_product, {"gram": full_gram}),

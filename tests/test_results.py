@@ -1,0 +1,304 @@
+"""Results do not change: no array in them can be written, none shares memory with an argument."""
+
+import copy
+import inspect
+import pickle
+import sys
+from dataclasses import is_dataclass, replace
+from functools import cache
+
+import numpy as np
+import pytest
+from support import caught
+
+import qcp_ref
+from qcp_ref import (
+    CP,
+    CPConv,
+    CPLinear,
+    Grid,
+    Histogram,
+    IntegerCP,
+    QuantizedCP,
+    Scale,
+    _results,
+)
+
+THIS = sys.modules[__name__]
+
+CLASSES = [
+    value
+    for name in qcp_ref.__all__
+    if inspect.isclass(value := getattr(qcp_ref, name))
+    and (is_dataclass(value) or issubclass(value, tuple))
+]
+FUNCTIONS = sorted(set(qcp_ref.__all__) - {c.__name__ for c in CLASSES})
+NUMBERS = {  # take and return no arrays
+    *["gamma", "random_cp", "conv_costs", "equal_cost_bits", "rank_for_budget", "rank_for_rate"],
+    "accumulator_bound",  # integers go through int64 first; what it returns is a sum
+}
+
+
+def arguments():
+    """Arrays and objects to call every public function with, new ones each time."""
+    rng = np.random.default_rng(5)
+    X, W = rng.standard_normal((4, 3, 4)), rng.standard_normal((4, 3, 2, 2))
+    x, factors = rng.standard_normal((2, 3, 5, 5)), [rng.standard_normal((n, 2)) for n in (4, 3, 4)]
+    F, G = rng.standard_normal((4, 2)), np.array([[2.0, 0.5], [0.5, 1.0]])
+    return {
+        "X": X,
+        "W": W,
+        "x": x,
+        "factors": factors,
+        "F": F,
+        "G": G,
+        "S": np.eye(12),
+        "M": rng.standard_normal((4, 12)),
+        "bias": np.ones(4),
+        "matrix": X[0],
+        "T": W[:1, :, :1],
+        "cp": CP(factors, [1.0, -2.0]),
+        "grid": Grid(4),
+        "codes": np.array([[1, -2], [3, 7]]),
+        "bytes": np.ones((1, 2, 3), np.uint8),
+        "kernel": np.ones((4, 2, 1), np.int8),
+        "scale": np.array([[0.5, 0.25]]),
+        "acc": np.ones((2, 3), np.int64),
+    }
+
+
+def integer_layer(a):
+    cp = QuantizedCP([[[2], [-3]], [[1], [1]]], [0.5, 1.0], Grid(4))
+    scales = [Scale(np.array(s), 0, "given") for s in (1.0, 2.0, 0.5)]
+    return qcp_ref.integer_cp(cp, scales, Grid(8), bias=a["bias"][:2])
+
+
+def rounded(a):
+    return qcp_ref.quantize_cp(a["cp"], a["grid"])
+
+
+def of_layer(a, name):
+    """A call of a convolution of one, two or three spatial axes."""
+    d, function = int(name[-2]), getattr(qcp_ref, name)
+    if name.startswith("cp"):
+        cp = CP([np.ones((4, 1)), np.ones((3, 1))])
+        return function(a["x"].reshape(2, 3, *[25, 1, 1][:d]), cp, kernel_size=1, bias=a["bias"])
+    kernel = a["W"].reshape(4, 3, *[4, 1, 1][:d])
+    return function(a["x"].reshape(2, 3, *[25, 1, 1][:d]), kernel, bias=a["bias"])
+
+
+CALLS = {
+    "activation_scale": lambda q, a: q([a["x"]], a["grid"]),
+    "admm": lambda q, a: q(a["F"], a["G"], lambda V: V, start=a["F"]),
+    "align": lambda q, a: q(a["cp"], a["cp"]),
+    "allocate": lambda q, a: q([frontier(a)], 10**6),
+    "als_update": lambda q, a: q(a["F"], a["G"]),
+    "ao_admm": lambda q, a: q(a["X"], 2, a["grid"], max_sweeps=2),
+    "balance": lambda q, a: q(a["cp"]),
+    "canonical": lambda q, a: q(a["cp"]),
+    "certify": lambda q, a: q(a["X"], rounded(a), budget=10),
+    "choose_scale": lambda q, a: q(a["X"], a["grid"]),
+    "choose_slack": lambda q, a: q(a["X"], a["cp"], a["grid"], slacks=(0.0,), sweeps=2),
+    "compress_conv": lambda q, a: q(a["W"], rank=2, bias=a["bias"], method="als-round"),
+    "compress_linear": lambda q, a: q(a["matrix"], rank=2, bias=a["bias"][:3], method="als-round"),
+    "cp_als": lambda q, a: q(a["X"], 2, init=a["cp"], max_sweeps=2),
+    "cp_conv_bound": lambda q, a: q(a["x"][:, :, :2, :2], a["cp"], kernel_size=2, bias=a["bias"]),
+    "cp_linear": lambda q, a: q(a["F"], CP([np.eye(2), np.eye(2)])),
+    "degeneracy": lambda q, a: q(a["cp"]),
+    "depthwise": lambda q, a: q(a["x"], a["M"][:1, :3], kernel_size=1),
+    "dequantize": lambda q, a: q(a["codes"], a["scale"], grid=a["grid"]),
+    "epc": lambda q, a: q(a["X"], a["cp"], max_sweeps=2),
+    "epc_update": lambda q, a: q(a["F"], a["G"], 100.0, 99.0),
+    "factorize": lambda q, a: q(a["X"], 2, a["grid"], method="als-round"),
+    "fixed_point": lambda q, a: q(np.abs(a["F"])),
+    "fold": lambda q, a: q(a["M"], 0, (4, 3, 4)),
+    "frontier": lambda q, a: q(a["X"], bits=[4], budgets=[100], method="als-round"),
+    "gram": lambda q, a: q(a["factors"]),
+    "histogram_error": lambda q, a: q(Histogram.of(a["x"], 8), 0, 7, 4),
+    "histogram_range": lambda q, a: q(Histogram.of(a["x"], 8), 4),
+    "inner": lambda q, a: q(a["cp"], a["cp"]),
+    "int_conv": lambda q, a: q(a["bytes"], a["kernel"]),
+    "int_linear": lambda q, a: q(a["bytes"], np.ones((2, 3), np.int8)),
+    "integer_cp": lambda q, a: integer_layer(a),
+    "kernel_to_tensor": lambda q, a: q(a["W"]),
+    "khatri_rao": lambda q, a: q(a["factors"]),
+    "mttkrp": lambda q, a: q(a["X"], a["factors"], 1),
+    "mttkrp_sweep": lambda q, a: list(q(a["X"], a["factors"])),
+    "norm": lambda q, a: q(a["cp"]),
+    "normalize": lambda q, a: q(a["cp"]),
+    "orient": lambda q, a: q(a["cp"], a["grid"]),
+    "output_als": lambda q, a: q(a["X"], a["cp"], a["S"], max_sweeps=2),
+    "output_error": lambda q, a: q(a["X"], a["cp"], a["S"]),
+    "output_normal": lambda q, a: q(a["X"], a["factors"], a["S"]),
+    "pointwise": lambda q, a: q(a["x"], a["M"][:, :3], bias=a["bias"]),
+    "polish": lambda q, a: q(a["X"], rounded(a)),
+    "polish_output": lambda q, a: q(a["X"], rounded(a), a["S"], max_sweeps=2),
+    "predict_error": lambda q, a: q(a["X"], a["cp"], a["grid"]),
+    "project": lambda q, a: q(a["F"], a["grid"]),
+    "quantize": lambda q, a: q(a["codes"] * 1.0, a["grid"], a["scale"]),
+    "quantize_cp": lambda q, a: q(a["cp"], a["grid"]),
+    "reconstruct": lambda q, a: q(a["cp"]),
+    "refit_scale": lambda q, a: q(a["F"], a["G"], np.ones((4, 2), np.int8), a["grid"], a["scale"]),
+    "relative_error": lambda q, a: q(a["X"], a["cp"]),
+    "requantize": lambda q, a: q(a["acc"], np.array(0.5), 0, Grid(8)),
+    "rounding_bound": lambda q, a: q(3, np.abs(a["F"])),
+    "second_moment": lambda q, a: q(a["x"], 1),
+    "sensitivity": lambda q, a: q(a["cp"]),
+    "solve_rows": lambda q, a: q(a["F"], a["G"], a["grid"], a["scale"]),
+    "tensor_to_kernel": lambda q, a: q(a["X"], (2, 2)),
+    "unfold": lambda q, a: q(a["X"], 0),
+    **{f"conv{d}d": lambda q, a: of_layer(a, q.__name__) for d in (1, 2, 3)},
+    **{f"cp_conv{d}d": lambda q, a: of_layer(a, q.__name__) for d in (1, 2, 3)},
+}
+
+
+def frontier(a):
+    return qcp_ref.frontier(a["X"], bits=[4], budgets=[100], method="als-round")
+
+
+def run(name, a):
+    return CALLS[name](getattr(qcp_ref, name), a)
+
+
+def inside(value):
+    """All arrays within a result, with the objects that hold them; and the parts by type."""
+    if isinstance(value, np.ndarray):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for part in value:
+            yield from inside(part)
+    elif is_dataclass(value):
+        for part in vars(value).values():
+            yield from inside(part)
+
+
+def objects(value):
+    """All result objects within a result, itself included."""
+    if type(value) in CLASSES:
+        yield value
+    parts = value if isinstance(value, (tuple, list)) else ()
+    for part in vars(value).values() if is_dataclass(value) else parts:
+        yield from objects(part)
+
+
+@cache
+def examples():
+    """For each class an object that some public function has made."""
+    found = {Costs: Costs() for Costs in [qcp_ref.Costs]}
+    found[Histogram] = Histogram(np.array([1, 2]), 0.0, 1.0)
+    for name in CALLS:
+        for each in objects(run(name, arguments())):
+            found.setdefault(type(each), each)
+    return found
+
+
+def test_every_public_function_has_a_call_here():
+    assert set(FUNCTIONS) == NUMBERS | CALLS.keys()
+    assert not NUMBERS & CALLS.keys()
+
+
+def copies(value):
+    yield value
+    yield pickle.loads(pickle.dumps(value))
+    yield copy.copy(value)
+    yield copy.deepcopy(value)
+    if isinstance(value, tuple):
+        yield value._replace(**value._asdict())
+    else:
+        yield replace(value) if type(value) not in (CP, QuantizedCP) else value
+
+
+@pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
+def test_no_array_in_a_result_can_be_written(kind):
+    for value in copies(examples()[kind]):
+        assert type(value) is kind
+        for array in inside(value):
+            assert not array.flags.writeable
+            with pytest.raises(ValueError, match="read-only"):
+                array[...] = 0
+
+
+def test_what_is_given_to_a_result_stays_writable_and_does_not_show_in_it():
+    for a, held in [
+        (a := np.ones((2, 1)), lambda a: CP([a, a]).factors[0]),
+        (a := np.ones(1), lambda a: CP([np.ones((2, 1))] * 2, a).weights),
+        (a := np.ones((2, 1), np.int8), lambda a: QuantizedCP([a, a], [1, 1], Grid(4)).codes[1]),
+        (
+            a := np.ones(()),
+            lambda a: QuantizedCP([np.eye(2, 1, dtype=int)] * 2, [a, a], Grid(4)).scales[0],
+        ),
+        (a := np.ones(()), lambda a: Scale(a, 0.0, "given").scale),
+        (a := np.ones(()), lambda a: Scale(1.0, 0.0, "given")._replace(scale=a).scale),
+        (a := np.ones(2, int), lambda a: Histogram(a, 0.0, 1.0).counts),
+        (a := np.ones(2), lambda a: replace(layer(CPLinear), bias=a).bias),
+        (a := np.ones(2), lambda a: replace(layer(CPConv), bias=a).bias),
+        (a := np.ones(2, int), lambda a: replace(layer(IntegerCP), bias=a).bias),
+    ]:
+        array = held(a)
+        assert a.flags.writeable
+        assert not np.shares_memory(a, array)
+        before = array.copy()
+        a[...] = 7
+        assert np.array_equal(array, before)
+
+
+def layer(kind):
+    return examples()[kind]
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("locked", [False, True])
+def test_no_result_shares_memory_with_an_argument(name, locked):
+    given = arguments()
+    mine = list(inside([*given.values()]))
+    for array in mine:
+        array.setflags(write=array.flags.writeable and not locked)
+    before = [array.copy() for array in mine]
+    flags = [array.flags.writeable for array in mine]
+    result = run(name, given)
+    assert flags == [array.flags.writeable for array in mine]
+    for array in inside(result):
+        assert not any(np.shares_memory(array, other) for other in mine)
+    for array, copied in zip(mine, before, strict=True):
+        assert np.array_equal(array, copied)
+    if isinstance(result, np.ndarray):  # it belongs to the caller
+        result[...] = 0
+
+
+# --- planted faults -------------------------------------------------------------------------------
+
+
+def check_all():
+    for name in ("unfold", "fold", "kernel_to_tensor", "tensor_to_kernel", "mttkrp"):
+        test_no_result_shares_memory_with_an_argument(name, locked=False)
+
+
+VIEWS = {
+    "unfold": lambda X, mode: X.reshape(len(X), -1),
+    "fold": lambda M, mode, shape: M.reshape(shape),
+    "kernel_to_tensor": lambda W: W.reshape(*W.shape[:2], -1),
+    "tensor_to_kernel": lambda X, size: X.reshape(*X.shape[:2], *size),
+}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_a_view_is_caught(name, monkeypatch):
+    monkeypatch.setattr(qcp_ref, name, VIEWS[name])
+    assert caught(THIS, check_all)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda value: value,
+        lambda value: np.asarray(value) if isinstance(value, np.ndarray) else value,
+    ],
+)
+def test_a_copy_that_can_be_written_is_caught(wrong, monkeypatch):
+    value = examples()[qcp_ref.ALSUpdate]
+    monkeypatch.setattr(_results, "sealed", wrong)
+    monkeypatch.setattr(
+        THIS, "examples", lambda: {qcp_ref.ALSUpdate: pickle.loads(pickle.dumps(value))}
+    )
+    with pytest.raises(AssertionError):
+        test_no_array_in_a_result_can_be_written(qcp_ref.ALSUpdate)

@@ -1,0 +1,178 @@
+"""Numbers as mantissa and exponent: qcp_ref._wide; its planted faults stand at the end."""
+
+import sys
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support import arrays, assert_in_range, caught, exact, wild
+
+from qcp_ref import _wide, loops
+from qcp_ref._wide import (
+    Wide,
+    bilinear,
+    finite,
+    fits,
+    narrow,
+    over,
+    plus,
+    root,
+    span,
+    times,
+    total,
+    wide,
+)
+
+THIS = sys.modules[__name__]
+
+
+def value(a):
+    """The numbers as fractions, in a flat list."""
+    pairs = zip(a.mantissa.ravel().tolist(), a.exponent.ravel().tolist(), strict=True)
+    return [Fraction(m) * Fraction(2) ** e if m else Fraction(0) for m, e in pairs]
+
+
+def normal(a):
+    """Whether mantissas are 0 or from 1/2 to below 1."""
+    size = np.abs(a.mantissa)
+    return bool(((size == 0) | ((size >= 0.5) & (size < 1))).all())
+
+
+def close(a, truth, roundings=1):
+    """Within a number of roundings of fractions, however large or small."""
+    return normal(a) and all(
+        abs(found - true) <= abs(true) * roundings * Fraction(2) ** -53
+        for found, true in zip(value(a), truth, strict=True)
+    )
+
+
+@given(wild((2, 3)))
+def test_floats_come_apart_and_together(x):
+    assert value(wide(x)) == loops.flat(exact(x))
+    assert normal(wide(x))
+    assert np.array_equal(narrow(wide(x), "x"), x)
+
+
+def test_subnormal_numbers_and_the_largest_come_apart_and_together():
+    x = np.array([5e-324, -2.5e-310, 1.7976931348623157e308, 0.0, -0.0])
+    assert np.array_equal(narrow(wide(x), "x"), x)
+
+
+@given(wild((4,)), wild((4,)))
+def test_arithmetic_is_that_of_fractions_far_beyond_float64(x, y):
+    a, b = times(times(wide(x), wide(x)), wide(x)), wide(y)
+    p, q = [Fraction(t) ** 3 for t in x.tolist()], [Fraction(t) for t in y.tolist()]
+    assert close(a, p, 2)
+    assert close(times(a, b), [s * t for s, t in zip(p, q, strict=True)], 3)
+    sums = zip(value(plus(a, b)), p, q, strict=True)
+    assert all(abs(found - s - t) * 2**50 <= abs(s) + abs(t) for found, s, t in sums)
+    assert abs(value(total(a))[0] - sum(p)) * 2**50 <= sum(map(abs, p))
+    alive = y != 0
+    if alive.any():
+        quotient = over(a.of(lambda part: part[alive]), b.of(lambda part: part[alive]))
+        pairs = [(s, t) for s, t in zip(p, q, strict=True) if t]
+        assert close(quotient, [s / t for s, t in pairs], 3)
+
+
+@given(wild((4,)), st.integers(2, 5))
+def test_a_root_to_its_power_is_the_number(x, degree):
+    a = times(wide(np.abs(x)), wide(np.abs(x)))
+    found = [part**degree for part in value(root(a, degree))]
+    for power, number in zip(found, value(a), strict=True):
+        assert abs(power - number) <= number * 8 * degree * Fraction(2) ** -53
+
+
+@given(st.integers(1, 4), st.data())
+def test_products_of_matrices_keep_every_magnitude(inner, data):
+    A, B = data.draw(wild((2, inner))), data.draw(wild((inner, 3)))
+    truth = loops.matmul(exact(A), exact(B))
+    size = loops.matmul(exact(abs(A)), exact(abs(B)))
+    assert_in_range(
+        lambda: narrow(bilinear(np.matmul, wide(A), wide(B)), "A, B"), truth, size, inner + 60
+    )
+
+
+@given(arrays((3, 3), st.integers(-9, 9)), st.integers(-900, 900))
+def test_a_span_lies_between_powers_of_two(numbers, exponent):
+    x = np.ldexp(numbers, exponent)
+    low, high = span(x)
+    sizes = np.abs(x[x != 0])
+    if sizes.size:
+        assert 2.0**low <= sizes.min() < 2.0 ** (low + 1)
+        assert 2.0 ** (high - 1) <= sizes.max() < 2.0**high
+    else:
+        assert (low, high) == (0, 0)
+
+
+def test_a_span_sees_all_blocks_and_strides(monkeypatch):
+    monkeypatch.setattr(_wide, "_BLOCK", 2)
+    x = np.array([[0.0, 4.0, 1.0], [0.0, 0.0, 0.25]])
+    assert span(x) == span(x.T) == span(x[::-1, ::-1]) == (-2, 3)
+
+
+@given(st.lists(wild((2,)), min_size=1, max_size=3))
+def test_where_it_fits_no_product_leaves_the_range(factors):
+    if not fits(*map(span, factors)):
+        return
+    for number in (0, 1):
+        product = Fraction(1)
+        for x in factors:
+            product *= Fraction(float(x[number]))
+            assert product == 0 or Fraction(2) ** -1020 < abs(product) < Fraction(2) ** 1000
+
+
+def test_what_a_type_cannot_hold_is_refused_in_words():
+    with pytest.raises(ValueError, match="A, B: the result exceeds the range of float64; rescale"):
+        narrow(times(wide(1e300), wide(1e300)), "A, B")
+    with pytest.raises(ValueError, match="x: the result exceeds the range of float32; rescale"):
+        narrow(wide(1e39), "x", np.float32)
+    with pytest.raises(ValueError, match="x: the result exceeds"):
+        finite(np.array([np.nan]), "x")
+    assert narrow(times(wide(1e-300), wide(1e-300)), "A, B") == 0
+    assert narrow(wide(1e-40), "x", np.float32) == np.float32(1e-40) > 0
+
+
+# --- planted faults -------------------------------------------------------------------------------
+
+
+def naive_times(a, b):
+    """Leaves the range as floats do."""
+    with np.errstate(over="ignore"):
+        return wide(np.ldexp(a.mantissa, a.exponent) * np.ldexp(b.mantissa, b.exponent))
+
+
+def one_band(core, a, b):
+    """Measures all relative to the largest: what is far below becomes 0."""
+    x, y = (np.ldexp(c.mantissa, np.maximum(c.exponent - c.exponent.max(), -4000)) for c in (a, b))
+    part = wide(core(x, y))
+    return Wide(part.mantissa, part.exponent + a.exponent.max() + b.exponent.max())
+
+
+def peak_only(x):
+    """Does not look for the smallest number."""
+    high = _wide.span(x)[1]
+    return (high - 1, high)
+
+
+def truncated_root(a, degree=2):
+    """Forgets the rest of the exponent."""
+    return Wide(a.mantissa ** (1 / degree), a.exponent // degree)
+
+
+@pytest.mark.parametrize(
+    ("test", "fault"),
+    [
+        (
+            test_arithmetic_is_that_of_fractions_far_beyond_float64,
+            {"times": naive_times},
+        ),
+        (test_products_of_matrices_keep_every_magnitude, {"bilinear": one_band}),
+        (test_a_span_lies_between_powers_of_two, {"span": peak_only}),
+        (test_where_it_fits_no_product_leaves_the_range, {"span": peak_only}),
+        (test_a_root_to_its_power_is_the_number, {"root": truncated_root}),
+    ],
+)
+def test_planted_faults_are_caught(test, fault):
+    assert caught(THIS, test, **fault)
