@@ -18,13 +18,14 @@ turns the box into something that is no box.
 Checked by tests/test_rows.py; the compiled loops by tests/test_kernels.py.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qcp_ref._checks import Array, check_array, check_gram, check_int, check_option
-from qcp_ref._kernels import descend, sphere
+from qcp_ref._kernels import can_compile, descend, sphere
 from qcp_ref.grid import Grid, _check_grid, _check_scale, _off_grid
 
 __all__ = ["RowFit", "refit_scale", "solve_rows"]
@@ -35,6 +36,8 @@ _EPS = float(np.finfo(np.float64).eps)
 _NULL = 1e-13  # share of its upper bound below which a squared norm is the rounding of zero
 _BLOCK = 64  # columns whose residual is formed by one product
 _MOST_PASSES = 1000  # descent cannot cycle, so this is never the reason to stop in practice
+
+_Found: TypeAlias = tuple[Array, float, float, int]  # row, its distance, a bound of all, nodes
 
 
 class RowFit(NamedTuple):
@@ -325,8 +328,9 @@ def _solve(
         other = _descended(_k_best(z, L, steps.box, 1)[:, back], steps)
         V = np.where((_objective(other, steps) < _objective(V, steps))[:, None], other, V)
     if method == "sphere":
+        search: Callable[..., _Found] = sphere if can_compile() else _search
         for i, row in enumerate(V[:, last_first]):
-            best, distance, farthest, _ = sphere(z[i], L, row, steps.box, budget)
+            best, distance, farthest, _ = search(z[i], L, row, steps.box, budget)
             V[i], proved[i] = best[back], farthest == distance
             bound[i] = max(bound[i], farthest - (z[i] ** 2).sum())
     return V, bound, proved
@@ -392,11 +396,12 @@ def _pass(V: Array, steps: _Steps, dither: Array) -> int:
     are then. So changes need not be carried into all later columns one by one.
     """
     changed = 0
+    round_once: Callable[..., int] = descend if can_compile() else _descend
     for start in range(0, V.shape[1], _BLOCK):
         own = slice(start, start + _BLOCK)
         residual = steps.F[:, own] - V @ steps.G[:, own]
         part, noise = V[:, own].copy(), dither[:, own].copy()
-        changed += descend(part, residual, steps.G[own, own].copy(), noise, steps.box)
+        changed += round_once(part, residual, steps.G[own, own].copy(), noise, steps.box)
         V[:, own] = part
     return changed
 
@@ -406,7 +411,7 @@ def _descend(
 ) -> int:
     """Spell out :eq:`rows-descent` for all rows at once, column by column, in place.
 
-    The kernel of the same name is faster.
+    The kernel of the same name is faster, and gives the same bits.
     """
     changed = 0
     for r in np.flatnonzero(np.diag(G) > 0):
@@ -437,3 +442,47 @@ def _k_best(z: Array, L: Array, box: tuple[float, float, float], width: int) -> 
         V = np.take_along_axis(V, (kept // choices.shape[2])[:, :, None], axis=1)
         V[:, :, i] = np.take_along_axis(choices.reshape(rows, -1), kept, axis=1)
     return V[:, 0]
+
+
+def _search(
+    z: Array, L: Array, start: Array, box: tuple[float, float, float], budget: int
+) -> _Found:
+    """Spell out :eq:`rows-tree` for one row, depth first; the kernel ``sphere`` is faster.
+
+    One code after the other is decided, the last one first, and where the rest of the row cannot
+    repair what it costs, the next one is tried: the nearest, then further ones on both sides.
+    """
+    rank, v, low, high, offset = len(z), np.zeros(len(z)), int(box[0]), int(box[1]), box[2]
+    targets, sizes = (z - offset * L.sum(axis=0)).tolist(), np.diag(L).tolist()
+    decided = [v[i + 1 :].dot for i in range(rank)]  # products with the codes that are decided
+    columns = [column[i + 1 :] for i, column in enumerate(np.ascontiguousarray(L.T))]
+    best, radius, bound, nodes = start, float(((z - start @ L) ** 2).sum()), np.inf, 0
+    centre, spent, code, step = [0.0] * rank, [0.0] * (rank + 1), [0] * rank, [0] * rank
+    i, entered = rank - 1, True
+    while i < rank:
+        if entered:
+            centre[i] = (targets[i] - float(decided[i](columns[i]))) / sizes[i]
+            k = round(centre[i])
+            k = k if low <= k <= high else low if k < low else high
+            step[i] = 1 if centre[i] >= k else -1
+        else:
+            k = code[i] + step[i]
+            step[i] = -step[i] - 1 if step[i] > 0 else -step[i] + 1
+            if not low <= k <= high:  # this side of the box is used up, not yet the other one
+                k += step[i]
+                step[i] = -step[i] - 1 if step[i] > 0 else -step[i] + 1
+        code[i], entered = k, False
+        gap = (centre[i] - k) * sizes[i]
+        distance = spent[i + 1] + gap * gap
+        if distance >= radius or not low <= k <= high:
+            i += 1
+        elif nodes >= budget:  # what is left here and above is at least this far away
+            bound = min(bound, distance)
+            i += 1
+        else:
+            nodes, v[i] = nodes + 1, k
+            if i == 0:
+                best, radius = v + offset, distance
+            else:
+                spent[i], i, entered = distance, i - 1, True
+    return best, radius, min(bound, radius), nodes
