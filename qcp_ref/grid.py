@@ -652,12 +652,11 @@ def _trial_scale(x: Array, grid: Grid) -> float:
 
 def _best_scale(x: Array, grid: Grid, zero: int, po2: str | None) -> float:
     """Return the largest scale of least squared error, or 0 if none helps, for sorted ``x``."""
-    levels = grid.levels - zero
     if po2 == "mse":
-        return _search_powers(x, levels)
+        return _search_powers(x, grid.levels - zero)
     few = x.size * 2**grid.bits <= _FEW_BREAKPOINTS
     if few or grid.kind in ("binary", "log2") or not can_compile():
-        return _search_cells(x, levels)
+        return _search_cells(x, grid.levels - zero)
     return exact_scale(x, float(grid.qmin - zero), float(grid.qmax - zero), grid.offset)
 
 
