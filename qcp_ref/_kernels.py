@@ -1,19 +1,30 @@
 """Ground floor: loops that Numba compiles at their first call.
 
 A kernel is plain Python over indices, so it can be read, traced and tested without a compiler
-(``kernel.py_func``). The search for a scale, a pass of descent and the depthwise stage replace
-readable forms that are too slow and stay in their chapters. The others are twins of the chapters on
-flat arrays, a third form beside the vectorised one and :mod:`qcp_ref.loops`, for the oracle to
-compare. No fast-math, no threads, one order of summation: compiled and interpreted runs agree bit
-for bit.
+(``kernel.py_func``). The search for a scale, a pass of descent, the search of a tree and the
+depthwise stage replace readable forms that are slower and stay in their chapters. The others are
+twins of the chapters on flat arrays, a third form beside the vectorised one and
+:mod:`qcp_ref.loops`, for the oracle to compare. No fast-math, no threads, one order of summation:
+compiled and interpreted runs agree bit for bit.
 
 Importing this module does not import Numba. The first call of a kernel does; later processes find
-the compiled code on disk.
+the compiled code on disk. Where no folder can be written to, or what lies there cannot be read, a
+kernel is compiled anew in each process.
 
-Checked by tests/test_kernels.py.
+Where Numba cannot be imported, or ``NUMBA_DISABLE_JIT`` is set, no kernel runs: chapters ask
+:func:`can_compile` and take their readable forms. That is said once, by a warning. Descent and the
+depthwise stage then give the same bits. The searches add in another order, so that they agree up to
+rounding: in what they prove, and elsewhere unless two choices are equally good.
+
+Checked by tests/test_kernels.py; without a compiler or a cache by tests/test_without_numba.py.
 """
 
+import os
+import sys
+import threading
+import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from functools import update_wrapper
 from types import FunctionType
 from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar
@@ -40,10 +51,138 @@ Interval: TypeAlias = tuple[float, float, float, float, float, float]
 Triple: TypeAlias = tuple[float, float, float]
 
 
+# --- compiling ------------------------------------------------------------------------------------
+
+
+class NumbaMissingWarning(RuntimeWarning):
+    """Numba cannot be used, so that slower forms of the same functions run."""
+
+
+class _Numba:
+    """What this process knows about Numba: was it asked for, what is missing, was that told."""
+
+    lock = threading.RLock()
+    asked, told, guarded, held = False, False, False, False
+    missing = ""
+    njit: Any = None
+    config: Any = None
+    compiling: Any = None  # Numba's own lock
+
+    @classmethod
+    def ask(cls) -> None:
+        """Import it, whatever a broken installation raises."""
+        import logging  # noqa: F401  # which Numba needs, and which is to be locked before us
+
+        if hasattr(os, "register_at_fork") and not cls.guarded:
+            cls.guarded = True
+            after = cls.after_fork
+            os.register_at_fork(before=cls.before_fork, after_in_parent=after, after_in_child=after)
+        try:
+            import numba
+            from numba.core.compiler_lock import global_compiler_lock
+
+            cls.njit, cls.config, cls.compiling = numba.njit, numba.config, global_compiler_lock
+            cls.missing = "NUMBA_DISABLE_JIT is set" if cls.config.DISABLE_JIT else ""
+        except Exception as error:
+            cls.missing = f"{type(error).__name__}: {error}"
+        cls.asked = True
+
+    @classmethod
+    def before_fork(cls) -> None:
+        """Let no thread be inside Numba while the process is copied: the copy would wait for it."""
+        cls.lock.acquire()
+        if cls.compiling is not None:
+            cls.compiling.acquire()
+        cls.held = True
+
+    @classmethod
+    def after_fork(cls) -> None:
+        """Release what was held, in both processes."""
+        if cls.held:
+            cls.held = False
+            if cls.compiling is not None:
+                cls.compiling.release()
+            cls.lock.release()
+
+
+def missing_numba() -> str:
+    """Return why Numba cannot be used, or nothing; the first call in a process imports it."""
+    if not _Numba.asked:
+        with _Numba.lock:
+            if not _Numba.asked:
+                _Numba.ask()
+    return _Numba.missing
+
+
+def can_compile() -> bool:
+    """Return whether kernels can run; warn at the first call in a process if they cannot."""
+    missing = missing_numba()
+    if missing and not _Numba.told:
+        with _Numba.lock:
+            first, _Numba.told = not _Numba.told, True
+        if first:
+            text = (
+                f"qcp_ref runs without Numba ({missing}): its readable NumPy forms take longer "
+                "and give the same results up to rounding; install numba, or ignore this warning"
+            )
+            warnings.warn(text, NumbaMissingWarning, stacklevel=_callers())
+    return not missing
+
+
+def _callers() -> int:
+    """Return how many calls lie between a warning in :func:`can_compile` and the user's code."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith("qcp_ref."):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+class _Cache:
+    """Numba's cache of one kernel. What cannot be read is not there, what cannot be stored is not.
+
+    Two processes that compile at once may leave the code for other types under a name: the types
+    are compared.
+    """
+
+    def __init__(self, cache: Any) -> None:
+        self._cache = cache
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cache, name)
+
+    def load_overload(self, types: Any, context: Any) -> Any:
+        """Return the code for some types of arguments, or None."""
+        with suppress(Exception):
+            found = self._cache.load_overload(types, context)
+            if found is None or found.signature.args == tuple(getattr(types, "args", types)):
+                return found
+        with suppress(Exception):
+            self._cache.flush()  # so that the next process finds a good one
+        return None
+
+    def save_overload(self, types: Any, code: Any) -> None:
+        """Store the code if that is possible."""
+        with suppress(Exception):
+            self._cache.save_overload(types, code)
+
+
+def _compile(function: Any) -> Any:
+    """Return Numba's function, with its cache on disk if there is a place for it."""
+    compiled = _Numba.njit(nogil=True, error_model="numpy")(function)
+    # Of an unknown home Numba would make a folder named ~ where the process stands.
+    home = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~"))  # noqa: PTH111  # may fail
+    if _Numba.config.CACHE_DIR or os.path.isabs(home):  # noqa: PTH117
+        with suppress(Exception):
+            compiled.enable_caching()
+            compiled._cache = _Cache(compiled._cache)
+    return compiled
+
+
 class Kernel(Generic[P, R]):
     """A function that Numba compiles when it is first called; ``py_func`` is the function itself.
 
-    It may call other kernels of its module by their global names.
+    It may call other kernels of its module by their global names. Where Numba is missing, calling
+    it raises ImportError: ask :func:`can_compile` first.
     """
 
     def __init__(self, function: Callable[P, R]) -> None:
@@ -58,17 +197,26 @@ class Kernel(Generic[P, R]):
     def compiled(self) -> Callable[P, R]:
         """Return Numba's function, made once."""
         if self._compiled is None:
-            from numba import njit
-
-            plain: Any = self.py_func
-            scope = dict(plain.__globals__)
-            for name in plain.__code__.co_names:
-                if isinstance(scope.get(name), Kernel):
-                    scope[name] = scope[name].compiled()
-            twin = update_wrapper(FunctionType(plain.__code__, scope), plain)
-            del twin.__wrapped__  # Numba would look through it, at the scope that it cannot compile
-            self._compiled = njit(cache=True, nogil=True, error_model="numpy")(twin)
+            with _Numba.lock:
+                if self._compiled is None:
+                    self._compiled = _compile(self._twin())
         return self._compiled
+
+    def _twin(self) -> Any:
+        """Return a copy of the function that sees Numba's functions in place of kernels."""
+        plain: Any = self.py_func
+        if missing_numba():
+            raise ImportError(
+                f"{plain.__name__}: this kernel needs Numba, which cannot be used "
+                f"({missing_numba()}); install numba, or run the readable form of the chapter"
+            )
+        scope = dict(plain.__globals__)
+        for name in plain.__code__.co_names:
+            if isinstance(scope.get(name), Kernel):
+                scope[name] = scope[name].compiled()
+        twin = update_wrapper(FunctionType(plain.__code__, scope), plain)
+        del twin.__wrapped__  # Numba would look through it, at the scope that it cannot compile
+        return twin
 
 
 # --- grid -----------------------------------------------------------------------------------------

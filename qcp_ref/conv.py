@@ -32,7 +32,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
 from qcp_ref._checks import Array, check_array, check_int, check_option
-from qcp_ref._kernels import gather
+from qcp_ref._kernels import can_compile, gather
 from qcp_ref._wide import Wide, bilinear, finite, fits, narrow, plus, span, times, wide
 from qcp_ref.bounds import rounding_bound
 from qcp_ref.cp import CP, _check_cp
@@ -873,7 +873,12 @@ def _depthwise(x: Floats, C: Floats, axes: Sequence[_Axis]) -> Floats:
 
 
 def _depthwise_innermost(x: Floats, C: Floats, axes: Sequence[_Axis]) -> Floats:
-    """Do the same for channels that are innermost in memory, with all entries in one pass."""
+    """Do the same for channels that are innermost in memory, with all entries in one pass.
+
+    The bits are the same, so that the pass per entry takes its place where no kernel runs.
+    """
+    if not can_compile():
+        return _depthwise(x, C, axes)
     pixels = x.reshape(*x.shape[:2], -1).transpose(0, 2, 1)
     out = tuple(a.out for a in axes)
     y = np.zeros((len(x), prod(out), x.shape[1]), x.dtype)

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qcp_ref._checks import Array, Rng, check_array, check_int, check_option, check_rng
-from qcp_ref._kernels import TIE, exact_scale, moments
+from qcp_ref._kernels import TIE, can_compile, exact_scale, moments
 from qcp_ref._results import frozen
 
 __all__ = ["Grid", "Scale", "choose_scale", "dequantize", "project", "quantize"]
@@ -646,17 +646,18 @@ def _trial_scale(x: Array, grid: Grid) -> float:
     if not x.any():
         return 0.0
     scales = np.linspace(0.2, 1.2, 200) * max(-x[0], x[-1]) / (2.0 ** (grid.bits - 1) - 0.5)
-    S1, S2 = moments(x, scales, float(grid.qmin), float(grid.qmax), grid.offset)
+    ends = float(grid.qmin), float(grid.qmax), grid.offset
+    S1, S2 = moments(x, scales, *ends) if can_compile() else _moments(x, scales, grid.levels)
     return float(scales[np.argmax(scales * (2 * S1 - scales * S2))])
 
 
 def _best_scale(x: Array, grid: Grid, zero: int, po2: str | None) -> float:
     """Return the largest scale of least squared error, or 0 if none helps, for sorted ``x``."""
-    levels = grid.levels - zero
     if po2 == "mse":
-        return _search_powers(x, levels)
-    if grid.kind in ("binary", "log2") or x.size * 2**grid.bits <= _FEW_BREAKPOINTS:
-        return _search_cells(x, levels)
+        return _search_powers(x, grid.levels - zero)
+    few = x.size * 2**grid.bits <= _FEW_BREAKPOINTS
+    if few or grid.kind in ("binary", "log2") or not can_compile():
+        return _search_cells(x, grid.levels - zero)
     return exact_scale(x, float(grid.qmin - zero), float(grid.qmax - zero), grid.offset)
 
 

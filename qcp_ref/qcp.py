@@ -33,9 +33,9 @@ from qcp_ref._checks import (
     check_rng,
     check_tensor,
 )
-from qcp_ref.admm import iterate
 from qcp_ref._results import frozen
 from qcp_ref._wide import finite
+from qcp_ref.admm import iterate
 from qcp_ref.als import STARTS, Callback, _fit_error, _initial, cp_als
 from qcp_ref.cp import CP, balance, relative_error
 from qcp_ref.epc import epc

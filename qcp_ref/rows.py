@@ -18,6 +18,7 @@ turns the box into something that is no box.
 Checked by tests/test_rows.py; the compiled loops by tests/test_kernels.py.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,9 +32,9 @@ from qcp_ref._checks import (
     check_option,
     unit_diagonal,
 )
-from qcp_ref._kernels import descend, sphere
-from qcp_ref.bounds import gamma
+from qcp_ref._kernels import can_compile, descend, sphere
 from qcp_ref._results import frozen
+from qcp_ref.bounds import gamma
 from qcp_ref.grid import Grid, _check_grid, _check_scale, _off_grid
 from qcp_ref.proofs import (
     Doubt,
@@ -45,6 +46,7 @@ from qcp_ref.proofs import (
     margin,
     objectives,
     relaxed,
+    search_tree,
 )
 
 __all__ = ["RowFit", "refit_scale", "solve_rows"]
@@ -474,9 +476,10 @@ class _Rows:
         (z, L, last_first), back = triangle, np.argsort(triangle[2])
         V, proved = V.copy(), np.zeros(len(V), dtype=bool)
         left, low = np.full((2, len(V)), np.inf)
+        search: Callable[..., Any] = sphere if can_compile() else search_tree
         for i in range(len(V)):
             slack = (float(space.near[i]), 2 * float(space.wide[i]), space.grown)
-            found = sphere(z[i], L, V[i, last_first], self.steps.box, budget, slack)
+            found = search(z[i], L, V[i, last_first], self.steps.box, budget, slack)
             left[i], others = found[2], found[4][:, back]
             rows = np.vstack([V[i], others[(others != V[i]).any(axis=1)]])
             best, certain = self._better(rows, i)
@@ -552,11 +555,12 @@ def _pass(V: Array, steps: Steps, dither: Array) -> int:
     are then. So changes need not be carried into all later columns one by one.
     """
     changed = 0
+    round_once: Callable[..., int] = descend if can_compile() else _descend
     for start in range(0, V.shape[1], _BLOCK):
         own = slice(start, start + _BLOCK)
         residual = steps.F[:, own] - V @ steps.G[:, own]
         part, noise = V[:, own].copy(), dither[:, own].copy()
-        changed += descend(part, residual, steps.G[own, own].copy(), noise, steps.box)
+        changed += round_once(part, residual, steps.G[own, own].copy(), noise, steps.box)
         V[:, own] = part
     return changed
 
@@ -566,7 +570,7 @@ def _descend(
 ) -> int:
     """Spell out :eq:`rows-descent` for all rows at once, column by column, in place.
 
-    The kernel of the same name is faster.
+    The kernel of the same name is faster, and gives the same bits.
     """
     changed = 0
     for r in np.flatnonzero(np.diag(G) > 0):

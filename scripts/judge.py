@@ -149,7 +149,7 @@ class Watching:
         if fixturedef.scope != "function":
             self.watch.switch_context(SHARED)
         result = yield
-        self.watch.switch_context(request.node.nodeid if request.node.nodeid else SHARED)
+        self.watch.switch_context(request.node.nodeid or SHARED)
         return result
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -180,7 +180,7 @@ def convene(place: Place, plan: Plan) -> None:
     for name in plan.modules:
         try:
             importlib.import_module(name)
-        except Exception:  # noqa: BLE001, PERF203, S110 -- the mutant will import what it needs
+        except Exception:
             pass
     gc.collect()
     gc.freeze()  # a mutant's collector need not look at all this, nor copy the pages
@@ -222,9 +222,7 @@ def judge(source: str, lines: Sequence[int]) -> Verdict:
     return Verdict(result["state"], result["killer"], met, seconds)
 
 
-def _be_the_mutant(
-    place: Place, plan: Plan, source: str, tests: list[str], pipe: int
-) -> None:
+def _be_the_mutant(place: Place, plan: Plan, source: str, tests: list[str], pipe: int) -> None:
     """Run the tests with the changed module; write each one's name, then the result; exit."""
     try:
         os.setpgid(0, 0)
@@ -288,7 +286,7 @@ class Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def exec_module(self, module: Any) -> None:
         """Run the changed text."""
-        exec(compile(self.source, str(self.place.path), "exec"), module.__dict__)  # noqa: S102
+        exec(compile(self.source, str(self.place.path), "exec"), module.__dict__)
 
 
 def _enter(place: Place) -> None:

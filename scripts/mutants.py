@@ -218,9 +218,9 @@ def is_no_behaviour(node: cst.CSTNode) -> bool:
         return True
     if isinstance(node, cst.SimpleStatementLine) and len(node.body) == 1:
         only = node.body[0]
-        target = m.Assign(
-            targets=[m.AssignTarget(target=m.Name("__all__"))]
-        ) | m.Assign(value=m.Call(func=m.Name("TypeVar") | m.Name("ParamSpec")))
+        target = m.Assign(targets=[m.AssignTarget(target=m.Name("__all__"))]) | m.Assign(
+            value=m.Call(func=m.Name("TypeVar") | m.Name("ParamSpec"))
+        )
         alias = m.AnnAssign(annotation=m.Annotation(annotation=m.Name("TypeAlias")))
         listed = m.AnnAssign(target=m.Name("__all__"))
         docstring = m.Expr(value=m.SimpleString() | m.ConcatenatedString())

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -132,7 +132,7 @@ class DemoResult:
             "threads": {"jobs": THREADS, "blas": 1},
             "versions": {
                 "python": platform.python_version(),
-                **{name: version(name) for name in ("qcp_ref", "numpy", "scipy", "numba")},
+                **{name: _version(name) for name in ("qcp_ref", "numpy", "scipy", "numba")},
             },
         }
 
@@ -312,6 +312,14 @@ def _network_bops(
     for label, (bits, _) in dense_labels(settings).items():
         bops[label] = dense.macs * bits * ACTIVATION_BITS + rest
     return bops
+
+
+def _version(package: str) -> str:
+    """Return the version of a package; Numba may be absent."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _layer_json(row: LayerResult) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 ``numpy_adapter`` runs the vectorised functions of the book. ``numba_adapter`` runs plain loops,
 compiled at their first call (:mod:`qcp_ref._kernels`): beside :mod:`qcp_ref.loops`, which says what
-is right, and the chapters they are the third form of each operation. Both refuse wrong input by the
-checks of the book. ``numpy_adapter_f32`` has the convolutions, which the book computes in float32.
+is right, and the chapters they are the third form of each operation; without Numba it does not
+introduce itself. Both refuse wrong input by the checks of the book. ``numpy_adapter_f32`` has the
+convolutions, which the book computes in float32.
 
 Checked by tests/test_reference.py.
 """
@@ -367,14 +368,27 @@ def _convolve(x: Any, W: Any, b: Any, channels: int, **window: Any) -> Any:
     return y
 
 
-def _adapter(name: str, impl: Any, ops: Any = OPS, **declared: Any) -> Adapter:
-    adapter = Adapter(f"qcp_ref {name}", __version__, **declared)
+class _Compiled(Adapter):
+    """An adapter that has nothing to say without Numba."""
+
+    def hello(self) -> dict[str, Any]:
+        if kernels.missing_numba():
+            raise ValueError(
+                "implementation: numba_adapter needs Numba, which cannot be used "
+                f"({kernels.missing_numba()}); check numpy_adapter"
+            )
+        return super().hello()
+
+
+def _adapter(kind: Any, name: str, impl: Any, ops: Any = OPS, **declared: Any) -> Adapter:
+    adapter: Adapter = kind(f"qcp_ref {name}", __version__, **declared)
     for op in ops:
         adapter.ops[op] = getattr(impl, op, None) or partial(globals()[f"_{op}"], impl)
     adapter.lacks("empty", "infinite")
     return adapter
 
 
-numpy_adapter, numba_adapter = _adapter("NumPy", _BOOK), _adapter("Numba", _Loops())
+numpy_adapter = _adapter(Adapter, "NumPy", _BOOK)
+numba_adapter = _adapter(_Compiled, "Numba", _Loops())
 _CONV = ("conv2d", "pointwise", "depthwise", "cp_conv2d")
-numpy_adapter_f32 = _adapter("NumPy", _BOOK, _CONV, arith="f32")
+numpy_adapter_f32 = _adapter(Adapter, "NumPy", _BOOK, _CONV, arith="f32")
