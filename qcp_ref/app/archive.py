@@ -74,7 +74,7 @@ def refusing(where: object) -> Iterator[None]:
         raise
     except Exception as problem:
         says = " ".join(f"{type(problem).__name__}: {problem}".split())
-        raise FileError(f"{where}: damaged ({says}); get or write the file again") from problem
+        raise FileError(f"{where}: damaged ({says:.200}); get or write the file again") from problem
 
 
 def read_file(where: Traversable, limit: int = LIMIT) -> bytes:
@@ -120,11 +120,11 @@ def unseal(raw: bytes, kind: str, version: int, where: object) -> dict[str, Any]
     document = parse(raw, where)
     found, number = document.get("format"), document.get("version")
     if found != kind:
-        raise FileError(f"{where}: expected the format {kind!r}, got {found!r}; write it again")
+        raise FileError(f"{where}: expected the format {kind!r}, got {found!r:.50}; write it again")
     if type(number) is not int or number != version:
         newer = type(number) is int and number > version
         advice = "install a newer qcp_ref" if newer else "write it again"
-        raise FileError(f"{where}: expected version {version}, got {number!r}; {advice}")
+        raise FileError(f"{where}: expected version {version}, got {number!r:.50}; {advice}")
     said = document.pop("sha256", None)
     if said != _digest(document):
         raise FileError(
@@ -138,8 +138,9 @@ def unseal(raw: bytes, kind: str, version: int, where: object) -> dict[str, Any]
 def record(value: Any, types: Mapping[str, type], where: object) -> dict[str, Any]:
     """Return a JSON object that has these keys with values of these types, and no others."""
     if not isinstance(value, dict) or value.keys() != types.keys():
-        got = sorted(value) if isinstance(value, dict) else type(value).__name__
-        raise FileError(f"{where}: expected the keys {sorted(types)}, got {got}; write it again")
+        got = str(sorted(value)) if isinstance(value, dict) else type(value).__name__
+        says = f"expected the keys {sorted(types)}, got {got:.200}"
+        raise FileError(f"{where}: {says}; write it again")
     for key, wanted in types.items():
         if type(value[key]) is not wanted:
             got = type(value[key]).__name__
@@ -166,7 +167,7 @@ def entry(value: Any, where: object) -> Entry:
     """Read what :func:`describe` wrote."""
     said = record(value, {"dtype": str, "shape": list, "sha256": str}, where)
     if said["dtype"] not in _TYPES:
-        raise FileError(f"{where}: expected a type among {_TYPES}, got {said['dtype']!r}")
+        raise FileError(f"{where}: expected a type among {_TYPES}, got {said['dtype']!r:.50}")
     sides = said["shape"]
     if len(sides) > 8 or not all(type(side) is int and 0 < side <= 2**48 for side in sides):
         raise FileError(f"{where}: expected a shape of positive sides, got {sides!r:.100}")
