@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 from qcp_ref import __version__
 from qcp_ref.search import METHODS
@@ -24,21 +24,58 @@ _INTERRUPTED = 130  # what shells report for a process ended by Ctrl-C
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     _prepare_streams()
-    command = "qcp-ref"
+    command, screen = "qcp-ref", _Watched(sys.stdout)
     try:
-        try:
-            parsed = vars(_parser().parse_args(arguments))
-            command = f"qcp-ref {parsed['command']}"
-            return _run(**parsed)
-        finally:
-            sys.stdout.flush()
+        with contextlib.redirect_stdout(cast(Any, screen)):
+            try:
+                parsed = vars(_parser().parse_args(arguments))
+                command = f"qcp-ref {parsed['command']}"
+                return _run(**parsed)
+            finally:
+                screen.check()
     except (KeyboardInterrupt, ValueError, OSError) as problem:
         stopped = isinstance(problem, KeyboardInterrupt)
         says = "interrupted" if stopped else " ".join(str(problem).split())
-        if not _flushed() and not stopped:
-            says = f"cannot write to standard output: {says}"
+        if screen.problem and not stopped:
+            says = f"cannot write to standard output: {screen.problem}"
         _complain("; ".join([f"{command}: {says}", *getattr(problem, "__notes__", [])]))
         return _INTERRUPTED if stopped else 1
+
+
+class _Watched:
+    """Standard output that remembers what went wrong with it: not everybody lets errors pass."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream, self.problem = stream, ""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        with self._watch():
+            return self.stream.write(text)
+
+    def flush(self) -> None:
+        with self._watch():
+            self.stream.flush()
+
+    def check(self) -> None:
+        """Raise OSError if output was lost."""
+        self.flush()
+        if self.problem:
+            raise OSError(self.problem)
+
+    @contextlib.contextmanager
+    def _watch(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as problem:
+            self.problem = str(problem)
+            with contextlib.suppress(OSError):  # so that nothing is left to fail at the end
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, self.stream.fileno())
+                os.close(nowhere)
+            raise
 
 
 def _run(command: str, **options: Any) -> int:
@@ -137,8 +174,8 @@ def _summarize(console: Any, result: Any) -> None:
 @contextlib.contextmanager
 def _folder(path: Path) -> Iterator[None]:
     """Make a folder that can be written to before anything is computed; leave no empty one."""
-    there = path.exists()
     try:
+        there = path.exists()
         path.mkdir(parents=True, exist_ok=True)
         if not os.access(path, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
@@ -168,15 +205,3 @@ def _complain(text: str) -> None:
     """Print a line on standard error, if there is one."""
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr, flush=True)
-
-
-def _flushed() -> bool:
-    """Return whether standard output takes what it was given; else give it up, quietly."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
-        return False
-    return True

@@ -29,11 +29,20 @@ _STAGES = {
     "sequential": {"als": (0, 3, 100), "epc": (3, 9, 100), "polish": (9, 13, 40)},
     "best": {"als": (0, 3, 100), "epc": (3, 9, 100), "polish": (9, 22, 600)},
 }
+_NARROWEST = 40
 _ENDS = {method: max(stages.values())[1] for method, stages in _STAGES.items()}
 
 
 class Screen(Console):
-    """A console that leaves it to the command what to do when nobody reads any more."""
+    """A console that leaves it to the command what to do when nobody reads any more.
+
+    It is never narrower than a table can be.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        if self.width < _NARROWEST:
+            self.width = _NARROWEST
 
     def on_broken_pipe(self) -> None:
         """Let the error pass."""
