@@ -1,16 +1,20 @@
 """The demo's parts, on one layer and few images: its numbers are those of the book's functions."""
 
 import json
+from fractions import Fraction
 
 import numpy as np
 import pytest
 from support import differs
 
 from qcp_ref import Grid, compress_conv, conv2d, conv_costs, project, rank_for_rate
-from qcp_ref.app import demo, network
-from qcp_ref.app.files import load_compressed
-from qcp_ref.app.network import load_network
+from qcp_ref.app import demo, network, plots
+from qcp_ref.app.files import load_compressed, load_run
+from qcp_ref.app.network import KERNELS, load_network
 from qcp_ref.search import METHODS
+
+RATES = ["0", "x", "", "-2", "0.99", "80.85", "1000", "nan", "inf", "1e999999999", "1/0", "9" * 400]
+RATES += ["2\n", "1e-9", "0x10", "2 3", "1_0", "\u0662"]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -22,8 +26,12 @@ def test_every_method_runs_once_and_the_chosen_one_last(method):
 
 def test_results_are_written_and_repeat_what_was_computed(demo_result):
     result, seen = demo_result
-    stored = json.loads((result.settings.out / "results.json").read_text())
+    assert result.folder == result.settings.out / "run-1"
+    stored, layers = load_run(result.folder)
+    assert set(stored.pop("files")) == {"compressed.npz", "demo.png"}
     assert stored == json.loads(json.dumps(result.as_json()))
+    for row in result.layers:
+        assert all(map(np.array_equal, layers[row.name].codes, row.layer.cp.codes))
     assert {row["name"] for row in stored["layers"]} == {"block1.conv1"}
     assert stored["accuracy"]["float"]["accuracy"] > 0.85
     stages = {(method, stage) for _, method, stage, _, _ in seen}
@@ -46,9 +54,10 @@ def test_results_are_written_and_repeat_what_was_computed(demo_result):
 
 def test_results_are_as_documented(demo_result):
     result, _ = demo_result
-    stored = json.loads((result.settings.out / "results.json").read_text())
+    stored = json.loads((result.folder / "results.json").read_text())
     methods, networks = "<method>", ["accuracy", "network_bops"]
     names = {"layers[].methods": methods, "layers[].dense_errors": "<dense>"}
+    names |= {"layers[].rival_costs": "<dense>", "rival_costs": "<dense>", "files": "<file>"}
     names |= {"versions": "<package>", **dict.fromkeys(networks, "<network>")}
     assert not differs("results.json", stored, names)
     del stored["passed"], stored["layers"][0]["rank"]
@@ -97,7 +106,7 @@ def test_self_checks_pass_and_can_fail(demo_result, tmp_path):
         kernel = wrong.kernel()
         patch.setattr(type(other), "kernel", lambda self: kernel)
         assert demo.check_forward(other, x) == np.inf
-    path = result.settings.out / "compressed.npz"
+    path = result.folder / "compressed.npz"
     assert load_compressed(path).keys() == {"block1.conv1"}
     same_rank = compress_conv(
         load_network()["block1.conv1.weight"], rank=row.layer.rank, method="als-round"
@@ -138,6 +147,11 @@ def test_bops_follow_the_equal_cost_identity(demo_result):
     assert bops["best"] == bops["authors"] == bops["als-round"]
     kernel = result.layers[0]
     other = bops["authors"] - kernel.cost.bops
+    for label in ("dense 2b", "dense 2b/ch"):
+        rival = result.rival_costs[label]
+        assert bops[label] - other == rival.bops
+        scales = 32 if label.endswith("/ch") else 1
+        assert rival.bytes == 32 * 16 * 9 * 2 // 8 + 8 * scales
     # 2-bit dense against 4-bit factors at rate 2: equal up to the stride and the floor in the rank
     assert 0.5 < (bops["dense 2b"] - other) / kernel.cost.bops < 2
     assert bops["float"] > 10 * bops["authors"]
@@ -148,6 +162,7 @@ def test_dense_bits_are_the_floor_and_ceiling_of_the_equal_cost():
     assert {bits for bits, _ in labels.values()} == {2, 3}
     assert {axis for _, axis in labels.values()} == {None, 0}
     assert {bits for bits, _ in demo.dense_labels(demo.Settings(rate="8", bits=4)).values()} == {1}
+    assert demo.Settings(rate="8", bits=2).equal_bits == Fraction(1, 4)
 
 
 @pytest.mark.parametrize("stage", ["als", "epc", "admm", "polish", "measuring"])
@@ -163,7 +178,18 @@ def test_an_interrupt_ends_the_run_and_leaves_no_half_file(tmp_path, stage):
     settings = demo.Settings(out=tmp_path / "out")
     with pytest.raises(KeyboardInterrupt):
         demo.run(settings, progress, announce)
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("small_demo")
+def test_an_interrupt_while_files_are_written_leaves_none(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(plots, "draw_demo", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        demo.run(demo.Settings(out=tmp_path, method="als-round"), lambda *_: None, lambda _: None)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.usefixtures("small_demo")
@@ -178,15 +204,34 @@ def test_the_number_of_threads_does_not_show(demo_result, monkeypatch, tmp_path)
         assert all(map(np.array_equal, layer.cp.codes, other.cp.codes))
 
 
-def test_bad_settings_are_refused(tmp_path, small_demo):
-    for options, message in (
-        ({"bits": 0}, "bits: expected 1 to 16"),
-        ({"rate": "0"}, "rate"),
-        ({"rate": "x"}, "rate"),
-        ({"rate": "1000"}, "no component would be left"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            demo.run(demo.Settings(out=tmp_path, **options), lambda *a: None, lambda text: None)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        *[({"bits": bits}, "bits: expected 1 to 16") for bits in (0, 17, -1, 10**400)],
+        *[({"rate": rate}, "rate: expected 1 to 80.84") for rate in RATES],
+        ({"seed": -1}, "seed: expected at least 0"),
+        ({"method": "worst"}, "method: expected one of"),
+    ],
+)
+def test_bad_settings_are_refused_at_once(options, message):
+    with pytest.raises(ValueError, match=message):
+        demo.Settings(**options)
+
+
+@pytest.mark.parametrize("rate", ["1", "2.", "5/2", "1e1", "80.84", 1.5, 3])
+def test_rates_within_the_limits_leave_a_component_of_every_kernel(rate):
+    settings, network = demo.Settings(rate=rate), load_network()
+    for name in KERNELS:
+        out, inputs, *sides = network[f"{name}.weight"].shape
+        assert rank_for_rate((out, inputs, np.prod(sides)), settings.rate) >= 1
+    assert settings.equal_bits * Fraction(str(rate)) == 4
+
+
+def test_the_highest_rate_leaves_one_component_of_the_smallest_kernel():
+    assert demo.highest_rate() == Fraction(32 * 16 * 9, 32 + 16 + 9)
+    assert rank_for_rate((32, 16, 9), demo.highest_rate()) == 1
+    with pytest.raises(ValueError, match="no component would be left"):
+        rank_for_rate((32, 16, 9), demo.highest_rate() + Fraction(1, 1000))
 
 
 def test_replaced_dense_layers_compute_the_dense_convolution(demo_result):

@@ -1,5 +1,6 @@
 """The terminal tables say what the result holds."""
 
+import re
 from dataclasses import replace
 from io import StringIO
 
@@ -7,9 +8,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from qcp_ref import compress_conv
+from qcp_ref import compress_conv, conv_costs, rank_for_rate
 from qcp_ref.app import tables
-from qcp_ref.app.demo import Settings
+from qcp_ref.app.demo import Settings, dense_labels
 from qcp_ref.app.network import KERNELS
 from qcp_ref.search import METHODS
 
@@ -71,24 +72,143 @@ def test_the_longest_names_fit_too(demo_result):
         assert text.count(label) >= 2
 
 
-def test_display_follows_the_stages_and_survives_a_pipe():
-    console = Console(file=StringIO(), width=120)
-    with tables.Display(console, Settings()) as display:
-        for method, stages in (
-            ("als-round", ("als", "done")),
-            ("authors", ("als", "epc", "admm", "done")),
-            ("best", ("als", "epc", "polish", "done")),
-        ):
-            for stage in stages:
-                display.progress("block1.conv1", method, stage, 0, 0.25 if method == "best" else 1)
-        display.progress("block1.conv2", "best", "polish", 11, 0.5)
-        display.announce("accuracy")
+REPORTS = {
+    "als-round": ("als", "done"),
+    "authors": ("als", "epc", "admm", "done"),
+    "best": ("als", "epc", "polish", "done"),
+}
+
+
+def report(display):
+    for method, stages in REPORTS.items():
+        for stage in stages:
+            display.progress("block1.conv1", method, stage, 0, 0.25 if method == "best" else 1)
+    display.progress("block1.conv2", "best", "polish", 11, 0.5)
+    display.announce("accuracy")
+
+
+@pytest.mark.parametrize("kind", ["terminal", "pipe", "dumb"])
+def test_a_terminal_gets_bars_and_anything_else_lines(kind):
+    terminal, environment = kind != "pipe", {"TERM": "dumb" if kind == "dumb" else "xterm"}
+    console = Console(
+        file=StringIO(), width=120, force_terminal=terminal, _environ=environment, color_system=None
+    )
+    with tables.shown(console, Settings()) as display:
+        assert type(display) is (tables.Display if kind == "terminal" else tables.Lines)
+        report(display)
     text = console.file.getvalue()
     assert "by als-round, authors, best" in text
     assert "done, error 0.250 by best" in text
-    assert "best polish 12, error 0.500" in text
-    assert text.count("waiting") == len(KERNELS) - 2
     assert "accuracy" in text
+    if kind == "terminal":
+        assert "best polish 12, error 0.500" in text
+        assert text.count("waiting") >= len(KERNELS) - 2
+    else:
+        first, layer, accuracy, end = text.split("\n")
+        assert first.startswith("compressing 6 kernels") and end == ""
+        assert re.fullmatch(r"block1.conv1 done, error 0.250 by best, after \d+\.\d s", layer)
+        assert re.fullmatch(r"accuracy     begins, after \d+\.\d s", accuracy)
+
+
+def test_a_line_is_there_as_soon_as_its_layer_is_done():
+    console = tables.Screen(file=StringIO())
+    display = tables.Lines(console, Settings(method="authors"))
+    for name in KERNELS:
+        display.progress(name, "als-round", "done", 0, 1.0)
+    assert console.file.getvalue() == ""
+    for count, name in enumerate(KERNELS, start=1):
+        display.progress(name, "authors", "admm", 3, 0.5)
+        display.progress(name, "authors", "done", 0, 0.5)
+        lines = console.file.getvalue().splitlines()
+        assert len(lines) == count and lines[-1].startswith(f"{name} done, error 0.500 by authors")
+
+
+def test_a_broken_pipe_is_left_to_the_command():
+    class Closed(StringIO):
+        def write(self, text):
+            raise BrokenPipeError(32, "Broken pipe")
+
+    with pytest.raises(BrokenPipeError):
+        tables.Screen(file=Closed()).print("text")
+
+
+@pytest.mark.parametrize("figure", [0.1234, 99.5, 123456.0, 1e300])
+def test_bars_and_both_times_fit_80_characters(figure, monkeypatch):
+    console = Console(file=StringIO(), width=80, force_terminal=True)
+    display = tables.Display(console, Settings(method="sequential"))
+    for name, stages in (
+        ("als-round", ("als",)),
+        ("authors", ("epc", "admm")),
+        ("sequential", ("epc", "polish")),
+    ):
+        for stage in stages:
+            display.progress("block1.conv1", name, stage, 599, figure)
+            (bar,) = (task for task in display.tasks if task.description == "block1.conv1")
+            now = display.get_time()
+            bar.start_time = now - 35_999
+            text = printed(display.get_renderable(), width=80)
+            assert "…" not in text and bar.fields["state"] in text
+            assert "9:59:59" in text
+            assert re.search(r"9:59:59 +[-\d]+:[-\d]+:[-\d]+", text)
+            assert max(map(len, text.splitlines())) <= 80
+
+
+def test_the_bar_of_all_layers_is_full_at_the_end():
+    display = tables.Display(Console(file=StringIO()), Settings(method="authors"))
+    for name in KERNELS:
+        for method in ("als-round", "authors"):
+            display.progress(name, method, "als", 10, 0.5)
+            display.progress(name, method, "done", 0, 0.5)
+    (bar,) = (task for task in display.tasks if task.description == "all")
+    assert bar.completed == bar.total
+
+
+@pytest.mark.parametrize(
+    ("rate", "bits", "title"),
+    [
+        ("2", 4, "4 bits / rate 2 = 2 bits"),
+        ("8", 2, "2 bits / rate 8 = 0.25 bits"),
+        ("3", 4, "4 bits / rate 3 = 1.33 bits"),
+        ("5/2", 16, "16 bits / rate 5/2 = 6.4 bits"),
+        ("1", 1, "1 bits / rate 1 = 1 bits"),
+    ],
+)
+def test_captions_say_what_the_dense_kernels_cost_beside_the_factors(
+    demo_result, rate, bits, title
+):
+    result, _ = demo_result
+    (row,) = result.layers
+    settings = Settings(rate=rate, bits=bits)
+    place = {"stride": 2, "padding": 1, "activation_bits": 8}
+    rank = rank_for_rate((32, 16, 9), rate)
+    cost = conv_costs((32, 16, 3, 3), 28, rank=rank, weight_bits=bits, scales=3, **place)
+    rivals = {
+        label: conv_costs((32, 16, 3, 3), 28, weight_bits=width, scales=1, **place)
+        for label, (width, _) in dense_labels(settings).items()
+    }
+    row = replace(row, cost=cost, rival_costs=rivals, dense_errors=dict.fromkeys(rivals, 0.5))
+    text = printed(tables.tables(replace(result, settings=settings, layers=[row]))[1], width=80)
+    text = " ".join(text.split())
+    assert title in text
+    for label, rival in rivals.items():
+        width = float(re.search(r"\d+", label)[0])
+        if label.endswith("/ch"):
+            continue
+        found = re.search(rf"{label}: ([\d.]+) times the bytes, ([\d.]+) times the BOPs", text)
+        assert abs(float(found[1]) - rival.bytes / cost.bytes) <= 0.005
+        assert abs(float(found[2]) - rival.bops / cost.bops) <= 0.005
+        # the equal-cost identity, up to the floor in the rank and the scales
+        assert abs(float(found[1]) / (width / settings.equal_bits) - 1) < 0.35
+    assert "as many weight bits" not in text
+
+
+def test_counts_of_images_are_those_of_the_run(demo_result):
+    result, _ = demo_result
+    text = printed(*tables.tables(result))
+    assert "accuracy on 200 test images, batch norm recalibrated on 100" in text
+    images = {"test": 2000, "calibration": 1000}
+    text = printed(*tables.tables(replace(result, images=images)))
+    assert "accuracy on 2,000 test images, batch norm recalibrated on 1,000" in text
 
 
 @pytest.mark.parametrize("method", METHODS)

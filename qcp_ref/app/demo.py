@@ -5,21 +5,30 @@ threads with one BLAS thread each, so that the numbers do not depend on how jobs
 """
 
 import platform
+import re
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
 from importlib.metadata import PackageNotFoundError, version
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qcp_ref._checks import Array
-from qcp_ref.app.files import load_compressed, save_compressed, write_json
+from qcp_ref._checks import Array, check_int, check_option
+from qcp_ref.app.files import (
+    COMPRESSED,
+    load_compressed,
+    save_compressed,
+    save_results,
+    write_run,
+)
 from qcp_ref.app.network import (
     KERNELS,
     Images,
@@ -27,6 +36,7 @@ from qcp_ref.app.network import (
     Network,
     accuracy_interval,
     load_images,
+    load_manifest,
     load_network,
     predict,
     recalibrate,
@@ -36,8 +46,9 @@ from qcp_ref.conv import conv2d, cp_conv_bound
 from qcp_ref.cost import Costs, conv_costs, equal_cost_bits
 from qcp_ref.grid import quantize
 from qcp_ref.layer import CPConv, compress_conv, one_blas_thread
+from qcp_ref.search import METHODS
 
-__all__ = ["DemoResult", "Settings", "check_forward", "check_grid", "run"]
+__all__ = ["DemoResult", "Settings", "check_forward", "check_grid", "highest_rate", "run"]
 
 ACTIVATION_BITS = 8  # as the authors count; the demo itself leaves activations in float32
 OTHER_BITS = 8  # first convolution, classifier, batch norm, as the authors count
@@ -50,13 +61,29 @@ Progress = Callable[[str, str, str, int, float], object]
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command line asks for."""
+    """What the command line asks for; ValueError or TypeError names the field that is wrong."""
 
     rate: str = "2"
     bits: int = 4
     method: str = "best"
     seed: int = 0
     out: Path = Path("qcp-ref-out")
+
+    def __post_init__(self) -> None:
+        """Refuse what would fail later, or never end."""
+        written = r"[0-9]{1,9}(\.[0-9]{0,9})?(e[+-]?[0-9]{1,2})?|[0-9]{1,9}/0*[1-9][0-9]{0,8}"
+        most, rate = highest_rate(), str(self.rate)
+        if not re.fullmatch(written, rate) or not 1 <= Fraction(rate) <= most:
+            least = "1 to {:.4g}: beyond, no component is left of the smallest kernel"
+            raise ValueError(f"rate: expected {least.format(float(most))}, got {rate:.30}")
+        check_int(self.bits, "bits", minimum=1, maximum=16)
+        check_option(self.method, "method", METHODS)
+        check_int(self.seed, "seed", minimum=0)
+
+    @property
+    def equal_bits(self) -> Fraction:
+        """Bits of a dense kernel with as many bits in all as the factors, not a whole number."""
+        return self.bits / Fraction(str(self.rate))
 
     @property
     def methods(self) -> list[str]:
@@ -75,6 +102,7 @@ class LayerResult:
     dense_errors: dict[str, float]
     cost: Costs
     dense_cost: Costs
+    rival_costs: dict[str, Costs]  # of the dense quantizers
     seconds: dict[str, float]  # of each method
     check: float
 
@@ -91,14 +119,22 @@ class LayerResult:
 
 @dataclass(frozen=True, eq=False)
 class DemoResult:
-    """All layers, the accuracies and the files written."""
+    """All layers, the accuracies and the folder with the files."""
 
     settings: Settings
     layers: list[LayerResult]
     accuracy: dict[str, dict[str, float]]
     network_bops: dict[str, int]
+    images: dict[str, int]
     checks: dict[str, float]
     seconds: dict[str, float]
+    folder: Path
+
+    @property
+    def rival_costs(self) -> dict[str, Costs]:
+        """Cost of all kernels as each dense quantizer stores them."""
+        labels = self.layers[0].rival_costs
+        return {k: sum((row.rival_costs[k] for row in self.layers), Costs()) for k in labels}
 
     @property
     def cost(self) -> Costs:
@@ -123,7 +159,9 @@ class DemoResult:
             "layers": [_layer_json(row) for row in self.layers],
             "cost": asdict(self.cost),
             "dense_cost": asdict(self.dense_cost),
+            "rival_costs": {label: asdict(cost) for label, cost in self.rival_costs.items()},
             "network_bops": self.network_bops,
+            "images": self.images,
             "accuracy": self.accuracy,
             "passed": self.passed,
             # JSON has no infinity: null stands for a difference beyond its bound
@@ -138,26 +176,41 @@ class DemoResult:
 
 
 def run(settings: Settings, progress: Progress, announce: Callable[[str], object]) -> DemoResult:
-    """Compress, check, measure; write results.json and compressed.npz into the output folder."""
+    """Compress, check, measure; put the results, the layers and a picture into a new folder."""
+    from qcp_ref.app.plots import draw_demo
+
     start = time.perf_counter()
     network, images = load_network(), load_images()
-    settings.out.mkdir(parents=True, exist_ok=True)
     layers = _compress_all(settings, network, progress)
     compressed = time.perf_counter()
     announce("accuracy")
     accuracy = _accuracies(network, images, layers)
-    path = settings.out / "compressed.npz"
-    save_compressed(path, {row.name: row.layer.cp for row in layers})
-    checks = {
-        "worst_share_of_rounding_bound": max(row.check for row in layers),
-        "weights_off_grid": check_grid(path, {row.name: row.layer for row in layers}),
-    }
-    end = time.perf_counter()
-    seconds = {"compress": compressed - start, "accuracy": end - compressed, "all": end - start}
+    counts = {"test": len(images.test_images), "calibration": len(images.calibration_images)}
     bops = _network_bops(network, layers, settings)
-    result = DemoResult(settings, layers, accuracy, bops, checks, seconds)
-    write_json(settings.out / "results.json", result.as_json())
-    return result
+
+    def write(folder: Path) -> DemoResult:
+        path = save_compressed(folder / COMPRESSED, {row.name: row.layer.cp for row in layers})
+        checks = {
+            "worst_share_of_rounding_bound": max(row.check for row in layers),
+            "weights_off_grid": check_grid(path, {row.name: row.layer for row in layers}),
+        }
+        end = time.perf_counter()
+        seconds = {"compress": compressed - start, "accuracy": end - compressed, "all": end - start}
+        measured = (accuracy, bops, counts, checks, seconds)
+        result = DemoResult(settings, layers, *measured, folder=folder)
+        draw_demo(result, folder / "demo.png")
+        save_results(folder, result.as_json())
+        return result
+
+    folder, result = write_run(settings.out, write)
+    return replace(result, folder=folder)
+
+
+def highest_rate() -> Fraction:
+    """Return the rate that leaves one component of the smallest kernel :eq:`cost-rank`."""
+    arrays = load_manifest()["files"]["network.npz"]["arrays"]
+    shapes = (arrays[f"{name}.weight"]["shape"] for name in KERNELS)
+    return min(Fraction(prod(shape), sum(shape[:2]) + prod(shape[2:])) for shape in shapes)
 
 
 def check_forward(layer: CPConv, x: Array) -> float:
@@ -192,7 +245,11 @@ def check_grid(path: Path, layers: dict[str, CPConv]) -> int:
 
 
 def dense_labels(settings: Settings) -> dict[str, tuple[int, int | None]]:
-    """Return the dense quantizers of equal cost: label -> bits, scale axis (0: per channel)."""
+    """Return the dense quantizers of equal or nearest cost: label -> bits, scale axis.
+
+    Axis 0 stands for a scale per channel. What they cost beside the factors is in the results:
+    below one bit there is no kernel of equal cost.
+    """
     return {
         f"dense {bits}b{'/ch' if axis == 0 else ''}": (bits, axis)
         for bits in sorted({max(1, bits) for bits in equal_cost_bits(settings.bits, settings.rate)})
@@ -246,13 +303,20 @@ def _layer_result(
     dense = {label: _round_dense(W, *choice) for label, choice in dense_labels(settings).items()}
     errors = {label: float(np.linalg.norm(W - Q) / np.linalg.norm(W)) for label, Q in dense.items()}
     dense_cost = conv_costs(W.shape, side, **place)
-    bits = {"weight_bits": settings.bits, "activation_bits": ACTIVATION_BITS}
-    place |= {"rank": layer.rank, "scales": len(layer.cp.scales), **bits}
+    place["activation_bits"] = ACTIVATION_BITS
+    rivals = {
+        label: conv_costs(
+            W.shape, side, weight_bits=bits, scales=1 if axis is None else len(W), **place
+        )
+        for label, (bits, axis) in dense_labels(settings).items()
+    }
+    place |= {"rank": layer.rank, "scales": len(layer.cp.scales), "weight_bits": settings.bits}
     cost = conv_costs(W.shape, side, **place)
     x = np.random.default_rng([settings.seed, 1]).standard_normal((1, W.shape[1], *side))
     check = max(check_forward(one, x) for one in (layer, *layers.values()))
     seconds = {method: seconds for method, (_, seconds) in runs.items()}
-    return LayerResult(name, layer, layers, dense, errors, cost, dense_cost, seconds, check)
+    costs = (cost, dense_cost, rivals)
+    return LayerResult(name, layer, layers, dense, errors, *costs, seconds, check)
 
 
 def _accuracies(
@@ -309,8 +373,8 @@ def _network_bops(
     rest = other * OTHER_BITS**2
     bops = {"float": dense.bops + other * 32**2}
     bops |= dict.fromkeys(settings.methods, kernels.bops + rest)
-    for label, (bits, _) in dense_labels(settings).items():
-        bops[label] = dense.macs * bits * ACTIVATION_BITS + rest
+    for label in dense_labels(settings):
+        bops[label] = sum(row.rival_costs[label].bops for row in layers) + rest
     return bops
 
 
@@ -341,5 +405,6 @@ def _layer_json(row: LayerResult) -> dict[str, Any]:
         "dense_errors": row.dense_errors,
         "cost": asdict(row.cost),
         "dense_cost": asdict(row.dense_cost),
+        "rival_costs": {label: asdict(cost) for label, cost in row.rival_costs.items()},
         "worst_share_of_rounding_bound": row.check if np.isfinite(row.check) else None,
     }

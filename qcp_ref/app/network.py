@@ -13,12 +13,11 @@ Checked by tests/test_network.py, against PyTorch too.
 """
 
 import hashlib
-import io
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any, NamedTuple, TypeAlias, TypeVar
@@ -27,6 +26,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from qcp_ref._checks import Array, check_int
+from qcp_ref.app.archive import Archive, FileError, entry, parse, read_file, refusing
 from qcp_ref.bounds import gamma
 from qcp_ref.conv import conv2d
 from qcp_ref.layer import one_blas_thread
@@ -110,11 +110,14 @@ def load_manifest(path: str | Path | None = None) -> dict[str, Any]:
     -------
     dict
         The contents of manifest.json.
+
+    Raises
+    ------
+    FileError, OSError
+        If it is no JSON object, or cannot be opened.
     """
-    manifest: dict[str, Any] = json.loads(
-        _folder(path).joinpath("manifest.json").read_text("utf-8")
-    )
-    return manifest
+    where = _folder(path).joinpath("manifest.json")
+    return parse(read_file(where), where)
 
 
 def load_network(path: str | Path | None = None) -> dict[str, Floats]:
@@ -132,8 +135,8 @@ def load_network(path: str | Path | None = None) -> dict[str, Floats]:
 
     Raises
     ------
-    ValueError
-        If the file is not the one that the manifest describes.
+    FileError, OSError
+        If the file is not the one that the manifest describes, or cannot be opened.
     """
     return _read("network.npz", path)
 
@@ -153,8 +156,8 @@ def load_images(path: str | Path | None = None) -> Images:
 
     Raises
     ------
-    ValueError
-        If the file is not the one that the manifest describes.
+    FileError, OSError
+        If the file is not the one that the manifest describes, or cannot be opened.
     """
     return Images(**_read("images.npz", path))
 
@@ -370,22 +373,25 @@ def _score_limit(b: int, c: int, n: int, z: float) -> float:
     return 1.0 if b == n else float(brentq(excess, (b - c) / n + 1e-12, 1.0))
 
 
-def _folder(path: str | Path | None) -> Any:
+def _folder(path: str | Path | None) -> Traversable:
     return resources.files("qcp_ref").joinpath("app", "data") if path is None else Path(path)
 
 
 def _read(name: str, path: str | Path | None) -> dict[str, Floats]:
     """Read an archive whose hash is the manifest's."""
-    raw = _folder(path).joinpath(name).read_bytes()
-    expected = load_manifest(path)["files"][name]["sha256"]
+    where = _folder(path).joinpath(name)
+    raw = read_file(where)
+    with refusing(_folder(path).joinpath("manifest.json")):
+        said = load_manifest(path)["files"][name]
+        entries = {key: entry(array, where) for key, array in said["arrays"].items()}
+        expected = said["sha256"]
     found = hashlib.sha256(raw).hexdigest()
     if found != expected:
-        raise ValueError(
-            f"{name}: expected the SHA-256 {expected} of manifest.json, got {found}; the file is "
+        raise FileError(
+            f"{where}: expected the SHA-256 {expected} of manifest.json, got {found}; the file is "
             "damaged or belongs to another manifest, install the package again"
         )
-    with np.load(io.BytesIO(raw), allow_pickle=False) as archive:
-        return {entry: archive[entry] for entry in archive.files}
+    return Archive(raw, where).arrays(entries)
 
 
 def _check(images: Any, layers: Layers | None) -> None:
