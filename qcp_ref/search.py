@@ -33,7 +33,7 @@ from qcp_ref._checks import (
 )
 from qcp_ref._results import frozen
 from qcp_ref.als import Callback, CPFit, _fit_error, als_update, cp_als
-from qcp_ref.cp import CP, balance, inner, relative_error
+from qcp_ref.cp import CP, balance, check_start, inner, relative_error
 from qcp_ref.epc import epc
 from qcp_ref.grid import Grid, choose_scale, dequantize, quantize
 from qcp_ref.qcp import (
@@ -281,6 +281,7 @@ def _check_start(X: ArrayLike, cp: Any) -> Array:
     """Return the tensor, if codes on a grid with equal steps fit it."""
     array = check_tensor(X)
     _check_rows_grid(_check_quantized(cp, array.shape).grid)
+    check_start(cp.dequantize(), array, as_it_is=True)
     return array
 
 
@@ -396,8 +397,6 @@ def certify(X: ArrayLike, cp: QuantizedCP, *, budget: int = 1000) -> Certificate
     dense, size = cp.dequantize(), float(np.linalg.norm(X))
     factors, error = dense.factors, relative_error(X, dense) if size else 0.0
     total, size = error * error if size else inner(dense, dense), size or 1.0
-    if not np.isfinite(total):
-        raise ValueError("cp: the square of its error exceeds the range of float64; rescale it")
     rows = []
     for mode, (k, scale) in enumerate(zip(cp.codes, cp.scales, strict=True)):
         F, G = mttkrp(X, factors, mode), gram(factors, mode)
