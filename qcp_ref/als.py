@@ -33,7 +33,7 @@ from qcp_ref._checks import (
     check_tensor,
 )
 from qcp_ref._results import frozen
-from qcp_ref.cp import CP, Degeneracy, balance, degeneracy, random_cp, reconstruct
+from qcp_ref.cp import CP, Degeneracy, balance, check_start, degeneracy, random_cp, reconstruct
 from qcp_ref.tensor import _normal_sweep, unfold
 
 __all__ = ["ALSUpdate", "CPFit", "FitHistory", "als_update", "cp_als"]
@@ -179,7 +179,8 @@ def cp_als(
     Raises
     ------
     TypeError, ValueError
-        For unusable arrays, ranks, options or seeds, or a start of another shape or rank.
+        For unusable arrays, ranks, options or seeds, or a start of another shape or rank or far
+        from the tensor in magnitude.
 
     Notes
     -----
@@ -310,6 +311,7 @@ def _initial(X: Array, rank: int, init: str | CP, rng: "np.random.Generator") ->
             raise ValueError(
                 f"init: expected shape {X.shape} and rank {rank}, got {init.shape} and {init.rank}"
             )
+        check_start(init, X, "init")
         return balance(init)
     if check_option(init, "init", STARTS) == "random":
         return balance(random_cp(X.shape, rank, rng=rng))

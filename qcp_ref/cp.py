@@ -65,6 +65,7 @@ __all__ = [
 ]
 
 _DEGENERATE_COSINE = -0.9
+_SIZE = 400  # binary exponent of the longest component of a start, as check_tensor has it
 _FAR = 2.0**900  # squared norms up to here have lost nothing
 
 
@@ -666,6 +667,28 @@ def _weighted(cp: CP, name: str = "cp") -> list[Array]:
     factors = [A.astype(np.float64) for A in cp.factors]
     factors[-1] = factors[-1] * cp.weights
     return factors
+
+
+def check_start(cp: CP, X: Array, name: str = "cp", *, as_it_is: bool = False) -> None:
+    """Refuse a start so far from the data, or from 1, that a solver would leave the range.
+
+    A solver that takes the columns ``as_it_is``, without balancing them, can take fewer.
+    """
+    norms, size = _units(cp)[1], frobenius(X)
+    if not norms.mantissa.any() or not size.mantissa:
+        return
+    top = int(norms.exponent.max())
+    apart = abs(top - int(size.exponent))
+    if max(abs(top), apart) > _SIZE:
+        raise ValueError(
+            f"{name}: expected a longest component of norm 2**-{_SIZE} to 2**{_SIZE}, also "
+            f"relative to X, got about 2**{top}; rescale it"
+        )
+    if as_it_is and not fits(*_spans(cp) * 2, (-2 * apart, 2 * apart)):
+        raise ValueError(
+            f"{name}: expected factors whose squares float64 can multiply; let powers of two go "
+            "from one scale to another, which changes nothing else"
+        )
 
 
 def _spans(cp: CP) -> list[Span]:

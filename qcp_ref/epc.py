@@ -38,7 +38,15 @@ from qcp_ref._checks import (
 from qcp_ref._results import frozen
 from qcp_ref._wide import narrow, plus, times, total, wide
 from qcp_ref.als import Callback, _fit_error
-from qcp_ref.cp import CP, _check_cp, balance, column_norms, normalize, relative_error
+from qcp_ref.cp import (
+    CP,
+    _check_cp,
+    balance,
+    check_start,
+    column_norms,
+    normalize,
+    relative_error,
+)
 from qcp_ref.tensor import _normal_sweep
 
 __all__ = ["EPCFit", "EPCHistory", "EPCUpdate", "epc", "epc_update", "sensitivity"]
@@ -311,6 +319,7 @@ def epc(
         check_real(ratio_tol, "ratio_tol", minimum=0.0),
     )
     error, squared_norm = relative_error(X, cp), float((X**2).sum())
+    check_start(cp, X)
     if squared_norm == 0:
         nothing = CP([np.zeros_like(A) for A in cp.factors])
         return EPCFit(nothing, 0.0, EPCHistory(*np.zeros((3, 1))), "zero tensor")

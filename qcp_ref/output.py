@@ -38,7 +38,15 @@ from qcp_ref._results import frozen
 from qcp_ref._wide import Wide, finite, fits, narrow, over, span, times, wide
 from qcp_ref.als import Callback, als_update
 from qcp_ref.conv import Padding, Pair, _axes, _check_axes, _patches
-from qcp_ref.cp import CP, _check_cp, _weighted, balance, reconstruct, relative_error
+from qcp_ref.cp import (
+    CP,
+    _check_cp,
+    _weighted,
+    balance,
+    check_start,
+    reconstruct,
+    relative_error,
+)
 from qcp_ref.qcp import QuantizedCP, _check_quantized
 from qcp_ref.rows import (
     _NULL,
@@ -335,6 +343,7 @@ def output_als(
     _check_approximation(X, cp)
     S = _check_moment(S, X.shape)
     tol = check_real(tol, "tol", minimum=0.0)
+    check_start(cp, X)
     factors = _even(cp)
 
     def sweep() -> int:
@@ -408,11 +417,7 @@ def polish_output(
     X = check_tensor(X)
     _check_rows_grid(_check_quantized(cp, X.shape).grid)
     S = _check_moment(S, X.shape)
-    if not fits(*[span(A) for A in cp.dequantize().factors] * 2):
-        raise ValueError(
-            "cp: expected factors whose squares float64 can multiply; let powers of two go from "
-            "one scale to another, which changes nothing else"
-        )
+    check_start(cp.dequantize(), X, as_it_is=True)
     state = _Codes(X, cp, S)
     limits = (max_sweeps, _STILL, callback)
     history, reason = _iterate(X, state.factors, state.S, state.sweep, limits)

@@ -37,7 +37,7 @@ from qcp_ref._results import frozen
 from qcp_ref._wide import finite
 from qcp_ref.admm import iterate
 from qcp_ref.als import STARTS, Callback, _fit_error, _initial, cp_als
-from qcp_ref.cp import CP, balance, relative_error
+from qcp_ref.cp import CP, balance, check_start, relative_error
 from qcp_ref.epc import epc
 from qcp_ref.grid import _AFFINE, Grid, _check_grid, _off_grid, choose_scale, dequantize, quantize
 from qcp_ref.tensor import _normal_sweep
@@ -628,6 +628,7 @@ def _start(
                 f"start: expected shape {X.shape} and rank {rank}, "
                 f"got {start.shape} and {start.rank}"
             )
+        check_start(start, X, "start")
         return start
     check_option(start, "start", ("epc", "als", *STARTS))
     if start in STARTS:

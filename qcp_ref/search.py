@@ -34,7 +34,7 @@ from qcp_ref._checks import (
 from qcp_ref._results import frozen
 from qcp_ref.als import Callback, CPFit, _fit_error, als_update, cp_als
 from qcp_ref.bounds import gamma
-from qcp_ref.cp import CP, balance, relative_error
+from qcp_ref.cp import CP, balance, check_start, relative_error
 from qcp_ref.epc import epc
 from qcp_ref.grid import Grid, choose_scale, dequantize, quantize
 from qcp_ref.proofs import (
@@ -293,6 +293,7 @@ def _check_start(X: ArrayLike, cp: Any) -> Array:
     """Return the tensor, if codes on a grid with equal steps fit it."""
     array = check_tensor(X)
     _check_rows_grid(_check_quantized(cp, array.shape).grid)
+    check_start(cp.dequantize(), array, as_it_is=True)
     return array
 
 

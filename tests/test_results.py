@@ -9,7 +9,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from support import caught
+from support import caught, refused
 
 import qcp_ref
 from qcp_ref import (
@@ -21,6 +21,7 @@ from qcp_ref import (
     IntegerCP,
     QuantizedCP,
     Scale,
+    _kernels,
     _results,
 )
 
@@ -263,6 +264,65 @@ def test_no_result_shares_memory_with_an_argument(name, locked):
         assert np.array_equal(array, copied)
     if isinstance(result, np.ndarray):  # it belongs to the caller
         result[...] = 0
+
+
+# What belongs together is scaled together. The steps of solvers have tests of their own.
+SCALED = ["X", "cp", "factors", "x", "W", "F", "S", "M", "bias", "matrix", "scale"]
+STEPS = {"admm", "als_update", "epc_update", "refit_scale", "solve_rows"}
+FACTORS = [1e-320, 1e-300, 1e-170, 1e-100, 1e60, 1e100, 1e170, 1e300]
+
+
+def stretched(arrays, factor, form):
+    """All arrays times the factor, or by turns times and over it, or one entry of each."""
+    arrays = [A.copy() for A in arrays]
+    for n, A in enumerate(arrays):
+        if form == "entry":
+            A[(0,) * A.ndim] *= factor
+        else:
+            A[...] *= factor if form == "all" or n % 2 == 0 else min(1 / factor, 1e300)
+    return arrays
+
+
+def hostile(names, factor, form):
+    """Arguments of which some are very large or small."""
+    given = arguments()
+    for name in names:
+        value = given[name]
+        if name == "cp":
+            given[name] = CP(stretched(value.factors, factor, form), value.weights)
+        elif name == "factors":
+            given[name] = stretched(value, factor, form)
+        else:
+            given[name] = stretched([value], factor, form)[0]
+    return given
+
+
+@pytest.mark.parametrize("name", sorted(CALLS.keys() - STEPS))
+def test_every_answer_is_finite_or_a_refusal_at_any_magnitude(name):
+    """Warnings are errors in this suite, so none escapes either."""
+    answered = 0
+    for names in [*[[n] for n in SCALED], ["X", "cp"], ["x", "W"], ["factors", "X"], ["x", "M"]]:
+        for factor in FACTORS:
+            for form in ("all", "turns", "entry"):
+                result, message = refused(lambda: run(name, hostile(names, factor, form)))  # noqa: B023
+                if message:
+                    assert ":" in message
+                    continue
+                answered += 1
+                for array in inside(result):
+                    assert np.isfinite(array).all()
+                assert not isinstance(result, float) or np.isfinite(result)
+    assert answered > 100
+
+
+def test_kernels_are_compiled_for_arrays_that_can_be_written_only():
+    """Arrays of results never go into one as they are: that would compile it a second time."""
+    examples()
+    used = [k for k in vars(_kernels).values() if isinstance(k, _kernels.Kernel) and k._compiled]
+    assert used
+    for kernel in used:
+        for signature in getattr(kernel.compiled(), "signatures", []):
+            assert all(argument.mutable for argument in signature if hasattr(argument, "ndim"))
 
 
 # --- planted faults -------------------------------------------------------------------------------
