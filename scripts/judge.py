@@ -9,6 +9,7 @@ hypothesis draws in CI, all of them; only shrinking is off. Tests of planted fau
 (``test_planted_...``) are left out: they check the tests.
 """
 
+import contextlib
 import gc
 import importlib
 import importlib.abc
@@ -178,10 +179,8 @@ def convene(place: Place, plan: Plan) -> None:
     global _court  # noqa: PLW0603 -- a worker of a pool keeps its state in its module
     _enter(place)
     for name in plan.modules:
-        try:
+        with contextlib.suppress(Exception):
             importlib.import_module(name)
-        except Exception:
-            pass
     gc.collect()
     gc.freeze()  # a mutant's collector need not look at all this, nor copy the pages
     _court = Court(place, plan)

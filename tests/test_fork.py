@@ -1,4 +1,4 @@
-"""A process that is forked while another thread compresses gets all threads of BLAS, and no hang."""
+"""A process that is forked while a thread compresses gets all threads of BLAS, and no hang."""
 
 import os
 import subprocess

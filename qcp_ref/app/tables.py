@@ -41,8 +41,7 @@ class Screen(Console):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        if self.width < _NARROWEST:
-            self.width = _NARROWEST
+        self.width = max(self.width, _NARROWEST)
 
     def on_broken_pipe(self) -> None:
         """Let the error pass."""
