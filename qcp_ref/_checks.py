@@ -142,7 +142,9 @@ def check_gram(G: ArrayLike, rank: int) -> Array:
             "G: expected a Gram matrix, which is positive semidefinite, got a zero on the diagonal "
             "beside other entries; form it from the factors, with all of its entries"
         )
-    unit = unit_diagonal(array)[0]
+    unit = unit_diagonal(array)[0]  # first by powers of two, so that nothing leaves the range
+    root = np.sqrt(np.where(dead, 1.0, np.diag(unit)))
+    unit = unit / root / root[:, None]
     if (np.abs(unit - unit.T) > 2 * _GRAM_ROUNDING).any():
         raise ValueError("G: expected a Gram matrix, which is symmetric, got another one")
     unit = (unit + unit.T) / 2

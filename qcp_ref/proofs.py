@@ -17,8 +17,8 @@ Checked by tests/test_proofs.py.
 """
 
 from collections.abc import Callable
-from copy import copy
 from fractions import Fraction
+from functools import cached_property
 from math import prod
 from typing import Any, NamedTuple
 
@@ -139,15 +139,17 @@ class ExactRows:
     """The problem as it was given, in integers, to decide between rows without rounding."""
 
     def __init__(self, F: Array, G: Array, step: Array) -> None:
-        self.F, self.G = integers(F), integers(G)
-        self.step = integers(np.broadcast_to(step, F.shape))
+        self.F, self.G, self.step = F, G, np.broadcast_to(step, F.shape)
 
     def part(self, columns: NDArray[np.int64]) -> "ExactRows":
         """Return the problem of some columns."""
-        other = copy(self)
-        other.F, other.step = ((whole[:, columns], power) for whole, power in (self.F, self.step))
-        other.G = self.G[0][np.ix_(columns, columns)], self.G[1]
-        return other
+        square = np.ix_(columns, columns)
+        return ExactRows(self.F[:, columns], self.G[square], self.step[:, columns])
+
+    @cached_property
+    def whole(self) -> tuple[NDArray[Any], int]:
+        """The Gram matrix, whose integers all rows share."""
+        return integers(self.G)
 
     def values(self, row: int, V: Array) -> NDArray[Any]:
         """Return the objectives of levels (in steps) of one row, up to a factor common to them.
@@ -156,10 +158,10 @@ class ExactRows:
         ``H = s G s``. All numbers are brought to one power of two.
         """
         m = np.rint(2 * V).astype(np.int64)
-        s, unit = self.step[0][row], self.step[1]
-        H = self.G[0] * s * s[:, None]
-        f = 4 * self.F[0][row] * s
-        shift = self.G[1] + unit - self.F[1]  # of H against f
+        G, g_unit = self.whole
+        (f, f_unit), (s, s_unit) = integers(self.F[row]), integers(self.step[row])
+        H, f = G * s * s[:, None], 4 * f * s
+        shift = g_unit + s_unit - f_unit  # of H against f
         H, f = (H << max(shift, 0)), (f << max(-shift, 0))
         most = max(int(np.abs(m).max()), 1)
         if most**2 * int(np.abs(H).sum()) + most * int(np.abs(f).sum()) < 2**62:
@@ -178,20 +180,31 @@ def integers(x: Array) -> tuple[NDArray[Any], int]:
     return whole << np.maximum(exponent - least, 0).astype(object), least - 53
 
 
+def differences(
+    V: Array, W: Array, F: Array, G: Array, doubt: Doubt
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return in which rows ``W`` surely has the larger objective, and in which the smaller one.
+
+    Spells out :eq:`proofs-gain`.
+    """
+    g, change, total = gamma(2 * len(G) + 20), W - V, W + V
+    above = (change * (total @ G - 2 * F)).sum(axis=1)
+    sizes = np.abs(total) @ (g * np.abs(G) + doubt.G) + 2 * (g * np.abs(F) + doubt.F)
+    noise = (np.abs(change) * sizes).sum(axis=1) * _SPARE
+    return above > noise, above < -noise
+
+
 def best_row(
     rows: Array, i: int, F: Array, G: Array, exact: ExactRows, doubt: Doubt
 ) -> tuple[int, bool]:
     """Return which of these levels of row ``i`` is the best, and whether that is certain.
 
-    Differences decide where they exceed their rounding :eq:`proofs-gain`, and exact integers
-    elsewhere; of equal rows the first is taken. Only doubt about the problem leaves it uncertain.
+    Differences decide where they exceed their rounding, and exact integers elsewhere; of equal rows
+    the first is taken. Only doubt about the problem leaves it uncertain.
     """
-    g = gamma(2 * len(G) + 20)
     first = int(np.argmin((rows * (rows @ G - 2 * F[i])).sum(axis=1)))
-    change, total = rows - rows[first], rows + rows[first]
-    worse = (change * (total @ G - 2 * F[i])).sum(axis=1)
-    sizes = np.abs(total) @ (g * np.abs(G) + doubt.G) + 2 * (g * np.abs(F[i]) + doubt.F[i])
-    left = np.flatnonzero(worse <= (np.abs(change) * sizes).sum(axis=1) * _SPARE)
+    worse, _ = differences(rows[first], rows, F[i], G, Doubt(doubt.F[i], doubt.G))
+    left = np.flatnonzero(~worse)
     if left.size == 1:
         return first, True
     values = exact.values(i, rows[left])

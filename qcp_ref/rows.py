@@ -42,6 +42,7 @@ from qcp_ref.proofs import (
     Margin,
     Steps,
     best_row,
+    differences,
     lowered,
     margin,
     objectives,
@@ -342,8 +343,8 @@ def _check_range(F: Array, G: Array, step: Array) -> None:
             f"{step.min():.3g} to {step.max():.3g}; rescale the data"
         )
     alive = np.diag(G) > 0
-    lengths = np.sqrt(np.diag(G)[alive])
-    sizes = lengths * _part(step, alive)
+    lengths, steps = np.sqrt(np.diag(G)[alive]), np.broadcast_to(step, F.shape)[:, alive]
+    sizes = lengths * steps
     if sizes.size and not 1 / _LARGEST <= sizes.min() <= sizes.max() <= _LARGEST:
         raise ValueError(
             f"scale: expected steps of which G makes {1 / _LARGEST:.0e} to {_LARGEST:.0e}, got "
@@ -351,17 +352,12 @@ def _check_range(F: Array, G: Array, step: Array) -> None:
         )
     with np.errstate(over="ignore"):
         slopes = np.abs(F[:, alive]) / lengths
-        largest = max(slopes.max(initial=0.0), (slopes / _part(step, alive)).max(initial=0.0))
+        largest = max(slopes.max(initial=0.0), (slopes / steps).max(initial=0.0))
     if largest > _LARGEST:
         raise ValueError(
             f"scale: expected steps that F is at most {_LARGEST:.0e} of, got {largest:.3g}; "
             "rescale the data"
         )
-
-
-def _part(step: Array, columns: NDArray[np.bool_]) -> Array:
-    """Return the steps of these columns; one for all, or one per row, are those of each."""
-    return step[:, columns] if step.shape == (1, columns.size) else step
 
 
 def _check_codes(codes: ArrayLike, shape: tuple[int, ...], grid: Grid) -> NDArray[Any]:
@@ -442,7 +438,7 @@ class _Rows:
         if method != "sphere":
             value, error = objectives(V, steps.F, steps.G, self.doubt)
             return V, np.minimum(bound, value - error), np.zeros(len(V), dtype=bool)
-        return self._tree(V, bound, (z, L, last_first), space, search.budget)
+        return self._tree(V, bound, (z, L, last_first, space, search.budget))
 
     def _margin(self, L: Array, last_first: NDArray[np.int64], z: Array) -> Margin:
         (F, G, box, _), doubt = self.steps, self.doubt
@@ -452,46 +448,47 @@ class _Rows:
 
     def _best(self, options: list[Array]) -> Array:
         """Return the best option of each row; of equal ones the first."""
-        V = options[0].copy()
-        if len(options) > 1:
-            every = np.stack(options, axis=1)
-            for i in np.flatnonzero((every != every[:, :1]).any(axis=(1, 2))).tolist():
-                _, first = np.unique(every[i], axis=0, return_index=True)
-                rows = every[i, np.sort(first)]
-                V[i] = rows[self._better(rows, i)[0]]
+        (F, G, _, _), doubt, V = self.steps, self.doubt, options[0].copy()
+        for W in options[1:]:
+            other = np.flatnonzero((V != W).any(axis=1))
+            less = Doubt(doubt.F[other], doubt.G)
+            worse, better = differences(V[other], W[other], F[other], G, less)
+            V[other[better]] = W[other[better]]
+            for i in other[~worse & ~better].tolist():
+                pair = np.stack([V[i], W[i]])
+                V[i] = pair[self._better(pair, i)[0]]
         return V
 
     def _better(self, rows: Array, i: int) -> tuple[int, bool]:
         return best_row(rows, i, self.steps.F, self.steps.G, self.exact, self.doubt)
 
     def _tree(
-        self,
-        V: Array,
-        bound: Array,
-        triangle: tuple[Array, Array, NDArray[np.int64]],
-        space: Margin,
-        budget: int,
+        self, V: Array, bound: Array, triangle: tuple[Array, Array, NDArray[np.int64], Margin, int]
     ) -> tuple[Array, Array, NDArray[np.bool_]]:
         """Search every row, from these levels on; decide among all that is within reach."""
-        (z, L, last_first), back = triangle, np.argsort(triangle[2])
-        V, proved = V.copy(), np.zeros(len(V), dtype=bool)
+        (z, L, last_first, space, budget), back = triangle, np.argsort(triangle[2])
+        (F, G, box, _), doubt, V = self.steps, self.doubt, V.copy()
         left, low = np.full((2, len(V)), np.inf)
         search: Callable[..., Any] = sphere if can_compile() else search_tree
+        certain = np.ones(len(V), dtype=bool)
         for i in range(len(V)):
             slack = (float(space.near[i]), 2 * float(space.wide[i]), space.grown)
-            found = search(z[i], L, V[i, last_first], self.steps.box, budget, slack)
-            left[i], others = found[2], found[4][:, back]
-            rows = np.vstack([V[i], others[(others != V[i]).any(axis=1)]])
-            best, certain = self._better(rows, i)
-            V[i], proved[i] = rows[best], certain and left[i] == np.inf
-            doubt = Doubt(self.doubt.F[i], self.doubt.G)
-            value, error = objectives(rows, self.steps.F[i], self.steps.G, doubt)
-            low[i] = (value - error)[best if proved[i] else slice(None)].min()
+            _, _, left[i], _, found = search(z[i], L, V[i, last_first], box, budget, slack)
+            found = found[:, back]
+            others = found[(found != V[i]).any(axis=1)]
+            if len(others):
+                rows = np.vstack([V[i], others])
+                best, certain[i] = self._better(rows, i)
+                V[i] = rows[best]
+                value, error = objectives(rows, F[i], G, Doubt(doubt.F[i], doubt.G))
+                low[i] = (value - error).min()
+        value, error = objectives(V, F, G, doubt)
+        proved = certain & (left == np.inf)
+        low = np.where(proved, value - error, np.minimum(low, value - error))
         # Below what was looked at lies only what was left.
-        open_end = np.where(
-            left < np.inf, lowered(np.where(left < np.inf, left, 0.0), space), np.inf
-        )
-        tree = np.minimum(low, open_end)
+        ended = left == np.inf
+        rest = np.where(ended, np.inf, lowered(np.where(ended, 0.0, left), space))
+        tree = np.minimum(low, rest)
         return V, np.where(proved, low, np.minimum(low, np.maximum(bound, tree))), proved
 
 

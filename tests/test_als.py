@@ -208,6 +208,28 @@ def test_callback_sees_every_sweep_and_may_stop():
     assert seen == list(enumerate(fit.history.error)) and len(seen) == 5
 
 
+@settings(max_examples=60)
+@given(seeds, st.integers(1, 5), st.sampled_from([1.0, 1e-3]))
+def test_columns_of_very_different_length_are_no_singularity(seed, rank, spread):
+    """Lengths from 1e-12 to 1e12: the factor is that of elimination, column by column."""
+    rng = np.random.default_rng([seed, 23])
+    K = rng.standard_normal((rank + 2, 1)) + spread * rng.standard_normal((rank + 2, rank))
+    K = K * 10.0 ** rng.uniform(-12, 12, rank)
+    F, G = rng.standard_normal((2, rank + 2)) @ K, K.T @ K
+    found = als_update(F, G)
+    d = np.sqrt(np.diag(G))
+    condition = np.linalg.cond(G / np.outer(d, d))
+    truth = as_floats(loops.solve(exact(G), exact(F)))
+    error = np.abs((found.factor - truth) * d).max() / np.abs(truth * d).max()
+    assert not found.singular and error <= 20 * rank * EPS * condition
+
+
+@pytest.mark.parametrize("size", [2.0**-780, 1e-200, 1e200, 2.0**780])
+def test_gram_matrices_far_from_one(size):
+    found = als_update([[size, size]], size * np.array([[1.0, 0.5], [0.5, 1.0]]))
+    assert np.allclose(found.factor, 2 / 3, rtol=1e-15) and not found.singular
+
+
 def test_singular_gram_is_recorded_and_border_rank_reported():
     X = np.random.default_rng(3).standard_normal((2, 2, 2))
     fit = cp_als(

@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import seeds
 
+from qcp_ref import Grid, admm, als_update, epc_update, refit_scale, solve_rows
 from qcp_ref._checks import (
     check_array,
     check_factors,
+    check_gram,
     check_int,
     check_mode,
     check_option,
@@ -125,3 +128,71 @@ def test_generators_pass_through_and_global_state_is_refused():
             check_rng(wrong, "f")
     with pytest.raises(ValueError, match="rng: expected a seed of at least 0"):
         check_rng(-1, "f")
+
+
+# --- Gram matrices ------------------------------------------------------------------------------
+
+GRAMS = [
+    ([[0.0, 1.0], [1.0, 0.0]], "a zero on the diagonal"),
+    ([[0.0, 1e-30], [1e-30, 1.0]], "a zero on the diagonal"),
+    ([[1.0, 1.1], [1.1, 1.0]], "semidefinite, got an eigenvalue of -0.1 "),
+    ([[1e-20, 1.001e-10], [1.001e-10, 1.0]], "semidefinite, got an eigenvalue of -0.00"),
+    ([[1.0, 0.5], [0.4, 1.0]], "symmetric"),
+    ([[-1.0, 0.0], [0.0, 1.0]], "got -1 on the diagonal"),
+    ([[1e-320]], "rescale"),
+    ([[1e300]], "rescale"),
+    ([[1.0, 0.0]], "expected shape"),
+]
+DOORS = [
+    als_update,
+    lambda F, G: admm(F, G, np.rint, start=np.zeros_like(F)),
+    lambda F, G: epc_update(F, G, 1e9, 1.0),
+    lambda F, G: solve_rows(F, G, Grid(4), 1.0),
+    lambda F, G: refit_scale(F, G, np.zeros(F.shape, int), Grid(4), 1.0),
+]
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize(("G", "message"), GRAMS)
+def test_what_is_no_gram_matrix_is_refused_everywhere(door, G, message):
+    with pytest.raises(ValueError, match=f"^G: .*{message}"):
+        door(np.ones((2, len(G[0]))), G)
+
+
+@given(seeds, st.integers(1, 40), st.integers(1, 2000), st.sampled_from([0.0, 1e-8, 1e-4, 1.0]))
+def test_gram_matrices_formed_in_float32_are_taken(seed, rank, rows, spread):
+    rng = np.random.default_rng([seed, 21])
+    K = rng.standard_normal((rows, 1)) + spread * rng.standard_normal((rows, rank))
+    K = (K * 10.0 ** rng.uniform(-6, 6, rank)).astype(np.float32)
+    for G in (K.T @ K, np.einsum("ir,iq->rq", K, K)):
+        found = check_gram(G, rank)
+        assert np.array_equal(found, found.T) and np.allclose(found, G, rtol=1e-5)
+
+
+@given(seeds, st.integers(1, 5), st.sampled_from([0.5, 0.9, 0.999, 1.001, 1.1, 3.0, 1e3]))
+def test_semidefinite_is_judged_at_unit_diagonal(seed, rank, share):
+    """Below the allowance an eigenvalue is refused, above it not, in columns of any length."""
+    rng = np.random.default_rng([seed, 23])
+    Q = np.linalg.qr(rng.standard_normal((rank, rank)))[0]
+    d = np.sqrt(1 - Q[:, 0] ** 2)
+    if (d < 0.1).any():
+        return
+    unit = Q[:, 1:] @ Q[:, 1:].T / d / d[:, None]  # singular
+    v = np.linalg.eigh(unit)[1][:, 0]
+    unit = unit - share * 2.0**-18 * rank * np.outer(v, v)
+    d = np.sqrt(np.diag(unit))
+    least = np.linalg.eigvalsh(unit / d / d[:, None])[0]
+    lengths = 10.0 ** rng.uniform(-20, 20, rank)
+    G = unit * np.outer(lengths, lengths)
+    allowed = -(2.0**-18) * rank
+    if least < allowed * 1.0001:
+        with pytest.raises(ValueError, match="G: "):
+            check_gram(G, rank)
+    if least > allowed * 0.9999:
+        assert np.array_equal(check_gram(G, rank), (G + G.T) / 2)
+
+
+def test_of_a_nearly_symmetric_matrix_the_symmetric_part_is_taken():
+    G = np.array([[1.0, 0.5], [0.5 + 2.0**-20, 1.0]])
+    assert check_gram(G, 2).tolist() == [[1.0, 0.5 + 2.0**-21], [0.5 + 2.0**-21, 1.0]]
+    assert G[0, 1] == 0.5

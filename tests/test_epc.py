@@ -612,6 +612,38 @@ def test_bad_input_is_refused():
         epc_update(np.ones((3, 2)), np.eye(2), 9.0, 5.0, weights=["1", "2"])
 
 
+@settings(max_examples=40)
+@given(seeds, st.integers(1, 4), st.sampled_from([1.0, 0.02]), st.booleans())
+def test_columns_of_very_different_length_are_solved_like_by_loops(seed, rank, spread, twice):
+    """Lengths from 1e-12 to 1e12, singular or not: the factor at its ridge, and its error."""
+    rng = np.random.default_rng([seed, 37])
+    K = rng.standard_normal((rank + 2, 1)) + spread * rng.standard_normal((rank + 2, rank))
+    K = K * 10.0 ** rng.uniform(-12, 12, rank)
+    if twice:
+        K = np.hstack([K, K[:, :1] * 2.0 ** rng.integers(-20, 20)])
+    X = rng.standard_normal((2, rank + 2))
+    F, G, square = X @ K, K.T @ K, float((X**2).sum())
+    basis = np.linalg.qr(K[:, :rank] / np.linalg.norm(K[:, :rank], axis=0))[0]
+    explained = float(((X @ basis) ** 2).sum())
+    bound = square - 0.7 * explained
+    found = epc_update(F, G, square, bound)
+    d = np.sqrt(np.diag(G))[:rank]
+    condition = np.linalg.cond(G[:rank, :rank] / np.outer(d, d))
+    left = float(loops.partial_error(exact(F), exact(G), exact(found.factor), Fraction(square)))
+    assert abs(left - bound) <= 1e-12 * condition * square
+    if not twice:  # else rounding has made another matrix of the singular one
+        U = loops.ridge(exact(F), exact(G), Fraction(found.tau))
+        truth = np.array(U, dtype=object).astype(float)
+        error = np.abs((found.factor - truth) * d).max() / np.abs(truth * d).max()
+        assert error <= 1e-12 * condition
+
+
+@pytest.mark.parametrize("size", [2.0**-780, 1e-200, 1e200, 2.0**780])
+def test_gram_matrices_far_from_one(size):
+    found = epc_update([[size, size]], size * np.array([[1.0, 0.5], [0.5, 1.0]]), 2 * size, size)
+    assert np.allclose(found.factor, 1 / 3, rtol=1e-12) and np.isclose(found.tau, 1.5 * size)
+
+
 # --- planted faults -------------------------------------------------------------------------------
 
 
