@@ -9,16 +9,19 @@ hypothesis draws in CI, all of them; only shrinking is off. Tests of planted fau
 (``test_planted_...``) are left out: they check the tests.
 """
 
+import contextlib
 import gc
 import importlib
 import importlib.abc
 import importlib.util
+import io
 import json
 import os
 import resource
 import signal
 import sys
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -106,11 +109,15 @@ def survey(place: Place) -> Plan:
     watch.start()
     watch.switch_context(SHARED)
     plugin = Watching(watch)
-    code = _pytest(place, place.tests, plugin)
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        code = _pytest(place, place.tests, plugin)
     watch.stop()
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
-        raise RuntimeError(f"{' '.join(place.tests)}: pytest ended with {code!r}")
-    lines = watch.get_data().contexts_by_lineno(path)
+        raise RuntimeError(
+            f"{' '.join(place.tests)}: pytest ended with {code!r}\n{said.getvalue()}"
+        )
+    with warnings.catch_warnings(action="ignore"):  # a file of tests may not reach the module
+        lines = watch.get_data().contexts_by_lineno(path)
     return Plan(
         plugin.seconds,
         {line: set(contexts) - {""} for line, contexts in lines.items()},
@@ -222,9 +229,7 @@ def judge(source: str, lines: Sequence[int]) -> Verdict:
     return Verdict(result["state"], result["killer"], met, seconds)
 
 
-def _be_the_mutant(
-    place: Place, plan: Plan, source: str, tests: list[str], pipe: int
-) -> None:
+def _be_the_mutant(place: Place, plan: Plan, source: str, tests: list[str], pipe: int) -> None:
     """Run the tests with the changed module; write each one's name, then the result; exit."""
     try:
         os.setpgid(0, 0)

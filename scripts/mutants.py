@@ -11,7 +11,9 @@ Left out of the list:
   is raised at all is changed by the condition above it);
 - ``None`` put in place of an assigned value or an argument: nearly all of these crash at once, and
   would only lift the score;
-- the lower-case and upper-case forms of a string: one wrong string is enough.
+- the lower-case and upper-case forms of a string: one wrong string is enough;
+- another negative number in place of the -1 of ``reshape``, which means the same, and ``strict`` of
+  ``zip``, which checks the code itself.
 
 Added to it are the small faults that mutmut cannot make, ``OWN`` below.
 """
@@ -40,7 +42,7 @@ SWAPS = dict(
     ]
     for pair in [(a, b), (b, a)]
 )
-DROPPED = {"abs", "sorted", "rint", "sqrt", "tril", "triu", "array", "ascontiguousarray"}
+DROPPED = {"abs", "sorted", "rint", "sqrt", "tril", "triu", "array"}
 
 
 def swap_function(node: cst.Call) -> Iterator[cst.CSTNode]:
@@ -127,7 +129,7 @@ class Mutant:
     new: str
     number: int
     line: int
-    first: int  # of the statement, as a tracer counts lines
+    first: int  # of the lines whose tests judge it
     last: int
     operator: str
     source: str  # of the whole module, changed
@@ -169,6 +171,7 @@ class Finder(cst.CSTVisitor):
         super().__init__()
         self._pieces, self._piece = pieces, 0
         self.changes: list[Change] = []
+        self._skipped: set[int] = set()
         self._names: list[tuple[str, int]] = []  # of the functions around, and their first lines
         self._lines: list[tuple[int, int]] = [(1, 1)]
 
@@ -178,9 +181,13 @@ class Finder(cst.CSTVisitor):
         if isinstance(node, cst.SimpleStatementLine | cst.BaseCompoundStatement):
             self._lines.append(self._span(node))
         if isinstance(node, cst.FunctionDef | cst.ClassDef):
-            self._names.append((node.name.value, self._lines[-1][0]))
-        if is_no_behaviour(node):
+            top = self.get_metadata(PositionProvider, node).start.line
+            self._names.append((node.name.value, top))
+        if is_no_behaviour(node) or id(node) in self._skipped:
             return False
+        if m.matches(node, m.Call(func=m.Attribute(attr=m.Name("reshape")))):
+            rest = m.UnaryOperation(operator=m.Minus(), expression=m.Integer())
+            self._skipped |= {id(found.expression) for found in m.findall(node, rest)}
         for kind, operator in OPERATORS:
             if isinstance(node, kind):
                 for new in operator(node):
@@ -203,24 +210,31 @@ class Finder(cst.CSTVisitor):
             self._lines.pop()
 
     def _span(self, node: cst.CSTNode) -> tuple[int, int]:
-        """First and last line of a statement; of a compound one, of its head."""
+        """Lines whose tests judge a statement: of an ``if`` or a loop its head, of a ``def`` its body.
+
+        The head of a function runs at import, but its defaults matter only to those who call it.
+        """
         where = self.get_metadata(PositionProvider, node)
         body = getattr(node, "body", None)
         if isinstance(node, cst.BaseCompoundStatement) and isinstance(body, cst.BaseSuite):
-            head = self.get_metadata(PositionProvider, body).start.line
-            return where.start.line, max(where.start.line, head - 1)
+            inside = self.get_metadata(PositionProvider, body)
+            if isinstance(node, cst.FunctionDef):
+                return inside.start.line, inside.end.line
+            return where.start.line, max(where.start.line, inside.start.line - 1)
         return where.start.line, where.end.line
 
 
 def is_no_behaviour(node: cst.CSTNode) -> bool:
     """Tell whether nothing under a node runs, or only to word a message."""
+    if m.matches(node, m.Arg(keyword=m.Name("strict"))):
+        return True
     if isinstance(node, cst.Annotation | cst.Import | cst.ImportFrom | cst.Raise | cst.Comment):
         return True
     if isinstance(node, cst.SimpleStatementLine) and len(node.body) == 1:
         only = node.body[0]
-        target = m.Assign(
-            targets=[m.AssignTarget(target=m.Name("__all__"))]
-        ) | m.Assign(value=m.Call(func=m.Name("TypeVar") | m.Name("ParamSpec")))
+        target = m.Assign(targets=[m.AssignTarget(target=m.Name("__all__"))]) | m.Assign(
+            value=m.Call(func=m.Name("TypeVar") | m.Name("ParamSpec"))
+        )
         alias = m.AnnAssign(annotation=m.Annotation(annotation=m.Name("TypeAlias")))
         listed = m.AnnAssign(target=m.Name("__all__"))
         docstring = m.Expr(value=m.SimpleString() | m.ConcatenatedString())
@@ -235,7 +249,10 @@ def is_left_out(operator: Operator, node: cst.CSTNode, new: cst.CSTNode) -> bool
         return True
     if name == "operator_arg_removal":
         before, after = cst.ensure_type(node, cst.Call), cst.ensure_type(new, cst.Call)
-        return len(before.args) == len(after.args)  # None in place of an argument
+        if len(before.args) == len(after.args):  # None in place of an argument
+            return True
+        gone = [arg for arg in before.args if not any(arg is other for other in after.args)]
+        return m.matches(gone[0], m.Arg(keyword=m.Name("strict")))
     return False
 
 

@@ -142,9 +142,7 @@ def reasons(path: Path) -> dict[tuple[str, str, str, str], str]:
     if not path.exists():
         return {}
     listed = tomllib.loads(path.read_text(encoding="utf-8")).get("survivor", [])
-    return {
-        (row["chapter"], row["where"], row["old"], row["new"]): row["reason"] for row in listed
-    }
+    return {(row["chapter"], row["where"], row["old"], row["new"]): row["reason"] for row in listed}
 
 
 @dataclass(frozen=True)
@@ -203,7 +201,9 @@ def details(result: Score, file: str) -> str:
 
 def table(results: Sequence[Score]) -> str:
     """Return the scores, a line per chapter."""
-    lines = [f"{'chapter':10}{'mutants':>8}{'killed':>8}{'timeout':>8}{'listed':>8}{'open':>6}  score"]
+    lines = [
+        f"{'chapter':10}{'mutants':>8}{'killed':>8}{'timeout':>8}{'listed':>8}{'open':>6}  score"
+    ]
     for r in results:
         counts = f"{r.judged:8}{r.killed:8}{r.late:8}{len(r.listed):8}{len(r.open):6}"
         goal = GOALS.get(r.chapter, GOAL)
@@ -224,7 +224,9 @@ def options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--session", type=Path, help="default: .mutation/session.jsonl")
     parser.add_argument("--survivors", action="store_true", help="judge survivors again")
     parser.add_argument("--check", action="store_true", help="fail if a goal is missed")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write survivors to DIR/CHAPTER.txt")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="write survivors to DIR/CHAPTER.txt"
+    )
     parser.add_argument("--root", type=Path, default=ROOT, help=argparse.SUPPRESS)
     parser.add_argument("--package", default=PACKAGE, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
