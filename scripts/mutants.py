@@ -46,7 +46,7 @@ DROPPED = {"abs", "sorted", "rint", "sqrt", "tril", "triu", "array"}
 
 
 def swap_function(node: cst.Call) -> Iterator[cst.CSTNode]:
-    """Call the opposite function: min(x) -> max(x), np.floor(x) -> np.ceil(x), x.any() -> x.all()."""
+    """Call the opposite: min(x) -> max(x), np.floor(x) -> np.ceil(x), x.any() -> x.all()."""
     name = node.func.attr if isinstance(node.func, cst.Attribute) else node.func
     if isinstance(name, cst.Name) and name.value in SWAPS:
         yield node.with_deep_changes(name, value=SWAPS[name.value])
@@ -118,8 +118,9 @@ OPERATORS: list[tuple[type, Operator]] = [*mutation_operators, *OWN]
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change. ``old`` and ``new`` are the changed lines; they and ``where`` survive edits elsewhere.
+    """One change.
 
+    ``old`` and ``new`` are the changed lines; they and ``where`` survive edits elsewhere.
     ``where`` is the qualified name of the function, or ``<module>``; ``number`` counts the mutants
     of one function whose lines read the same.
     """
@@ -210,7 +211,7 @@ class Finder(cst.CSTVisitor):
             self._lines.pop()
 
     def _span(self, node: cst.CSTNode) -> tuple[int, int]:
-        """Lines whose tests judge a statement: of an ``if`` or a loop its head, of a ``def`` its body.
+        """Lines whose tests judge a statement: the head of an ``if`` or a loop, a ``def``'s body.
 
         The head of a function runs at import, but its defaults matter only to those who call it.
         """
@@ -269,7 +270,7 @@ def mutants(source: str, sample: int | None = None, seed: int = 0) -> Iterator[M
 
 
 class Text:
-    """A module in pieces, one per statement at its top level, so that a change touches one piece."""
+    """A module in pieces, one per statement at its top level; a change touches one of them."""
 
     def __init__(self, source: str) -> None:
         self.source = source
