@@ -14,12 +14,14 @@ import gc
 import importlib
 import importlib.abc
 import importlib.util
+import io
 import json
 import os
 import resource
 import signal
 import sys
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -37,7 +39,6 @@ ENVIRONMENT = {
     "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
 }
 MEMORY = 6 * 2**30  # bytes that a mutant may take
-PATIENCE = 5.0  # seconds; a test may take this and five times its usual time
 SHARED = "shared"  # the context of lines that run at import or in shared fixtures
 
 
@@ -80,6 +81,8 @@ class Place:
     root: Path
     module: str  # package.name
     tests: tuple[str, ...]  # relative to root
+    uncompiled: bool = False  # whether Numba stays off
+    patience: float = 5.0  # seconds; a test may take this and five times its usual time
 
     @property
     def path(self) -> Path:
@@ -107,11 +110,15 @@ def survey(place: Place) -> Plan:
     watch.start()
     watch.switch_context(SHARED)
     plugin = Watching(watch)
-    code = _pytest(place, place.tests, plugin)
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        code = _pytest(place, place.tests, plugin)
     watch.stop()
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
-        raise RuntimeError(f"{' '.join(place.tests)}: pytest ended with {code!r}")
-    lines = watch.get_data().contexts_by_lineno(path)
+        raise RuntimeError(
+            f"{' '.join(place.tests)}: pytest ended with {code!r}\n{said.getvalue()}"
+        )
+    with warnings.catch_warnings(action="ignore"):  # a file of tests may not reach the module
+        lines = watch.get_data().contexts_by_lineno(path)
     return Plan(
         plugin.seconds,
         {line: set(contexts) - {""} for line, contexts in lines.items()},
@@ -121,7 +128,7 @@ def survey(place: Place) -> Plan:
 
 
 class Watching:
-    """A pytest plugin: names the running test to the tracer, notes seconds and what did not pass."""
+    """A pytest plugin: names the running test to the tracer, notes seconds and what failed."""
 
     def __init__(self, watch: Any) -> None:
         self.watch = watch
@@ -146,7 +153,7 @@ class Watching:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef: Any, request: Any) -> Iterator[None]:
-        """What a shared fixture runs counts for all tests."""
+        """Let lines that a shared fixture runs count for all tests."""
         if fixturedef.scope != "function":
             self.watch.switch_context(SHARED)
         result = yield
@@ -179,7 +186,7 @@ def convene(place: Place, plan: Plan) -> None:
     global _court  # noqa: PLW0603 -- a worker of a pool keeps its state in its module
     _enter(place)
     for name in plan.modules:
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception):  # then the mutant will import what it needs
             importlib.import_module(name)
     gc.collect()
     gc.freeze()  # a mutant's collector need not look at all this, nor copy the pages
@@ -205,10 +212,8 @@ def judge(source: str, lines: Sequence[int]) -> Verdict:
     with os.fdopen(here) as stream:
         words = stream.read()
     status = os.waitpid(child, 0)[1]
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)  # what its tests left running
-    except ProcessLookupError:
-        pass
     seconds = time.perf_counter() - start
     *begun, last = words.splitlines() or [""]
     met = len(begun)
@@ -230,8 +235,8 @@ def _be_the_mutant(place: Place, plan: Plan, source: str, tests: list[str], pipe
             os.dup2(null, stream)
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
         sys.meta_path.insert(0, Changed(place, source))
-        plugin = Judging(plan, tests, pipe)
-        plugin.limit(PATIENCE + 5.0)
+        plugin = Judging(plan, tests, pipe, place.patience)
+        plugin.limit(10.0)  # for the imports
         files = tuple(dict.fromkeys(test.split("::")[0] for test in tests))
         code = _pytest(place, files, plugin, "-x")
         state = "survived" if code == pytest.ExitCode.OK else "killed"
@@ -244,8 +249,8 @@ def _be_the_mutant(place: Place, plan: Plan, source: str, tests: list[str], pipe
 class Judging:
     """A pytest plugin: runs chosen tests in a given order, each within a limit of time."""
 
-    def __init__(self, plan: Plan, tests: list[str], pipe: int) -> None:
-        self.plan, self.tests, self.pipe = plan, tests, pipe
+    def __init__(self, plan: Plan, tests: list[str], pipe: int, patience: float) -> None:
+        self.plan, self.tests, self.pipe, self.patience = plan, tests, pipe, patience
         self.killer = ""
 
     def limit(self, seconds: float) -> None:
@@ -262,7 +267,7 @@ class Judging:
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
         """Say which test begins, and start its clock."""
         os.write(self.pipe, f"{item.nodeid}\n".encode())
-        self.limit(PATIENCE + 5.0 * self.plan.seconds[item.nodeid])
+        self.limit(self.patience + 5.0 * self.plan.seconds[item.nodeid])
         return (yield)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -277,7 +282,7 @@ class Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def __init__(self, place: Place, source: str) -> None:
         self.place, self.source = place, source
 
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+    def find_spec(self, name: str, *_: Any) -> Any:
         """Answer for the one module."""
         if name != self.place.module:
             return None
@@ -289,6 +294,10 @@ class Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def _enter(place: Place) -> None:
+    """Set a new process up, before it imports anything numerical."""
+    os.environ.update(ENVIRONMENT)
+    if place.uncompiled:
+        os.environ["NUMBA_DISABLE_JIT"] = "1"
     os.chdir(place.root)
     # Other modules are compiled once, whatever the environment says about bytecode.
     sys.dont_write_bytecode, sys.pycache_prefix = False, str(place.root / ".mutation" / "bytecode")

@@ -11,7 +11,9 @@ Left out of the list:
   is raised at all is changed by the condition above it);
 - ``None`` put in place of an assigned value or an argument: nearly all of these crash at once, and
   would only lift the score;
-- the lower-case and upper-case forms of a string: one wrong string is enough.
+- the lower-case and upper-case forms of a string: one wrong string is enough;
+- another negative number in place of the -1 of ``reshape``, which means the same, and ``strict`` of
+  ``zip``, which checks the code itself.
 
 Added to it are the small faults that mutmut cannot make, ``OWN`` below.
 """
@@ -40,11 +42,11 @@ SWAPS = dict(
     ]
     for pair in [(a, b), (b, a)]
 )
-DROPPED = {"abs", "sorted", "rint", "sqrt", "tril", "triu", "array", "ascontiguousarray"}
+DROPPED = {"abs", "sorted", "rint", "sqrt", "tril", "triu", "array"}
 
 
 def swap_function(node: cst.Call) -> Iterator[cst.CSTNode]:
-    """Call the opposite function: min(x) -> max(x), np.floor(x) -> np.ceil(x), x.any() -> x.all()."""
+    """Call the opposite: min(x) -> max(x), np.floor(x) -> np.ceil(x), x.any() -> x.all()."""
     name = node.func.attr if isinstance(node.func, cst.Attribute) else node.func
     if isinstance(name, cst.Name) and name.value in SWAPS:
         yield node.with_deep_changes(name, value=SWAPS[name.value])
@@ -116,8 +118,9 @@ OPERATORS: list[tuple[type, Operator]] = [*mutation_operators, *OWN]
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change. ``old`` and ``new`` are the changed lines; they and ``where`` survive edits elsewhere.
+    """One change.
 
+    ``old`` and ``new`` are the changed lines; they and ``where`` survive edits elsewhere.
     ``where`` is the qualified name of the function, or ``<module>``; ``number`` counts the mutants
     of one function whose lines read the same.
     """
@@ -127,7 +130,7 @@ class Mutant:
     new: str
     number: int
     line: int
-    first: int  # of the statement, as a tracer counts lines
+    first: int  # of the lines whose tests judge it
     last: int
     operator: str
     source: str  # of the whole module, changed
@@ -169,6 +172,7 @@ class Finder(cst.CSTVisitor):
         super().__init__()
         self._pieces, self._piece = pieces, 0
         self.changes: list[Change] = []
+        self._skipped: set[int] = set()
         self._names: list[tuple[str, int]] = []  # of the functions around, and their first lines
         self._lines: list[tuple[int, int]] = [(1, 1)]
 
@@ -178,9 +182,13 @@ class Finder(cst.CSTVisitor):
         if isinstance(node, cst.SimpleStatementLine | cst.BaseCompoundStatement):
             self._lines.append(self._span(node))
         if isinstance(node, cst.FunctionDef | cst.ClassDef):
-            self._names.append((node.name.value, self._lines[-1][0]))
-        if is_no_behaviour(node):
+            top = self.get_metadata(PositionProvider, node).start.line
+            self._names.append((node.name.value, top))
+        if is_no_behaviour(node) or id(node) in self._skipped:
             return False
+        if m.matches(node, m.Call(func=m.Attribute(attr=m.Name("reshape")))):
+            rest = m.UnaryOperation(operator=m.Minus(), expression=m.Integer())
+            self._skipped |= {id(found.expression) for found in m.findall(node, rest)}
         for kind, operator in OPERATORS:
             if isinstance(node, kind):
                 for new in operator(node):
@@ -203,17 +211,24 @@ class Finder(cst.CSTVisitor):
             self._lines.pop()
 
     def _span(self, node: cst.CSTNode) -> tuple[int, int]:
-        """First and last line of a statement; of a compound one, of its head."""
+        """Lines whose tests judge a statement: the head of an ``if`` or a loop, a ``def``'s body.
+
+        The head of a function runs at import, but its defaults matter only to those who call it.
+        """
         where = self.get_metadata(PositionProvider, node)
         body = getattr(node, "body", None)
         if isinstance(node, cst.BaseCompoundStatement) and isinstance(body, cst.BaseSuite):
-            head = self.get_metadata(PositionProvider, body).start.line
-            return where.start.line, max(where.start.line, head - 1)
+            inside = self.get_metadata(PositionProvider, body)
+            if isinstance(node, cst.FunctionDef):
+                return inside.start.line, inside.end.line
+            return where.start.line, max(where.start.line, inside.start.line - 1)
         return where.start.line, where.end.line
 
 
 def is_no_behaviour(node: cst.CSTNode) -> bool:
     """Tell whether nothing under a node runs, or only to word a message."""
+    if m.matches(node, m.Arg(keyword=m.Name("strict"))):
+        return True
     if isinstance(node, cst.Annotation | cst.Import | cst.ImportFrom | cst.Raise | cst.Comment):
         return True
     if isinstance(node, cst.SimpleStatementLine) and len(node.body) == 1:
@@ -235,7 +250,10 @@ def is_left_out(operator: Operator, node: cst.CSTNode, new: cst.CSTNode) -> bool
         return True
     if name == "operator_arg_removal":
         before, after = cst.ensure_type(node, cst.Call), cst.ensure_type(new, cst.Call)
-        return len(before.args) == len(after.args)  # None in place of an argument
+        if len(before.args) == len(after.args):  # None in place of an argument
+            return True
+        gone = [arg for arg in before.args if not any(arg is other for other in after.args)]
+        return m.matches(gone[0], m.Arg(keyword=m.Name("strict")))
     return False
 
 
@@ -252,7 +270,7 @@ def mutants(source: str, sample: int | None = None, seed: int = 0) -> Iterator[M
 
 
 class Text:
-    """A module in pieces, one per statement at its top level, so that a change touches one piece."""
+    """A module in pieces, one per statement at its top level; a change touches one of them."""
 
     def __init__(self, source: str) -> None:
         self.source = source

@@ -1,10 +1,10 @@
 """Mutation testing: change the library in small ways, see whether the chapter's own tests notice.
 
 ``python scripts/mutation.py --sample 150`` takes a seeded sample of each chapter, no option all
-mutants. ``--chapter tensor`` (again for more) restricts it, ``--jobs`` runs that many processes. What
-is judged goes into a session file at once; a run that is stopped goes on from there, and judges
-again what was judged for other texts of package and tests. ``--survivors`` judges only those that
-survived the last time, whatever has changed since: for writing tests.
+mutants. ``--chapter tensor`` (again for more) restricts it, ``--jobs`` runs that many processes.
+What is judged goes into a session file at once; a run that is stopped goes on from there, and
+judges again what was judged for other texts of package and tests. ``--survivors`` judges only those
+that survived the last time, whatever has changed since: for writing tests.
 
 tests/survivors.toml lists survivors that no test can kill, or none should, each with its reason.
 They do not count; one that is listed and killed is an error. With ``--check`` the exit status is 1
@@ -16,39 +16,40 @@ See mutants.py for what a mutant is, and judge.py for what is run against it.
 import argparse
 import hashlib
 import json
-import os
 import sys
 import time
 import tomllib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TextIO
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from judge import ENVIRONMENT, Place, Plan, Verdict, convene, judge, merge, survey
+from judge import Place, Plan, Verdict, convene, judge, merge, survey
 from mutants import Mutant, mutants
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "qcp_ref"
-BOOK = "tensor cp als grid ranges admm epc rows qcp search conv output integer cost layer budget bounds"
-CHAPTERS = [*BOOK.split(), "_checks", "_kernels", "loops"]
+CHAPTERS = [
+    *["tensor", "cp", "als", "grid", "ranges", "admm", "epc", "rows", "qcp", "search", "conv"],
+    *["output", "integer", "cost", "layer", "budget", "bounds", "_checks", "_kernels", "loops"],
+]
 # Per cent of the mutants that have to be killed, of those that are not listed.
 GOALS = dict.fromkeys(["tensor", "cp", "als", "admm", "grid", "conv", "loops"], 95.0)
 GOAL = 90.0
-# Uncompiled: compiling each mutant of a kernel would take seconds, and the two forms are compared by the tests.
+# Run as plain Python: compiling each mutant would take seconds. That both forms agree is tested.
 UNCOMPILED = {"_kernels"}
 
 
-def test_files(chapter: str, chapters: Sequence[str] = CHAPTERS) -> tuple[str, ...]:
-    """Return the test files that judge a chapter: its own; for the loops, all that compare with them."""
+def files_of_tests(chapter: str) -> tuple[str, ...]:
+    """Return the test files that judge a chapter: its own; of the loops, all that may compare."""
     own = f"tests/test_{chapter.strip('_')}.py"
     if chapter != "loops":
         return (own,)
-    return (own, *(f"tests/test_{name.strip('_')}.py" for name in chapters if name != "loops"))
+    return (own, *(f"tests/test_{name.strip('_')}.py" for name in CHAPTERS if name != "loops"))
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,9 @@ class Session:
                     self._keep(Row(**json.loads(line)))
                 except (ValueError, TypeError):
                     continue  # the line that was being written when a run was stopped
+            if not path.read_bytes().endswith(b"\n"):
+                with path.open("a") as stream:
+                    stream.write("\n")
 
     def add(self, row: Row) -> None:
         """Write a line at once."""
@@ -104,34 +108,24 @@ def digest(root: Path, package: str, chapter: str, tests: Sequence[str]) -> str:
 
 
 def run_chapter(
-    place: Place, todo: Sequence[Mutant], jobs: int, uncompiled: bool
+    place: Place, todo: Sequence[Mutant], jobs: int
 ) -> Iterator[tuple[Mutant, Verdict] | Plan]:
     """Survey the tests, yield the plan; then yield each mutant with its verdict as it comes."""
-    environment = dict(ENVIRONMENT, NUMBA_DISABLE_JIT="1") if uncompiled else ENVIRONMENT
-    saved = {name: os.environ.get(name) for name in environment}
-    os.environ.update(environment)
     spawn = get_context("spawn")
-    try:
-        with ProcessPoolExecutor(jobs, mp_context=spawn, max_tasks_per_child=1) as pool:
-            files = [Place(place.root, place.module, (file,)) for file in place.tests]
-            plan = merge(list(pool.map(survey, files)))
-        yield plan
-        with ProcessPoolExecutor(
-            jobs, mp_context=spawn, initializer=convene, initargs=(place, plan)
-        ) as pool:
-            waiting: dict[Future[Verdict], Mutant] = {
-                pool.submit(judge, m.source, range(m.first, m.last + 1)): m for m in todo
-            }
-            try:
-                for done in as_completed(waiting):
-                    yield waiting[done], done.result()
-            finally:
-                pool.shutdown(cancel_futures=True)
-    finally:
-        for name, value in saved.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
+    with ProcessPoolExecutor(jobs, mp_context=spawn, max_tasks_per_child=1) as pool:
+        plan = merge(list(pool.map(survey, (replace(place, tests=(t,)) for t in place.tests))))
+    yield plan
+    with ProcessPoolExecutor(
+        jobs, mp_context=spawn, initializer=convene, initargs=(place, plan)
+    ) as pool:
+        waiting: dict[Future[Verdict], Mutant] = {
+            pool.submit(judge, m.source, range(m.first, m.last + 1)): m for m in todo
+        }
+        try:
+            for done in as_completed(waiting):
+                yield waiting[done], done.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 # --- the report -----------------------------------------------------------------------------------
@@ -227,6 +221,7 @@ def options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="write survivors to DIR/CHAPTER.txt"
     )
+    parser.add_argument("--patience", type=float, default=5.0, help="seconds before a time-out")
     parser.add_argument("--root", type=Path, default=ROOT, help=argparse.SUPPRESS)
     parser.add_argument("--package", default=PACKAGE, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
@@ -234,7 +229,13 @@ def options(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def chapter_score(args: argparse.Namespace, session: Session, chapter: str, out: TextIO) -> Score:
     """Judge what has to be judged of one chapter."""
-    place = Place(args.root, f"{args.package}.{chapter}", test_files(chapter))
+    place = Place(
+        args.root,
+        f"{args.package}.{chapter}",
+        files_of_tests(chapter),
+        chapter in UNCOMPILED,
+        args.patience,
+    )
     source = place.path.read_text(encoding="utf-8")
     file = str(place.path.relative_to(args.root))
     mark = digest(args.root, args.package, chapter, place.tests)
@@ -250,7 +251,7 @@ def chapter_score(args: argparse.Namespace, session: Session, chapter: str, out:
     start = time.perf_counter()
     print(f"{chapter}: {len(drawn)} mutants, {len(todo)} to judge", file=out, flush=True)
     if todo:
-        for event in run_chapter(place, todo, args.jobs, chapter in UNCOMPILED):
+        for event in run_chapter(place, todo, args.jobs):
             if isinstance(event, Plan):
                 began = time.perf_counter()
                 for test, why in event.left_out.items():

@@ -1,7 +1,7 @@
 """Hypothesis profiles and the random generator that tests share.
 
 ``dev`` draws new examples every time, ``ci`` the same ones in every run (chosen when CI is set),
-``long`` many, ``mutants`` those of ``ci`` without shrinking (scripts/mutation.py).
+``long`` many, ``mutants`` those of ``ci`` without shrinking (scripts/mutation.py);
 HYPOTHESIS_PROFILE names one. Warnings are errors: see pyproject.toml.
 """
 
