@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _prepare_streams()
     command, screen = "qcp-ref", _Watched(sys.stdout)
     try:
-        with contextlib.redirect_stdout(cast(Any, screen)):
+        with contextlib.redirect_stdout(cast("Any", screen)):
             try:
                 parsed = vars(_parser().parse_args(arguments))
                 command = f"qcp-ref {parsed['command']}"
