@@ -53,7 +53,7 @@ class Holder:
 
     def __init__(self, times=1):
         self.inside, self.told = threading.Event(), threading.Event()
-        self.thread = threading.Thread(target=self.hold, args=(times,))
+        self.thread = threading.Thread(target=self.hold, args=(times,), daemon=True)
         self.thread.start()
         self.inside.wait()
 
@@ -174,7 +174,7 @@ def threads_come_and_go():
             with one_blas_thread():
                 pass
 
-    workers = [threading.Thread(target=busy) for _ in range(3)]
+    workers = [threading.Thread(target=busy, daemon=True) for _ in range(3)]
     for worker in workers:
         worker.start()
     for _ in range(20):

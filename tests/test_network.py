@@ -19,6 +19,7 @@ from support import caught, differs, documented
 
 from qcp_ref import conv2d
 from qcp_ref.app import network as app
+from qcp_ref.app.archive import FileError
 from qcp_ref.app.network import (
     KERNELS,
     accuracy_interval,
@@ -120,6 +121,72 @@ def test_another_hash_is_reported(tmp_path, name, load):
     (tmp_path / name).write_bytes(raw)
     with pytest.raises(ValueError, match=rf"{name}: expected the SHA-256 .* of manifest.json, got"):
         load(tmp_path)
+
+
+def drop(*path):
+    """Return a change that takes one key out of a manifest."""
+
+    def change(document):
+        for key in path[:-1]:
+            document = document[key]
+        del document[path[-1]]
+
+    return change
+
+
+def put(value, *path):
+    """Return a change that puts a value into a manifest."""
+
+    def change(document):
+        for key in path[:-1]:
+            document = document[key]
+        document[path[-1]] = value
+
+    return change
+
+
+ARRAYS = ("files", "network.npz", "arrays")
+BIAS = (*ARRAYS, "linear.bias")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(drop(*path) for path in (ARRAYS[:1], ARRAYS[:2], ARRAYS, BIAS, (*BIAS, "shape"))),
+        *(put(3, *path) for path in (ARRAYS[:1], ARRAYS[:2], ARRAYS, BIAS, (*BIAS, "sha256"))),
+        *(put(value, *BIAS, "shape") for value in ([11], [10, 1], [-10], ["10"], 10**5, [2**60])),
+        *(put(value, *BIAS, "dtype") for value in ("int32", "float64", "object", "banana", 3)),
+        put("0" * 64, *BIAS, "sha256"),
+        put({"dtype": "int8", "shape": [1], "sha256": ""}, *ARRAYS, "one more"),
+    ],
+)
+def test_a_manifest_that_describes_something_else_is_refused(tmp_path, change):
+    shutil.copytree(DATA, tmp_path, dirs_exist_ok=True)
+    document = json.loads((DATA / "manifest.json").read_text())
+    change(document)
+    (tmp_path / "manifest.json").write_text(json.dumps(document))
+    with pytest.raises(FileError, match=str(tmp_path)):
+        load_network(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"files": NaN}', '{"files": {}, "files": {}}'])
+def test_a_manifest_that_is_none_is_refused(tmp_path, text):
+    shutil.copytree(DATA, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "manifest.json").write_text(text)
+    for load in (load_manifest, load_network, load_images):
+        with pytest.raises(FileError, match=r"manifest\.json"):
+            load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "network.npz"])
+def test_a_file_that_is_not_there_or_is_a_folder(tmp_path, name):
+    shutil.copytree(DATA, tmp_path, dirs_exist_ok=True)
+    (tmp_path / name).unlink()
+    with pytest.raises(FileNotFoundError, match=name):
+        load_network(tmp_path)
+    (tmp_path / name).mkdir()
+    with pytest.raises(FileError, match=f"{name}: expected a file, got a folder"):
+        load_network(tmp_path)
 
 
 # --- logits ------------------------------------------------------------------------------------

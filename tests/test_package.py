@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from importlib import metadata, resources
@@ -63,13 +64,65 @@ def test_the_import_is_cheap():
     assert not (heavy | {"concurrent.futures", "qcp_ref.app"}) & loaded
 
 
-def test_the_wheel_holds_what_it_should(tmp_path):
+def need_back_end():
     try:
-        backend = int(metadata.version("setuptools").split(".")[0])
+        version = int(metadata.version("setuptools").split(".")[0])
     except metadata.PackageNotFoundError:
-        backend = 0
-    if backend < 77:
-        pytest.skip("building a wheel without a download needs setuptools 77 or newer (dev extra)")
+        version = 0
+    if version < 77:
+        pytest.skip("building without a download needs setuptools 77 or newer (dev extra)")
+
+
+def checkout():
+    """All files that belong to the project, as git or the source archive lists them."""
+    listed = ROOT / "qcp_ref.egg-info" / "SOURCES.txt"
+    if not (ROOT / ".git").exists():
+        if not listed.exists():
+            pytest.skip("neither a checkout nor an unpacked source archive")
+        names = listed.read_text(encoding="utf-8").split("\n")
+    else:
+        command = ["git", "ls-files", "-z"]
+        done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"git: {done.stderr}")
+        names = done.stdout.split("\0")
+    made = {"", "PKG-INFO", "setup.cfg"}
+    return {name for name in names if name not in made and ".egg-info/" not in name}
+
+
+def test_the_source_archive_holds_all_that_its_tests_need(tmp_path):
+    need_back_end()
+    source = tmp_path / "source"
+    files = {name for name in checkout() if (ROOT / name).exists()}
+    junk = {"docs/_build/x.html", "docs/_generated/x.rst", "docs/tutorials/01.ipynb"}
+    junk |= {"tests/__pycache__/a.pyc", "qcp_ref/a.nbi", "docs/.ipynb_checkpoints/a.rst"}
+    for name in files | junk:
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        if name in junk:
+            (source / name).write_text("made by a run")
+        else:
+            shutil.copy(ROOT / name, source / name)
+    code = f"from setuptools import build_meta; build_meta.build_sdist({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=source, check=True, capture_output=True)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as packed:
+        names = {member.name.partition("/")[2] for member in packed if member.isfile()}
+    made = {name for name in names if ".egg-info/" in name} | {"PKG-INFO", "setup.cfg"}
+    assert names - made == files
+    assert {"tests/conftest.py", "docs/reference/cli.rst", ".ci/run"} <= names
+    assert archive.stat().st_size < 6 * MEGABYTE
+
+
+def test_the_pythons_that_are_claimed_are_those_that_are_run():
+    prefix = "Programming Language :: Python :: 3."
+    claimed = [line.removeprefix(prefix) for line in PROJECT["classifiers"] if prefix in line]
+    (run,) = re.findall(r"^pythons=\(([^)]*)\)", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+    assert [f"3.{minor}" for minor in claimed] == run.split()
+    assert PROJECT["requires-python"] == f">={run.split()[0]}"
+
+
+def test_the_wheel_holds_what_it_should(tmp_path):
+    need_back_end()
     source, wheels = tmp_path / "source", tmp_path / "wheels"
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):

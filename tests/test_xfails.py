@@ -75,6 +75,13 @@ def test_entries_expire(file):
         ('[[xfail]]\nid = "mttkrp.cube"\n', 'suite = "0.1"\n', "expected id, reason"),
         ("[[xfial]]\n", 'suite = "0.1"\n', "unknown keys"),
         ("[[", 'suite = "0.1"\n', "cannot read"),
+        ("x = " + "[" * 5000, 'suite = "0.1"\n', "cannot read"),
+        ("xfail = 3\n", 'suite = "0.1"\n', r"expected tables \[\[xfail"),
+        ("xfail = [3]\n", 'suite = "0.1"\n', r"expected tables \[\[xfail"),
+        (ENTRY + 'until = "tomorrow"\n', 'suite = "0.1"\n', "expected id, reason"),
+        (ENTRY + "until = 2027-01-01T00:00:00\n", 'suite = "0.1"\n', "expected id, reason"),
+        (ENTRY + "word = 3\n", 'suite = "0.1"\n', "expected id, reason"),
+        (ENTRY.replace('"quantize.ties.*"', "3"), 'suite = "0.1"\n', "expected id, reason"),
     ],
 )
 def test_files_that_would_hide_something_are_refused(file, text, suite, message):
@@ -85,6 +92,26 @@ def test_files_that_would_hide_something_are_refused(file, text, suite, message)
 def test_a_missing_file_is_said(tmp_path):
     with pytest.raises(ValueError, match="cannot read"):
         read(tmp_path / "none.toml", "0.1", IDS)
+
+
+def test_a_file_that_is_no_text_is_said(tmp_path):
+    path = tmp_path / "xfails.toml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"xfails: cannot read .*xfails\.toml"):
+        read(path, "0.1", IDS)
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "new.toml"
+    path.write_text("old")
+
+    def full(self, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(path), "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        write(path, "0.1", [result()])
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
 def test_written_files_make_the_next_run_pass(tmp_path):

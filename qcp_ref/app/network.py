@@ -380,9 +380,9 @@ def _folder(path: str | Path | None) -> Traversable:
 def _read(name: str, path: str | Path | None) -> dict[str, Floats]:
     """Read an archive whose hash is the manifest's."""
     where = _folder(path).joinpath(name)
-    raw = read_file(where)
+    raw, manifest = read_file(where), load_manifest(path)
     with refusing(_folder(path).joinpath("manifest.json")):
-        said = load_manifest(path)["files"][name]
+        said = manifest["files"][name]
         entries = {key: entry(array, where) for key, array in said["arrays"].items()}
         expected = said["sha256"]
     found = hashlib.sha256(raw).hexdigest()

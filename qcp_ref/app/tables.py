@@ -41,7 +41,8 @@ class Screen(Console):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.width = max(self.width, _NARROWEST)
+        if self.width < _NARROWEST:  # noqa: PLR1730 - others may still change
+            self.width = _NARROWEST
 
     def on_broken_pipe(self) -> None:
         """Let the error pass."""

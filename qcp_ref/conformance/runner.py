@@ -7,6 +7,7 @@ started again (``qcp_ref.conformance.worker``).
 
 import json
 import os
+import secrets
 import select
 import signal
 import subprocess
@@ -122,10 +123,13 @@ class Report:
             If the folder cannot be written to.
         """
         path = Path(path)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as stream:
-            json.dump(self.data(), stream, indent=1)
-        Path(stream.name).chmod(0o644)
-        Path(stream.name).replace(path)
+        draft = path.with_name(f".{secrets.token_hex(8)}.part")
+        try:
+            with draft.open("w", encoding="ascii") as stream:
+                json.dump(self.data(), stream, indent=1)
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
 
 
 class _Here:

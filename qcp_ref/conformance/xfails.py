@@ -16,6 +16,7 @@ and passes is a failure (xpass), so that the file cannot rot.
 
 import datetime as dt
 import json
+import secrets
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -66,15 +67,21 @@ def read(path: str | Path, suite: str, ids: Iterable[str]) -> list[Xfail]:
     """
     try:
         data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"xfails: cannot read {path}: {error}") from None
     if data.get("suite") != suite:
         raise ValueError(f"xfails: {path} is for suite {data.get('suite')!r}, this is {suite!r}")
     unknown, known = set(data) - {"suite", "xfail"}, list(ids)
     entries = []
-    for entry in data.get("xfail", []):
+    listed = data.get("xfail", [])
+    if not isinstance(listed, list):
+        raise ValueError(f"xfails: expected tables [[xfail]], got {listed!r:.100}")
+    for entry in listed:
+        if not isinstance(entry, dict):
+            raise ValueError(f"xfails: expected tables [[xfail]], got {entry!r:.100}")
         unknown |= set(entry) - set(Xfail._fields)
-        if unknown or not {"id", "reason"} <= set(entry):
+        wrong = [key for key, value in entry.items() if not _fits(key, value)]
+        if unknown or wrong or not {"id", "reason"} <= set(entry):
             raise ValueError(f"xfails: expected id, reason and {Xfail._fields[2:]}, got {entry}")
         if not any(matches(entry["id"], one) for one in known):
             raise ValueError(f"xfails: {entry['id']!r} matches no case of the suite")
@@ -83,6 +90,11 @@ def read(path: str | Path, suite: str, ids: Iterable[str]) -> list[Xfail]:
         raise ValueError(f"xfails: unknown keys {sorted(unknown)}")
     today = dt.datetime.now(dt.UTC).date()
     return [entry for entry in entries if entry.until is None or today <= entry.until]
+
+
+def _fits(key: str, value: Any) -> bool:
+    """Return whether a value of an entry has its type: a date without time, or text."""
+    return type(value) is (dt.date if key == "until" else str)
 
 
 def apply(result: Result, entries: Sequence[Xfail]) -> Result:
@@ -111,6 +123,9 @@ def write(path: str | Path, suite: str, results: Iterable[Result]) -> None:
         text.append("\n[[xfail]]\n")
         text.extend(f"{key} = {quote(value)}\n" for key, value in block.items())
     target = Path(path)
-    draft = target.with_name(target.name + ".part")
-    draft.write_text("".join(text), encoding="utf-8")
-    draft.replace(target)
+    draft = target.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        draft.write_text("".join(text), encoding="utf-8")
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)
