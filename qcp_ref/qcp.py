@@ -37,7 +37,8 @@ from qcp_ref.admm import admm
 from qcp_ref.als import STARTS, Callback, _fit_error, _initial, cp_als
 from qcp_ref.cp import CP, balance, relative_error
 from qcp_ref.epc import epc
-from qcp_ref.grid import _AFFINE, Grid, _check_grid, _off_grid, choose_scale, dequantize, quantize
+from qcp_ref.grid import Grid, _check_grid, _off_grid, dequantize, quantize
+from qcp_ref.scale import AFFINE, choose_scale
 from qcp_ref.tensor import _normal_sweep
 
 __all__ = [
@@ -243,7 +244,7 @@ def quantize_cp(
     axis : {None, 0, 1}
         One scale per factor, per row or per column.
     rule : str
-        How scales are chosen, see :func:`qcp_ref.grid.choose_scale`.
+        How scales are chosen, see :func:`qcp_ref.scale.choose_scale`.
 
     Returns
     -------
@@ -296,7 +297,7 @@ def predict_error(
     axis : {None, 0, 1}
         One scale per factor, per row or per column.
     rule : str
-        How scales are chosen, see :func:`qcp_ref.grid.choose_scale`.
+        How scales are chosen, see :func:`qcp_ref.scale.choose_scale`.
 
     Returns
     -------
@@ -447,7 +448,7 @@ def ao_admm(
     axis : {None, 0, 1}
         One scale per factor, per row or per column.
     rule : str
-        How scales are chosen, see :func:`qcp_ref.grid.choose_scale`.
+        How scales are chosen, see :func:`qcp_ref.scale.choose_scale`.
     max_sweeps, max_steps : int
         Upper limits of sweeps over all modes, and of ADMM steps per mode and sweep.
     tol : float
@@ -512,7 +513,7 @@ def ao_admm(
 
 
 def _refuse_zero_points(rule: str) -> None:
-    if rule in _AFFINE:
+    if rule in AFFINE:
         raise ValueError(f"rule: factors have no zero points, got {rule!r}; use 'mse-exact'")
 
 
