@@ -157,6 +157,8 @@ def scan(side: Side, s: float, steps: float, offset: float) -> tuple[float, floa
     Eight sums side by side, which a compiler can form at once, in blocks of 256 numbers.
     """
     m = side[0]
+    if steps + offset == 0.0:
+        return 0.0, 0.0
     first, second, s1, s2 = np.zeros(8), np.zeros(8), 0.0, 0.0
     top = steps + offset
     inverse = 1.0 / s

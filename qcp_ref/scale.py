@@ -18,8 +18,8 @@ Checked by tests/test_scale.py; the compiled search by tests/test_kernels.py.
 
 from collections.abc import Callable
 from fractions import Fraction
-from functools import partial
-from math import ceil, frexp, fsum, log2, nextafter, sqrt
+from functools import lru_cache, partial
+from math import ceil, frexp, fsum, ldexp, log2, nextafter, sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -249,7 +249,10 @@ def _times(x: Any, exponent: int) -> Any:
 
 def _scale(s: float, unit: int) -> float:
     """Return a scale in the units of the data, one of the numbers above 0 of float64."""
-    return min(max(float(_times(s, unit)), _LEAST), _MOST)
+    try:
+        return max(ldexp(s, unit), _LEAST)
+    except OverflowError:
+        return _MOST
 
 
 # --- formulas -------------------------------------------------------------------------------------
@@ -414,6 +417,7 @@ def _sides(x: Array, grid: Grid, unit: int) -> _Sides:
     return (parts[0], sums(parts[0])), (parts[1], sums(parts[1]))
 
 
+@lru_cache(maxsize=256)
 def _tables(grid: Grid, zero: int) -> _Tables:
     """Return the magnitudes of the levels on both sides of zero, from the inside."""
     levels = grid.levels - zero
@@ -424,13 +428,23 @@ def _tables(grid: Grid, zero: int) -> _Tables:
 
 
 def _decide(x: Array, grid: Grid, pairs: list[_Pair], po2: str | None) -> _Pair:
-    """Return the pair of least exact error; of equal ones the largest scale, zero nearest 0."""
+    """Spell out :eq:`scale-choice`: of equal errors the largest scale, then the zero nearest 0."""
     if len(pairs) == 1 and 2.0**_TINY < pairs[0][0] < _MOST:
         return pairs[0]
     exact = _Exact(x, grid)
-    if po2 is None:
-        pairs = [*pairs, *((s, z) for pair in pairs for s, z in exact.refits(*pair))]
+    if po2 is None and _unit(x) >= _TINY and max(pairs)[0] < _MOST:
+        gains = ((*exact.refit(s, zero), -abs(zero), zero) for s, zero in pairs)
+        _, scale, _, zero = max(gains)
+        return float(scale), zero
+    if po2 is None:  # float64 has few scales here, or none as large: its own scales are compared
+        pairs = [*pairs, *((n, z) for s, z in pairs for n in _around(exact.refit(s, z)[1]))]
     return min(set(pairs), key=lambda p: (exact.error(*p), -p[0], abs(p[1]), -p[1]))
+
+
+def _around(scale: Fraction) -> list[float]:
+    """Return the positive numbers of float64 around a scale."""
+    number = float(min(max(scale, Fraction(_LEAST)), Fraction(_MOST)))
+    return [n for n in (nextafter(number, 0.0), number, nextafter(number, _MOST)) if n > 0]
 
 
 class _Exact:
@@ -474,18 +488,17 @@ class _Exact:
         _, residual, exponent = self._nearest(s, zero)
         return Fraction((self.counts * residual * residual).sum()) * Fraction(2) ** (2 * exponent)
 
-    def refits(self, s: float, zero: float) -> list[_Pair]:
-        """Return the number of float64 nearest to the best scale of these levels; two if equal."""
+    def refit(self, s: float, zero: float) -> tuple[Fraction, Fraction]:
+        """Return the gain that the levels of a scale have at their own best scale, and that scale.
+
+        Fractions of a power of two are left out of the gain, the same for all scales.
+        """
         level, _, _ = self._nearest(s, zero)
         S1, S2 = (self.counts * self.X * level).sum(), (self.counts * level * level).sum()
         if S1 <= 0:
-            return []
-        scale = Fraction(S1, S2) * Fraction(2) ** (self.exponent + self.digits)
-        nearest = float(min(max(scale, Fraction(_LEAST)), Fraction(_MOST)))
-        others = (nextafter(nearest, 0.0), nextafter(nearest, _MOST))
-        gap = abs(scale - Fraction(nearest))
-        both = [n for n in others if n > 0 and abs(scale - Fraction(n)) <= gap]
-        return [(n, zero) for n in (nearest, *both)]
+            return Fraction(0), Fraction(0)
+        refit = Fraction(S1, S2)
+        return S1 * refit, refit * Fraction(2) ** (self.exponent + self.digits)
 
 
 # --- the readable search --------------------------------------------------------------------------
@@ -521,9 +534,10 @@ def _near_best(sides: _Sides, tables: _Tables, span: _Pair, floor: float) -> Arr
         gain, kept = _value(s1, s2, span)
         best = max(best, float(kept.max()))
         left, right = s.copy(), s.copy()
-        close = (gain > 0) & (gain >= best * (1 - 4 * TIE))
-        left[close], right[close] = _ends(sides, tables, s[close])
-        seen.append((gain[close], s[close]))
+        near = (gain > 0) & (gain >= best * (1 - 4 * TIE))
+        # At a tie the codes may be others than before, so that all is taken from the same ones.
+        s1[near], s2[near], left[near], right[near] = _cells(sides, tables, s[near])
+        seen.append((_value(s1[near], s2[near], span)[0], s[near]))
         inner, outer = left > a, right < b
         parts = ((a, right), (a1, s1), (a2, s2), (left, b), (s1, b1), (s2, b2))
         intervals = [np.append(x[inner], y[outer]) for x, y in parts]
@@ -578,6 +592,8 @@ def _moments(sides: _Sides, tables: _Tables, scales: Array) -> tuple[Array, Arra
     """
     S1, S2 = np.zeros(scales.size), np.zeros(scales.size)
     for (m, sums), levels in zip(sides, tables, strict=True):
+        if m.size == 0 or levels[-1] == 0:  # numbers on a side without levels do not count
+            continue
         size = min(m.size, levels.size) + 1
         for part in np.array_split(np.arange(scales.size), scales.size * size // _BLOCK + 1):
             s = scales[part, None]
@@ -593,21 +609,25 @@ def _moments(sides: _Sides, tables: _Tables, scales: Array) -> tuple[Array, Arra
     return S1, S2
 
 
-def _ends(sides: _Sides, tables: _Tables, scales: Array) -> tuple[Array, Array]:
-    """Return the ends of the cells in which the scales lie."""
+def _cells(sides: _Sides, tables: _Tables, scales: Array) -> tuple[Array, Array, Array, Array]:
+    """Return S1 and S2 at the scales, and the ends of the cells in which these lie."""
+    S1, S2 = np.zeros(scales.size), np.zeros(scales.size)
     left, right = np.zeros(scales.size), np.full(scales.size, np.inf)
     for (m, _), levels in zip(sides, tables, strict=True):
-        # Only the outermost number of each run of equal codes counts, and the innermost one.
-        outer = np.append((levels[1:] + levels[:-1]) / 2, np.inf)
+        if m.size == 0 or levels[-1] == 0:
+            continue
+        outer = np.append((levels[1:] + levels[:-1]) / 2, np.inf)  # the threshold beyond each level
         inner = np.append(0.0, outer[:-1])
         for part in np.array_split(np.arange(scales.size), scales.size * m.size // _BLOCK + 1):
-            if part.size and m.size:
+            if part.size:
                 k = _codes(m / scales[part, None], levels)
-                with np.errstate(divide="ignore"):
+                S1[part] += (levels[k] * m).sum(axis=1)
+                S2[part] += (levels[k] ** 2).sum(axis=1)
+                with np.errstate(all="ignore"):
                     left[part] = np.maximum(left[part], (m / outer[k]).max(axis=1))
                     first = np.where(inner[k] > 0, m / inner[k], np.inf).min(axis=1)
                     right[part] = np.minimum(right[part], first)
-    return left, right
+    return S1, S2, left, right
 
 
 def _sharpest(sides: _Sides, tables: _Tables, span: _Pair, scales: Array) -> Array:
@@ -633,6 +653,8 @@ def _sharp_moments(sides: _Sides, tables: _Tables, s: float) -> tuple[Fraction, 
     """Return S1 and S2 to about twice the digits of float64, run by run of equal codes."""
     parts, s2 = [], Fraction(0)
     for (m, sums), levels in zip(sides, tables, strict=True):
+        if m.size == 0 or levels[-1] == 0:
+            continue
         v = levels[_codes(m / s, levels)]
         s2 += Fraction(float((v * v).sum()))
         step = np.diff(v, prepend=0.0)
