@@ -19,7 +19,7 @@ Checked by tests/test_scale.py; the compiled search by tests/test_kernels.py.
 from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache, partial
-from math import ceil, frexp, fsum, ldexp, log2, nextafter, sqrt
+from math import ceil, frexp, fsum, gcd, ldexp, log2, nextafter, sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,6 +40,7 @@ _POWERS = ("ceil", "round", "floor", "mse")
 _FEW_BREAKPOINTS = 128  # below, the readable search is quick enough and Numba need not be loaded
 _LEAST, _MOST = float(np.finfo(float).smallest_subnormal), float(np.finfo(float).max)
 _TINY = -960  # exponent below which float64 may not hold a scale to all its digits
+_FEW_TINY = 2**18  # numbers times scales
 _BLOCK = 2**20  # entries of a matrix that is formed at once
 
 
@@ -351,6 +352,10 @@ def _candidates(
     negative, positive = sides
     tables = _tables(grid, zero)
     span = float(_times(_LEAST, -unit)), float(_times(_MOST, -unit))
+    if unit < _TINY:
+        scales = _tiny_scales(sides, grid, unit)
+        if scales.size:
+            return [_scale(s, unit) for s in scales[_near(sides, grid, zero, scales)].tolist()]
     if _by_kernels(sides, grid):
         steps = tables[0].size - 1.0, tables[1].size - 1.0
         near = _kernels.near_best(negative, positive, steps, grid.offset, span, floor)
@@ -360,6 +365,23 @@ def _candidates(
     if unit < _TINY:  # rounding to the units of the data may have been the second rounding
         scales |= {nextafter(s, to) for s in scales for to in (0.0, _MOST)} - {0.0}
     return sorted(scales)
+
+
+def _tiny_scales(sides: _Sides, grid: Grid, unit: int) -> Array:
+    """Return all scales that float64 has for numbers near its smallest ones, or none: search then.
+
+    Between the two, where scales have only a few digits and there are many cells, it is refused.
+    """
+    size, digits = sum(side[0].size for side in sides), unit + 1074
+    more = digits + 2 - frexp(float(np.abs(grid.levels[grid.levels != 0]).min()))[1]
+    if size << (more + 1) <= _FEW_TINY:
+        return np.asarray(_times(np.arange(1.0, 2.0 ** (more + 1)), -digits))
+    if digits < 2 * grid.bits + 5 and grid.bits > 8 and size << grid.bits > 4 * _FEW_TINY:
+        raise ValueError(
+            f"x: expected numbers whose scale float64 holds with all digits, got a largest "
+            f"magnitude near {2.0 ** max(unit, -1074):.0e}; multiply by a power of two"
+        )
+    return np.zeros(0)
 
 
 def _powers(sides: _Sides, grid: Grid, zero: int, unit: int) -> Array:
@@ -578,9 +600,13 @@ def _value(s1: Array, s2: Array, span: _Pair) -> tuple[Array, Array]:
     return gain, gain - 0.25 * span[0] * s2 * span[0]
 
 
+def _is_uniform(levels: Array) -> bool:
+    return bool(levels[-1] - levels[0] == levels.size - 1)
+
+
 def _codes(t: Array, levels: Array) -> NDArray[np.intp]:
     """Return the places of the nearest levels of a table."""
-    if levels.size < 3 or levels[-1] - levels[0] != levels.size - 1:
+    if not _is_uniform(levels):
         return np.searchsorted((levels[1:] + levels[:-1]) / 2, t)
     return np.clip(np.rint(t - levels[0]), 0, levels.size - 1).astype(np.intp)
 
@@ -633,15 +659,15 @@ def _cells(sides: _Sides, tables: _Tables, scales: Array) -> tuple[Array, Array,
 def _sharpest(sides: _Sides, tables: _Tables, span: _Pair, scales: Array) -> Array:
     """Return the refits of the codes at these scales, without those that are surely worse."""
     count = sum(side[0].size for side in sides)
-    exact_squares = all((4 * levels == np.rint(4 * levels)).all() for levels in tables)
-    doubt = Fraction(2.0**-94 + count**2 * 2.0**-104) if exact_squares else Fraction(2.0**-48)
-    rows = []
+    doubt, rows = Fraction(2.0**-94 + count**2 * 2.0**-104), []
     for s in scales:
-        s1, s2 = _sharp_moments(sides, tables, s)
+        s1, s2, divisor = _sharp_moments(sides, tables, s)
         refit = s1 / s2
         coarse = refit * Fraction(2.0**-60) < span[0] or refit > span[1]
-        if coarse or s2 > 2**52:
-            doubt = Fraction(1) if coarse else max(doubt, Fraction(2.0**-44))
+        if coarse or refit * divisor > span[1]:
+            doubt = Fraction(1) if coarse else doubt
+        elif divisor > 1:
+            continue  # the levels divided by it are as good, at a larger scale
         rows.append((s1 * refit, refit))
     best = max((gain for gain, _ in rows), default=Fraction(0))
     near = [refit for gain, refit in rows if gain >= best * (1 - doubt)]
@@ -649,21 +675,28 @@ def _sharpest(sides: _Sides, tables: _Tables, span: _Pair, scales: Array) -> Arr
     return np.unique([min(float(refit), span[1]) for refit in wide])
 
 
-def _sharp_moments(sides: _Sides, tables: _Tables, s: float) -> tuple[Fraction, Fraction]:
-    """Return S1 and S2 to about twice the digits of float64, run by run of equal codes."""
-    parts, s2 = [], Fraction(0)
+def _sharp_moments(sides: _Sides, tables: _Tables, s: float) -> tuple[Fraction, Fraction, int]:
+    """Return S1 to about twice the digits of float64, S2, and by what all levels can be divided."""
+    parts, s2, used, uniform = [], Fraction(0), set(), True
     for (m, sums), levels in zip(sides, tables, strict=True):
         if m.size == 0 or levels[-1] == 0:
             continue
         v = levels[_codes(m / s, levels)]
-        s2 += Fraction(float((v * v).sum()))
         step = np.diff(v, prepend=0.0)
-        first = np.flatnonzero(step)
+        first = np.flatnonzero(step)  # of each run of equal codes
         product, lost = _kernels.two_product.py_func(step[first], sums[0, first])
         parts += [product, lost, step[first] * sums[1, first]]
+        runs = np.diff(np.append(first, m.size))
+        for level, run in zip(v[first].tolist(), runs.tolist(), strict=True):
+            s2 += Fraction(level) ** 2 * run
+        used |= set(v[first].tolist())
+        uniform &= _is_uniform(levels)
     terms = np.concatenate(parts).tolist()
     s1 = fsum(terms)
-    return Fraction(s1) + Fraction(fsum([*terms, -s1])), s2
+    smallest = min(float(levels[levels > 0][0]) for levels in tables if levels[-1] > 0)
+    units = [int(level / smallest) for level in used if level > 0]
+    divisor = gcd(*units) if uniform else 2 if min(units) > 1 else 1
+    return Fraction(s1) + Fraction(fsum([*terms, -s1])), s2, divisor
 
 
 def _tails(m: Array) -> Array:
