@@ -252,7 +252,7 @@ def value(s1: float, s2: float, span: tuple[float, float]) -> tuple[float, float
 def outset(
     negative: Side, positive: Side, steps: tuple[float, float], offset: float, limit: float
 ) -> Interval:
-    """Return the interval of all scales: from 0, where all codes saturate, to the innermost codes."""
+    """Return the interval of all scales: from saturated codes to the innermost ones."""
     s1, s2, top = 0.0, 0.0, 0.0
     for side, step in ((negative, steps[0]), (positive, steps[1])):
         level = step + offset

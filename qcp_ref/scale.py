@@ -6,9 +6,8 @@ quadratic in ``s`` :eq:`grid-gain`, so its global minimum can be computed :eq:`g
 zero point too :eq:`grid-affine`, and rounding at that scale is the Euclidean projection onto all
 grids of the family at once :eq:`grid-project`.
 
-A search in floating point cannot tell errors apart that are far smaller than the numbers
-themselves. So it only picks the scales that come near the least error, mostly a single one; between
-several the exact errors decide, in whole numbers :eq:`scale-choice`.
+How the minimum is found is the chapter before; which scale is meant if several have the same error,
+and what the law of the rule says in floating point, is :eq:`scale-choice`.
 
 Simplified: all scale rules assume the default rounding. With many bits the time of the exact search
 grows with the numbers, and with the number of levels: about a second for 20,000 numbers at 16 bits.
@@ -19,7 +18,7 @@ Checked by tests/test_scale.py; the compiled search by tests/test_kernels.py.
 from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache, partial
-from math import ceil, frexp, fsum, gcd, ldexp, log2, nextafter, sqrt
+from math import ceil, frexp, ldexp, log2, nextafter, sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,21 +26,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from qcp_ref import _kernels
 from qcp_ref._checks import Array, check_array, check_int, check_option
-from qcp_ref._kernels import TIE, Side
+from qcp_ref._kernels import TIE
 from qcp_ref.grid import Grid, Scale, _check_grid, dequantize, quantize, round_to_integers
+from qcp_ref.minimum import Exact, Pair, Sides, Tables, moments_of, near_best_of, tails
 
 __all__ = ["choose_scale", "project"]
-
-_Pair = tuple[float, float]  # a scale and its zero point, or one number for each side of zero
-_Sides = tuple[Side, Side]  # negative and positive numbers
-_Tables = list[Array]  # the magnitudes of the levels of each side, from the inside
 
 _POWERS = ("ceil", "round", "floor", "mse")
 _FEW_BREAKPOINTS = 128  # below, the readable search is quick enough and Numba need not be loaded
 _LEAST, _MOST = float(np.finfo(float).smallest_subnormal), float(np.finfo(float).max)
 _TINY = -960  # exponent below which float64 may not hold a scale to all its digits
 _FEW_TINY = 2**18  # numbers times scales
-_BLOCK = 2**20  # entries of a matrix that is formed at once
 
 
 def choose_scale(
@@ -196,6 +191,7 @@ def project(
     codes = quantize(x, grid, chosen.scale, chosen.zero_point)
     return dequantize(codes, chosen.scale, chosen.zero_point, grid=grid)
 
+
 # --- options and units ----------------------------------------------------------------------------
 
 
@@ -216,7 +212,7 @@ def _check_rule(grid: Grid, rule: str, po2: str | None) -> None:
         raise ValueError(f"po2: {po2!r} does not go with rule {rule!r}; use rule 'mse-exact'")
 
 
-def _one_scale(x: Array, grid: Grid, rule: str, po2: str | None) -> _Pair:
+def _one_scale(x: Array, grid: Grid, rule: str, po2: str | None) -> Pair:
     """Choose scale and zero point of a flat array."""
     entry = _RULES[rule]
     scale, zero = entry.find(x, grid, po2)
@@ -260,8 +256,8 @@ def _scale(s: float, unit: int) -> float:
 
 
 def _formula(
-    x: Array, grid: Grid, po2: str | None, *, scale: Callable[[float, float, Grid], float]
-) -> _Pair:
+    x: Array, grid: Grid, _: str | None, *, scale: Callable[[float, float, Grid], float]
+) -> Pair:
     """Return a scale that the least and the greatest number decide."""
     unit = _unit(x)
     lowest, highest = (float(_times(end, -unit)) for end in (x.min(), x.max()))
@@ -297,7 +293,7 @@ def _zero_point(steps: float, grid: Grid, *, rounding: str, late: bool = False) 
 # --- searches -------------------------------------------------------------------------------------
 
 
-def _trial_scale(x: Array, grid: Grid, po2: str | None) -> _Pair:
+def _trial_scale(x: Array, grid: Grid, _: str | None) -> Pair:
     """Return the first trial scale :eq:`grid-trials` of least squared error."""
     zero, unit = 0.0 - grid.offset, _unit(x)
     if not x.any():
@@ -308,12 +304,12 @@ def _trial_scale(x: Array, grid: Grid, po2: str | None) -> _Pair:
         trials = trials[_near(_sides(x, grid, unit), grid, 0, trials)]
     scales = [_scale(float(s), unit) for s in trials]
     if len(scales) > 1:
-        exact = _Exact(x, grid)
+        exact = Exact(x, grid)
         return min(scales, key=lambda s: (exact.error(s, 0), s)), zero
     return scales[0], zero
 
 
-def _best_scale(x: Array, grid: Grid, po2: str | None) -> _Pair:
+def _best_scale(x: Array, grid: Grid, po2: str | None) -> Pair:
     """Spell out :eq:`scale-choice`."""
     low, high = _tables(grid, 0)
     x = np.clip(x, None if low[-1] > 0 else 0.0, None if high[-1] > 0 else 0.0)
@@ -321,10 +317,10 @@ def _best_scale(x: Array, grid: Grid, po2: str | None) -> _Pair:
         return 0.0, 0.0 - grid.offset
     unit = _unit(x)
     scales = _candidates(_sides(x, grid, unit), grid, 0, (unit, 0.0), po2)
-    return _decide(x, grid, [(s, 0) for s in scales], po2)[0], 0.0 - grid.offset
+    return _decide(x, grid, [(s, 0.0) for s in scales], po2)[0], 0.0 - grid.offset
 
 
-def _best_pair(x: Array, grid: Grid, po2: str | None) -> _Pair:
+def _best_pair(x: Array, grid: Grid, po2: str | None) -> Pair:
     """Spell out :eq:`scale-choice` for all zero points, :eq:`grid-affine`."""
     if not x.any():
         return 0.0, 0.0
@@ -338,12 +334,12 @@ def _best_pair(x: Array, grid: Grid, po2: str | None) -> _Pair:
             gains = _gains(sides, grid, zero, _times(scales, -unit))[0]
             best = max(best, float(gains.max()))
         found += [(gain, s, zero) for gain, s in zip(gains.tolist(), scales.tolist(), strict=True)]
-    pairs = [(s, zero) for gain, s, zero in found if gain >= best * (1 - 8 * TIE)]
+    pairs = [(s, float(zero)) for gain, s, zero in found if gain >= best * (1 - 8 * TIE)]
     return _decide(x, grid, pairs, po2)
 
 
 def _candidates(
-    sides: _Sides, grid: Grid, zero: int, known: tuple[int, float], po2: str | None
+    sides: Sides, grid: Grid, zero: int, known: tuple[int, float], po2: str | None
 ) -> list[float]:
     """Return scales, among them the best one; none, if it has less gain than is known already."""
     unit, floor = known
@@ -353,21 +349,21 @@ def _candidates(
     tables = _tables(grid, zero)
     span = float(_times(_LEAST, -unit)), float(_times(_MOST, -unit))
     if unit < _TINY:
-        scales = _tiny_scales(sides, grid, unit)
-        if scales.size:
-            return [_scale(s, unit) for s in scales[_near(sides, grid, zero, scales)].tolist()]
+        tiny = _tiny_scales(sides, grid, unit)
+        if tiny.size:
+            return [_scale(s, unit) for s in tiny[_near(sides, grid, zero, tiny)].tolist()]
     if _by_kernels(sides, grid):
         steps = tables[0].size - 1.0, tables[1].size - 1.0
         near = _kernels.near_best(negative, positive, steps, grid.offset, span, floor)
     else:
-        near = _near_best(sides, tables, span, floor)
+        near = near_best_of(sides, tables, span, floor)
     scales = {_scale(float(s), unit) for s in near}
     if unit < _TINY:  # rounding to the units of the data may have been the second rounding
         scales |= {nextafter(s, to) for s in scales for to in (0.0, _MOST)} - {0.0}
     return sorted(scales)
 
 
-def _tiny_scales(sides: _Sides, grid: Grid, unit: int) -> Array:
+def _tiny_scales(sides: Sides, grid: Grid, unit: int) -> Array:
     """Return all scales that float64 has for numbers near its smallest ones, or none: search then.
 
     Between the two, where scales have only a few digits and there are many cells, it is refused.
@@ -384,7 +380,7 @@ def _tiny_scales(sides: _Sides, grid: Grid, unit: int) -> Array:
     return np.zeros(0)
 
 
-def _powers(sides: _Sides, grid: Grid, zero: int, unit: int) -> Array:
+def _powers(sides: Sides, grid: Grid, zero: int, unit: int) -> Array:
     """Return the best power of two, or several; outside of the range tried none can be."""
     tables = _tables(grid, zero)
     ends = [
@@ -404,30 +400,30 @@ def _powers(sides: _Sides, grid: Grid, zero: int, unit: int) -> Array:
     return np.asarray(scales[_near(sides, grid, zero, scales)])
 
 
-def _gains(sides: _Sides, grid: Grid, zero: int, scales: Array) -> tuple[Array, float]:
+def _gains(sides: Sides, grid: Grid, zero: int, scales: Array) -> tuple[Array, float]:
     """Return :eq:`grid-gain` for each scale, and a bound on its roundings."""
     tables = _tables(grid, zero)
     if _by_kernels(sides, grid):
         steps = tables[0].size - 1.0, tables[1].size - 1.0
         S1, S2 = _kernels.moments(*sides, scales, steps, grid.offset)
     else:
-        S1, S2 = _moments(sides, tables, scales)
+        S1, S2 = moments_of(sides, tables, scales)
     gains = scales * (2 * S1 - scales * S2)
     return gains, float((scales * (2 * S1 + scales * S2)).max()) * TIE
 
 
-def _near(sides: _Sides, grid: Grid, zero: int, scales: Array) -> NDArray[np.bool_]:
+def _near(sides: Sides, grid: Grid, zero: int, scales: Array) -> NDArray[np.bool_]:
     """Say which scales may have the largest gain of all of them."""
     gains, slack = _gains(sides, grid, zero, scales)
     return np.asarray(gains >= gains.max() - slack)
 
 
-def _by_kernels(sides: _Sides, grid: Grid) -> bool:
+def _by_kernels(sides: Sides, grid: Grid) -> bool:
     count = sides[0][0].size + sides[1][0].size
     return grid.kind in ("uniform", "ternary") and count * 2**grid.bits > _FEW_BREAKPOINTS
 
 
-def _sides(x: Array, grid: Grid, unit: int) -> _Sides:
+def _sides(x: Array, grid: Grid, unit: int) -> Sides:
     """Sort the numbers on both sides of zero by size, and sum them from the outside."""
     x = np.sort(_times(x, -unit), axis=None)
     has_zero = grid.kind != "binary" and not grid.mid_rise
@@ -435,12 +431,12 @@ def _sides(x: Array, grid: Grid, unit: int) -> _Sides:
     parts = np.negative(x[:below][::-1]), x[above:].copy()
     count = parts[0].size + parts[1].size
     few = count * 2**grid.bits <= _FEW_BREAKPOINTS or grid.kind not in ("uniform", "ternary")
-    sums = _tails if few else _kernels.tails
+    sums = tails if few else _kernels.tails
     return (parts[0], sums(parts[0])), (parts[1], sums(parts[1]))
 
 
 @lru_cache(maxsize=256)
-def _tables(grid: Grid, zero: int) -> _Tables:
+def _tables(grid: Grid, zero: int) -> Tables:
     """Return the magnitudes of the levels on both sides of zero, from the inside."""
     levels = grid.levels - zero
     return [np.negative(levels[levels <= 0][::-1]) + 0.0, levels[levels >= 0]]
@@ -449,11 +445,11 @@ def _tables(grid: Grid, zero: int) -> _Tables:
 # --- exact errors ---------------------------------------------------------------------------------
 
 
-def _decide(x: Array, grid: Grid, pairs: list[_Pair], po2: str | None) -> _Pair:
+def _decide(x: Array, grid: Grid, pairs: list[Pair], po2: str | None) -> Pair:
     """Spell out :eq:`scale-choice`: of equal errors the largest scale, then the zero nearest 0."""
     if len(pairs) == 1 and 2.0**_TINY < pairs[0][0] < _MOST:
         return pairs[0]
-    exact = _Exact(x, grid)
+    exact = Exact(x, grid)
     if po2 is None and _unit(x) >= _TINY and max(pairs)[0] < _MOST:
         gains = ((*exact.refit(s, zero), -abs(zero), zero) for s, zero in pairs)
         _, scale, _, zero = max(gains)
@@ -469,247 +465,10 @@ def _around(scale: Fraction) -> list[float]:
     return [n for n in (nextafter(number, 0.0), number, nextafter(number, _MOST)) if n > 0]
 
 
-class _Exact:
-    """Squared errors of an array on a grid, in whole numbers: x = X 2^e, levels L / d, s = S 2^f.
-
-    Equal numbers are counted, not repeated.
-    """
-
-    def __init__(self, x: Array, grid: Grid) -> None:
-        self.x, self.counts = np.unique(x, return_counts=True)
-        self.counts = self.counts.astype(object)
-        mantissas, exponents = np.frexp(self.x)
-        self.exponent = int(exponents.min()) - 53
-        shifts = (exponents - exponents.min()).astype(object)
-        self.X = np.ldexp(mantissas, 53).astype(np.int64).astype(object) * 2**shifts
-        self.levels = grid.levels
-        sizes = np.abs(self.levels[self.levels != 0])
-        self.digits = max(1 - frexp(float(sizes.min()))[1], 0)  # of d, a power of two
-        self.L = np.array([int(level * 2**self.digits) for level in self.levels], dtype=object)
-        self.thresholds = (self.levels[1:] + self.levels[:-1]) / 2
-
-    def _nearest(self, s: float, zero: float) -> tuple[Any, Any, int]:
-        """Return the levels and the residuals of all numbers, and the exponent of the latter."""
-        with np.errstate(over="ignore"):
-            guess = np.searchsorted(self.thresholds - zero, self.x / s)  # off by 1 at the most
-        mantissa, exponent = frexp(s)
-        f = exponent - 53
-        e = self.exponent + self.digits
-        X, S = self.X * 2 ** max(e - f, 0), int(mantissa * 2**53) * 2 ** max(f - e, 0)
-        L = self.L - int(zero) * 2**self.digits
-        tried = [L[np.clip(guess + step, 0, L.size - 1)] for step in (-1, 0, 1)]
-        residuals = [X - S * level for level in tried]
-        best, residual = tried[0], residuals[0]
-        for level, other in zip(tried[1:], residuals[1:], strict=True):
-            nearer = np.abs(other) < np.abs(residual)
-            best, residual = np.where(nearer, level, best), np.where(nearer, other, residual)
-        return best, residual, min(e, f) - self.digits
-
-    def error(self, s: float, zero: float) -> Fraction:
-        """Return the squared error at a scale and a zero point."""
-        _, residual, exponent = self._nearest(s, zero)
-        return Fraction((self.counts * residual * residual).sum()) * Fraction(2) ** (2 * exponent)
-
-    def refit(self, s: float, zero: float) -> tuple[Fraction, Fraction]:
-        """Return the gain that the levels of a scale have at their own best scale, and that scale.
-
-        Fractions of a power of two are left out of the gain, the same for all scales.
-        """
-        level, _, _ = self._nearest(s, zero)
-        S1, S2 = (self.counts * self.X * level).sum(), (self.counts * level * level).sum()
-        if S1 <= 0:
-            return Fraction(0), Fraction(0)
-        refit = Fraction(S1, S2)
-        return S1 * refit, refit * Fraction(2) ** (self.exponent + self.digits)
-
-
-# --- the readable search --------------------------------------------------------------------------
-
-
-def near_best(
-    negative: Side,
-    positive: Side,
-    steps: _Pair,
-    offset: float,
-    span: _Pair,
-    floor: float,
-) -> Array:
-    """Return what the kernel of this name returns, by whole arrays."""
-    tables = [np.arange(step + 1) + offset for step in steps]
-    return _near_best((negative, positive), tables, span, floor)
-
-
-def _near_best(sides: _Sides, tables: _Tables, span: _Pair, floor: float) -> Array:
-    """Search for :eq:`grid-exact` by branch and bound, all intervals of one size together.
-
-    For levels in unit steps the kernel ``near_best`` does the same faster.
-    """
-    best, seen = floor, []
-    a, a1, a2, b, b1, b2 = intervals = _outset(sides, tables, span[1])
-    while a.size:
-        s = a + 0.5 * (b - a)
-        open_ = (a < s) & (s < b) & (_gain_bound(*intervals) >= best * (1 - 2 * TIE))
-        s, (a, a1, a2, b, b1, b2) = s[open_], (part[open_] for part in intervals)
-        if not s.size:
-            break
-        s1, s2 = _moments(sides, tables, s)
-        gain, kept = _value(s1, s2, span)
-        best = max(best, float(kept.max()))
-        left, right = s.copy(), s.copy()
-        near = (gain > 0) & (gain >= best * (1 - 4 * TIE))
-        # At a tie the codes may be others than before, so that all is taken from the same ones.
-        s1[near], s2[near], left[near], right[near] = _cells(sides, tables, s[near])
-        seen.append((_value(s1[near], s2[near], span)[0], s[near]))
-        inner, outer = left > a, right < b
-        parts = ((a, right), (a1, s1), (a2, s2), (left, b), (s1, b1), (s2, b2))
-        intervals = [np.append(x[inner], y[outer]) for x, y in parts]
-        a, a1, a2, b, b1, b2 = intervals
-    gain, s = (np.concatenate([part[i] for part in seen] or [np.zeros(0)]) for i in (0, 1))
-    return _sharpest(sides, tables, span, s[gain >= best * (1 - TIE)])
-
-
-def _outset(sides: _Sides, tables: _Tables, limit: float) -> list[Array]:
-    """Return the interval from 0, where all codes saturate, to the innermost codes."""
-    s1, s2, top = 0.0, 0.0, 0.0
-    for (m, sums), levels in zip(sides, tables, strict=True):
-        if m.size and levels[-1] > 0:
-            s1 += float(levels[-1] * sums[0, 0])
-            s2 += float(levels[-1] ** 2 * m.size)
-            top = max(top, 4 * float(m[-1] / levels[levels > 0][0]))
-    top = min(top, limit)
-    ends = _moments(sides, tables, np.array([top or 1.0]))
-    return [*(np.array([value]) for value in (0.0, s1, s2, top)), *ends]
-
-
-def _gain_bound(a: Array, a1: Array, a2: Array, b: Array, b1: Array, b2: Array) -> Array:
-    """Spell out :eq:`grid-bound`, with an allowance for roundings."""
-    width, at_a, at_b = b - a, a * (2 * a1 - a * a2), b * (2 * b1 - b * b2)
-    with np.errstate(all="ignore"):
-        bend = (4 * (a1 - b1) - 2 * (a * a2 - b * b2)) / width - b2
-        t = width / 2 + (at_b - at_a) / (2 * width * bend)
-        middle = at_a + (at_b - at_a) * (t / width) + t * (width - t) * bend
-    slack = 2.0**-49 * (width * (a1 + a * a2 + b * b2) + np.abs(at_a) + np.abs(at_b))
-    inside = bend * width * width > np.abs(at_b - at_a)
-    return np.asarray(np.where(inside, middle, np.maximum(at_a, at_b)) + slack)
-
-
-def _value(s1: Array, s2: Array, span: _Pair) -> tuple[Array, Array]:
-    """Return the best gains of codes, and what is left of them when their scale is rounded."""
-    scale = np.minimum(np.divide(s1, s2, out=np.zeros_like(s1), where=s2 > 0), span[1])
-    gain = scale * (2 * s1 - scale * s2)
-    return gain, gain - 0.25 * span[0] * s2 * span[0]
-
-
-def _is_uniform(levels: Array) -> bool:
-    return bool(levels[-1] - levels[0] == levels.size - 1)
-
-
-def _codes(t: Array, levels: Array) -> NDArray[np.intp]:
-    """Return the places of the nearest levels of a table."""
-    if not _is_uniform(levels):
-        return np.searchsorted((levels[1:] + levels[:-1]) / 2, t)
-    return np.clip(np.rint(t - levels[0]), 0, levels.size - 1).astype(np.intp)
-
-
-def _moments(sides: _Sides, tables: _Tables, scales: Array) -> tuple[Array, Array]:
-    """Spell out :eq:`grid-steps`: each step outwards adds all that lies beyond it.
-
-    Where there are more levels than numbers, the sum over the numbers is shorter.
-    """
-    S1, S2 = np.zeros(scales.size), np.zeros(scales.size)
-    for (m, sums), levels in zip(sides, tables, strict=True):
-        if m.size == 0 or levels[-1] == 0:  # numbers on a side without levels do not count
-            continue
-        size = min(m.size, levels.size) + 1
-        for part in np.array_split(np.arange(scales.size), scales.size * size // _BLOCK + 1):
-            s = scales[part, None]
-            if m.size <= levels.size:
-                v = levels[_codes(m / s, levels)]
-                S1[part] += (v * m).sum(axis=1)
-                S2[part] += (v * v).sum(axis=1)
-            else:
-                inner = levels[0]
-                beyond = np.searchsorted(m, s * ((levels[1:] + levels[:-1]) / 2), "right")
-                S1[part] += inner * sums[0, 0] + (np.diff(levels) * sums.sum(0)[beyond]).sum(1)
-                S2[part] += inner**2 * m.size + (np.diff(levels**2) * (m.size - beyond)).sum(1)
-    return S1, S2
-
-
-def _cells(sides: _Sides, tables: _Tables, scales: Array) -> tuple[Array, Array, Array, Array]:
-    """Return S1 and S2 at the scales, and the ends of the cells in which these lie."""
-    S1, S2 = np.zeros(scales.size), np.zeros(scales.size)
-    left, right = np.zeros(scales.size), np.full(scales.size, np.inf)
-    for (m, _), levels in zip(sides, tables, strict=True):
-        if m.size == 0 or levels[-1] == 0:
-            continue
-        outer = np.append((levels[1:] + levels[:-1]) / 2, np.inf)  # the threshold beyond each level
-        inner = np.append(0.0, outer[:-1])
-        for part in np.array_split(np.arange(scales.size), scales.size * m.size // _BLOCK + 1):
-            if part.size:
-                k = _codes(m / scales[part, None], levels)
-                S1[part] += (levels[k] * m).sum(axis=1)
-                S2[part] += (levels[k] ** 2).sum(axis=1)
-                with np.errstate(all="ignore"):
-                    left[part] = np.maximum(left[part], (m / outer[k]).max(axis=1))
-                    first = np.where(inner[k] > 0, m / inner[k], np.inf).min(axis=1)
-                    right[part] = np.minimum(right[part], first)
-    return S1, S2, left, right
-
-
-def _sharpest(sides: _Sides, tables: _Tables, span: _Pair, scales: Array) -> Array:
-    """Return the refits of the codes at these scales, without those that are surely worse."""
-    count = sum(side[0].size for side in sides)
-    doubt, rows = Fraction(2.0**-94 + count**2 * 2.0**-104), []
-    for s in scales:
-        s1, s2, divisor = _sharp_moments(sides, tables, s)
-        refit = s1 / s2
-        coarse = refit * Fraction(2.0**-60) < span[0] or refit > span[1]
-        if coarse or refit * divisor > span[1]:
-            doubt = Fraction(1) if coarse else doubt
-        elif divisor > 1:
-            continue  # the levels divided by it are as good, at a larger scale
-        rows.append((s1 * refit, refit))
-    best = max((gain for gain, _ in rows), default=Fraction(0))
-    near = [refit for gain, refit in rows if gain >= best * (1 - doubt)]
-    wide = [refit * (1 + d) for refit in near for d in (0, doubt, -doubt)]
-    return np.unique([min(float(refit), span[1]) for refit in wide])
-
-
-def _sharp_moments(sides: _Sides, tables: _Tables, s: float) -> tuple[Fraction, Fraction, int]:
-    """Return S1 to about twice the digits of float64, S2, and by what all levels can be divided."""
-    parts, s2, used, uniform = [], Fraction(0), set(), True
-    for (m, sums), levels in zip(sides, tables, strict=True):
-        if m.size == 0 or levels[-1] == 0:
-            continue
-        v = levels[_codes(m / s, levels)]
-        step = np.diff(v, prepend=0.0)
-        first = np.flatnonzero(step)  # of each run of equal codes
-        product, lost = _kernels.two_product.py_func(step[first], sums[0, first])
-        parts += [product, lost, step[first] * sums[1, first]]
-        runs = np.diff(np.append(first, m.size))
-        for level, run in zip(v[first].tolist(), runs.tolist(), strict=True):
-            s2 += Fraction(level) ** 2 * run
-        used |= set(v[first].tolist())
-        uniform &= _is_uniform(levels)
-    terms = np.concatenate(parts).tolist()
-    s1 = fsum(terms)
-    smallest = min(float(levels[levels > 0][0]) for levels in tables if levels[-1] > 0)
-    units = [int(level / smallest) for level in used if level > 0]
-    divisor = gcd(*units) if uniform else 2 if min(units) > 1 else 1
-    return Fraction(s1) + Fraction(fsum([*terms, -s1])), s2, divisor
-
-
-def _tails(m: Array) -> Array:
-    """Return the sums of the last n, n - 1, ..., 0 entries, each rounded, and what was lost."""
-    sums = np.append(0.0, np.cumsum(m[::-1]))
-    _, lost = _kernels.two_sum.py_func(sums[:-1], m[::-1])
-    return np.array([sums[::-1], np.append(0.0, np.cumsum(lost))[::-1]])
-
-
 class _Rule(NamedTuple):
     """How a rule chooses a scale, for which grids, with which powers of two, and a zero point."""
 
-    find: Callable[[Array, Grid, str | None], _Pair]
+    find: Callable[[Array, Grid, str | None], Pair]
     grids: str = "all"
     powers: tuple[str, ...] = _POWERS[:3]
     zero: Callable[[float, Grid], float] | None = None

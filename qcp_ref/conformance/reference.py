@@ -123,9 +123,9 @@ class _Loops:
         x, g = np.sort(check_array(x, "x"), axis=None), _grid(**ends)
         unit = 2.0 ** np.frexp(max(-x[0], x[-1]))[1]
         parts = -x[x < 0][::-1] / unit, x[x > 0] / unit
-        sides = [(part, kernels.tails(part)) for part in parts]
+        below, above = ((part, kernels.tails(part)) for part in parts)
         steps = (float(-g.qmin), float(g.qmax))
-        near = kernels.near_best(*sides, steps, 0.0, (0.0, np.inf), 0.0)
+        near = kernels.near_best(below, above, steps, 0.0, (0.0, np.inf), 0.0)
         return np.float64(unit * near.max() if near.size else 1.0)
 
     def requantize(self, acc: Any, M: Any, zero: Any, **ends: int) -> Any:
