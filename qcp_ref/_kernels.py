@@ -183,7 +183,7 @@ def scan(side: Side, s: float, steps: float, offset: float) -> tuple[float, floa
 
 @Kernel
 def gain_bound(a: float, a1: float, a2: float, b: float, b1: float, b2: float) -> float:
-    """Bound the gain between two scales with known S1 and S2 from above, :eq:`grid-bound`."""
+    """Bound the gain between two scales with known S1 and S2 from above, :eq:`minimum-bound`."""
     width = b - a
     at_a, at_b = a * (2.0 * a1 - a * a2), b * (2.0 * b1 - b * b2)
     bend = (4.0 * (a1 - b1) - 2.0 * (a * a2 - b * b2)) / width - b2
@@ -321,7 +321,7 @@ def near_best(
     """Return a few scales, among them that of least squared error, :eq:`grid-exact`.
 
     None, if no scale has a gain of ``floor`` or more. Branch and bound over intervals of scales:
-    :eq:`grid-bound` drops those that cannot hold a gain near the best. Where an evaluation comes
+    :eq:`minimum-bound` drops those that cannot hold a gain near the best. Where an evaluation comes
     near it the whole cell is settled at once, and everywhere, if there are few runs of equal codes.
     """
     dense = is_dense(negative, steps[0], offset) or is_dense(positive, steps[1], offset)
@@ -374,7 +374,7 @@ def dequantize(codes: Integers, scale: Array, zero: Array) -> Array:
 
 @Kernel
 def nearest(x: Array, scale: Array, levels: Array) -> Array:
-    """Compare with all levels: the twin of :func:`qcp_ref.grid.project` on grids of any kind.
+    """Compare with all levels: the twin of :func:`qcp_ref.scale.project` on grids of any kind.
 
     Of two equally near ones the one of even code is taken, codes counted from the middle.
     """

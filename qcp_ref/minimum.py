@@ -41,7 +41,9 @@ _two_product: Callable[..., Any] = _kernels.two_product.py_func
 
 
 class Exact:
-    """Squared errors of an array on a grid, in whole numbers: x = X 2^e, levels L / d, s = S 2^f.
+    """Squared errors of an array on a grid, in whole numbers :eq:`minimum-exact`.
+
+    ``x = X 2^e``, levels ``L / d``, ``s = S 2^f``.
 
     Equal numbers are counted, not repeated.
     """
@@ -105,7 +107,12 @@ def near_best(
     span: Pair,
     floor: float,
 ) -> Array:
-    """Return what the kernel of this name returns, by whole arrays."""
+    """Return a few scales, the best among them: the kernel of this name by whole arrays.
+
+    Takes both sides of zero with their :func:`tails`, how many steps there are to the outermost
+    levels, the offset of the innermost ones, the step and the largest one of the scales that there
+    are, and a gain below which nothing is wanted.
+    """
     tables = [np.arange(step + 1) + offset for step in steps]
     return near_best_of((negative, positive), tables, span, floor)
 
@@ -153,7 +160,7 @@ def _outset(sides: Sides, tables: Tables, limit: float) -> list[Array]:
 
 
 def _gain_bound(a: Array, a1: Array, a2: Array, b: Array, b1: Array, b2: Array) -> Array:
-    """Spell out :eq:`grid-bound`, with an allowance for roundings."""
+    """Spell out :eq:`minimum-bound`, with an allowance for roundings."""
     width, at_a, at_b = b - a, a * (2 * a1 - a * a2), b * (2 * b1 - b * b2)
     with np.errstate(all="ignore"):
         bend = (4 * (a1 - b1) - 2 * (a * a2 - b * b2)) / width - b2

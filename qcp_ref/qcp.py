@@ -264,7 +264,8 @@ def quantize_cp(
     **Laws**
 
     - every factor is the projection of the balanced one
-    - a tensor that already lies on the grid of its own scales is returned unchanged
+    - *on-grid*: a balanced tensor on the grid of its own scales is returned with its values, up to
+      roundings; at 'mse-exact' with its codes, divided by what all codes of a scale are divisible by
 
     Examples
     --------

@@ -77,7 +77,8 @@ def choose_scale(
     Raises
     ------
     TypeError, ValueError
-        If ``x`` is not finite and real, or rule, axis, shape and grid do not fit. The trials and
+        If ``x`` is not finite and real, or rule, axis, shape and grid do not fit; at more than 8
+        bits for many numbers below some 1e-312, whose scale would have few digits. The trials and
         the first three formulas need a signed uniform grid, zero points a uniform one that is not
         mid-rise, and their exact search at most 8 bits. The po2 option 'mse' belongs to the exact
         rules, and 'mse-exact-affine' takes no other.
@@ -86,19 +87,26 @@ def choose_scale(
     -----
     Equations :eq:`grid-max-abs`, :eq:`grid-trials` [authors' code], :eq:`grid-exact`,
     :eq:`grid-affine` [beyond the paper], :eq:`grid-min-max` [source: ONNX Runtime; PyTorch;
-    authors' code for the truncation] and :eq:`grid-po2` [source: brevitas]. Of scales with equal
-    error (up to rounding) the largest is taken, of trial scales the first. Where no scale helps, as
-    for zeros, the scale is 1 and the zero point 0; on mid-rise and binary grids, which cannot
-    represent zero, it is the smallest normal number of float32.
+    authors' code for the truncation] and :eq:`grid-po2` [source: brevitas]. Errors are compared
+    exactly, as real numbers; of scales with equal error the largest is taken, of trial scales the
+    first, :eq:`scale-choice`. Where no scale helps, as for zeros, the scale is 1 and the zero point
+    0; on mid-rise and binary grids, which cannot represent zero, it is the smallest normal number
+    of float32.
 
     **Laws**
 
-    - 'mse-exact' has the least error: no rule, no scan of scales, no code assignment beats it
-    - with ``v`` the levels of the codes at that scale, ``scale = <x, v> / <v, v>``
-    - the order of the entries does not matter; a power of two times ``x`` multiplies the scale
-    - with an axis, each slice gets the scale that it has alone
-    - zero has a code: zero points are integers on the grid
-    - 'mse-exact-affine' is no worse than any scale with any zero point of the grid
+    - *least*: 'mse-exact' has the least error: no rule, no scan of scales, no code assignment beats
+      it, by more than rounding the scale to float64 costs, :eq:`scale-law`
+    - *largest*: of scales with exactly the same error the largest is taken
+    - *one-sided*: numbers on a side without levels, however large, do not change the scale
+    - *refit*: with ``v`` the levels of the codes at that scale, ``scale = <x, v> / <v, v>``
+    - *order*: the order of the entries does not matter; a power of two times ``x`` multiplies the
+      scale
+    - *axis*: with an axis, each slice gets the scale that it has alone
+    - *zero*: zero has a code: zero points are integers on the grid
+    - *affine*: 'mse-exact-affine' is no worse than any scale with any zero point of the grid
+    - *trials*: 'mse-200' has the least error of its trial scales; of equal ones it is the first
+    - *powers*: with po2 'mse' no power of two beats the scale; of equal ones it is the largest
 
     Examples
     --------
@@ -159,7 +167,8 @@ def project(
     Raises
     ------
     TypeError, ValueError
-        As :func:`choose_scale` and :func:`quantize`, or if ``scale`` comes with axis, rule or po2.
+        As :func:`choose_scale`, :func:`~qcp_ref.grid.quantize` and
+        :func:`~qcp_ref.grid.dequantize`, or if ``scale`` comes with axis, rule or po2.
 
     Notes
     -----
@@ -169,8 +178,10 @@ def project(
 
     **Laws**
 
-    - every entry is scale times a level; with a zero point, times a code minus it
-    - idempotent for a given scale; no code assignment with any scale is nearer at 'mse-exact'
+    - *on-grid*: every entry is scale times a level; with a zero point, times a code minus it
+    - *idempotent*: the projection at a given scale is its own projection
+    - *nearest*: no code assignment with any scale is nearer at 'mse-exact', but for roundings
+    - *finite*: the result is finite, or it is refused
 
     Examples
     --------
