@@ -265,7 +265,7 @@ def quantize_cp(
 
     - every factor is the projection of the balanced one
     - *on-grid*: a balanced tensor on the grid of its own scales is returned with its values, up to
-      roundings; at 'mse-exact' with its codes, divided by what all codes of a scale are divisible by
+      roundings; at 'mse-exact' with its codes, if those of each scale have no common divisor
 
     Examples
     --------
