@@ -21,7 +21,8 @@ from qcp_ref.cp import (
     relative_error,
 )
 from qcp_ref.als import ALSUpdate, CPFit, FitHistory, als_update, cp_als
-from qcp_ref.grid import Grid, Scale, choose_scale, dequantize, project, quantize
+from qcp_ref.grid import Grid, Scale, dequantize, quantize
+from qcp_ref.scale import choose_scale, project
 from qcp_ref.ranges import Histogram, activation_scale, histogram_error, histogram_range
 from qcp_ref.admm import ADMMResult, admm
 from qcp_ref.epc import EPCFit, EPCHistory, EPCUpdate, epc, epc_update, sensitivity

@@ -39,13 +39,15 @@ __all__: list[str] = []
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# Gains that differ by less than this, relatively, count as equal: a few dozen roundings.
-TIE = 2.0**-46
+# Gains that differ by less than this, relatively, may be equal: some hundred roundings.
+TIE = 2.0**-45
 
 Integers: TypeAlias = NDArray[np.int64]
 # float64, float32 or int64.
 Floats: TypeAlias = NDArray[Any]
 
+# One side of zero: the magnitudes there, ascending, and their sums as `tails` gives them.
+Side: TypeAlias = tuple[Array, Array]
 # Left end, S1 and S2 there; right end, S1 and S2 there.
 Interval: TypeAlias = tuple[float, float, float, float, float, float]
 Triple: TypeAlias = tuple[float, float, float]
@@ -223,131 +225,282 @@ class Kernel(Generic[P, R]):
 
 
 @Kernel
-def prefix_sums(x: Array) -> Array:
-    """Return the sums of the first 0, 1, ... entries, each good to a rounding or two (Neumaier)."""
-    sums = np.zeros(x.size + 1)
+def two_sum(a: float, b: float) -> tuple[float, float]:
+    """Return the rounded sum and what the rounding lost: together the exact sum (Knuth)."""
+    total = a + b
+    t = total - a
+    return total, (a - (total - t)) + (b - t)
+
+
+@Kernel
+def two_product(a: float, b: float) -> tuple[float, float]:
+    """Return the rounded product and what the rounding lost (Dekker)."""
+    c, d = 134217729.0 * a, 134217729.0 * b  # 2**27 + 1 cuts a number in two halves
+    a1, b1 = c - (c - a), d - (d - b)
+    a2, b2 = a - a1, b - b1
+    product = a * b
+    return product, ((a1 * b1 - product) + a1 * b2 + a2 * b1) + a2 * b2
+
+
+@Kernel
+def tails(m: Array) -> Array:
+    """Return the sums of the last n, n - 1, ..., 0 entries, each in two parts: rounded, and lost.
+
+    The numbers are not negative, and the large ones come first, so nothing cancels.
+    """
+    sums = np.zeros((2, m.size + 1))
     total, lost = 0.0, 0.0
-    for i in range(x.size):
-        longer = total + x[i]
-        if abs(total) >= abs(x[i]):
-            lost += (total - longer) + x[i]
-        else:
-            lost += (x[i] - longer) + total
-        total = longer
-        sums[i + 1] = total + lost
+    for i in range(m.size - 1, -1, -1):
+        total, new = two_sum(total, m[i])
+        lost += new
+        sums[0, i], sums[1, i] = total, lost
     return sums
 
 
 @Kernel
-def cell_at(
-    x: Array, sums: Array, s: float, qmin: float, qmax: float, offset: float
-) -> tuple[float, float, float, float]:
-    """Return S1 and S2 of :eq:`grid-gain` at scale ``s``, and the two ends of its cell.
+def walk(
+    side: Side, s: float, steps: float, offset: float
+) -> tuple[float, float, float, float, float, int]:
+    """Return what one side adds to S1 (in two parts) and S2 of :eq:`grid-gain` at scale ``s``.
 
-    Takes one run of equal codes in the sorted ``x`` after the other: a binary search per run.
+    Then the ends of the cell, and the greatest common divisor of the levels, in units of the
+    smallest one. Takes one run of equal codes after the other: a binary search per run.
     """
-    s1, s2, left, right = 0.0, 0.0, 0.0, np.inf
-    i = 0
-    while i < x.size:
-        level = min(max(np.rint(x[i] / s - offset), qmin), qmax) + offset
-        edge = (level + 0.5) * s if level < qmax + offset else np.inf
-        j, end = i + 1, x.size
+    m, tail = side
+    s1, rest, s2, left, right, common = 0.0, 0.0, 0.0, 0.0, np.inf, 0
+    i, before = 0, 0.0
+    if steps == 0.0 and offset == 0.0:
+        i = m.size
+    while i < m.size:
+        code = min(max(np.rint(m[i] / s - offset), 0.0), steps)
+        level = code + offset
+        edge = (level + 0.5) * s if code < steps else np.inf
+        j, end = i + 1, m.size
         while j < end:
             middle = (j + end) // 2
-            if x[middle] > edge:
+            if m[middle] > edge:
                 end = middle
             else:
                 j = middle + 1
-        s1 += level * (sums[j] - sums[i])
+        # Every step outwards adds all that lies beyond it, :eq:`grid-steps`.
+        product, lost = two_product(level - before, tail[0, i])
+        s1, new = two_sum(s1, product)
+        rest += new + lost + (level - before) * tail[1, i]
         s2 += level * level * (j - i)
         # A larger scale moves codes inwards, a smaller one outwards; an end of the run is first.
-        first, last = x[i], x[j - 1]
-        if level > 0.5:
-            right = min(right, first / (level - 0.5))
-        if level < -0.5:
-            right = min(right, last / (level + 0.5))
-        if -0.5 < level < qmax + offset and last > 0:
-            left = max(left, last / (level + 0.5))
-        if 0.5 > level > qmin + offset and first < 0:
-            left = max(left, first / (level - 0.5))
-        i = j
-    return s1, s2, left, right
+        if code > 0.0:
+            right = min(right, m[i] / (level - 0.5))
+        if code < steps and m[j - 1] > 0.0:
+            left = max(left, m[j - 1] / (level + 0.5))
+        unit = int(2.0 * level) if offset > 0.0 else int(level)
+        while common != 1 and unit != 0:
+            common, unit = unit, common % unit
+        i, before = j, level
+    return s1, rest, s2, left, right, common
 
 
 @Kernel
-def moments(
-    x: Array, scales: Array, qmin: float, qmax: float, offset: float
-) -> tuple[Array, Array]:
-    """Return S1 and S2 of :eq:`grid-gain` for each scale, for sorted ``x``."""
-    sums = prefix_sums(x)
-    S1, S2 = np.empty(scales.size), np.empty(scales.size)
-    for t in range(scales.size):
-        S1[t], S2[t], _, _ = cell_at(x, sums, scales[t], qmin, qmax, offset)
-    return S1, S2
+def scan(side: Side, s: float, steps: float, offset: float) -> tuple[float, float]:
+    """Return what one side adds to S1 and S2, entry by entry: for more levels than numbers.
+
+    Eight sums side by side, which a compiler can form at once, in blocks of 256 numbers.
+    """
+    m = side[0]
+    if steps + offset == 0.0:
+        return 0.0, 0.0
+    first, second, s1, s2 = np.zeros(8), np.zeros(8), 0.0, 0.0
+    top = steps + offset
+    inverse = 1.0 / s
+    full = m.size - m.size % 8
+    for begin in range(0, full, 256):
+        first[:] = 0.0
+        second[:] = 0.0
+        for i in range(begin, min(begin + 256, full), 8):
+            for lane in range(8):
+                x = m[i + lane]
+                v = min(max(np.rint(x * inverse - offset), 0.0) + offset, top)
+                first[lane] += x * v
+                second[lane] += v * v
+        s1 += first.sum()
+        s2 += second.sum()
+    for i in range(full, m.size):
+        v = min(max(np.rint(m[i] * inverse - offset), 0.0) + offset, top)
+        s1 += m[i] * v
+        s2 += v * v
+    return s1, s2
 
 
 @Kernel
 def gain_bound(a: float, a1: float, a2: float, b: float, b1: float, b2: float) -> float:
-    """Bound the gain between two scales with known S1 and S2 from above, :eq:`grid-bound`."""
-    width, jumps = b - a, 2.0 * (a1 - b1)
+    """Bound the gain between two scales with known S1 and S2 from above, :eq:`minimum-bound`."""
+    width = b - a
     at_a, at_b = a * (2.0 * a1 - a * a2), b * (2.0 * b1 - b * b2)
-    rise = 2.0 * (a1 - a * a2) + jumps  # gain(a + t) <= at_a + t (rise - b2 t)
-    fall = 2.0 * (b * b2 - b1) + jumps  # gain(b - u) <= at_b + u (fall - b2 u)
-    # The first parabola counts up to where they meet, the second one beyond.
-    slope = rise + fall - 2.0 * b2 * width
-    t = width
-    if slope > 0:
-        t = min(max((at_b - at_a + (fall - b2 * width) * width) / slope, 0.0), width)
-    u = width - t
-    if b2 > 0:
-        t, u = min(t, max(rise / (2.0 * b2), 0.0)), min(u, max(fall / (2.0 * b2), 0.0))
-    else:
-        t, u = t if rise > 0 else 0.0, u if fall > 0 else 0.0
-    return max(at_a + t * (rise - b2 * t), at_b + u * (fall - b2 * u))
+    bend = (4.0 * (a1 - b1) - 2.0 * (a * a2 - b * b2)) / width - b2
+    slack = 2.0**-49 * (width * (a1 + a * a2 + b * b2) + abs(at_a) + abs(at_b))  # for roundings
+    # The chord, and above it a parabola that is 0 at both ends.
+    if bend * width * width <= abs(at_b - at_a):
+        return max(at_a, at_b) + slack
+    t = 0.5 * width + 0.5 * (at_b - at_a) / (width * bend)
+    return at_a + (at_b - at_a) * (t / width) + t * (width - t) * bend + slack
 
 
 @Kernel
-def exact_scale(x: Array, qmin: float, qmax: float, offset: float) -> float:
-    """Return the scale of least squared error, :eq:`grid-exact`, for sorted ``x``; 0 if none helps.
+def moments(
+    negative: Side, positive: Side, scales: Array, steps: tuple[float, float], offset: float
+) -> tuple[Array, Array]:
+    """Return S1 and S2 of :eq:`grid-gain` for each scale, run by run of equal codes."""
+    S1, S2 = np.empty(scales.size), np.empty(scales.size)
+    for t in range(scales.size):
+        s1, rest1, s2, _, _, _ = walk(negative, scales[t], steps[0], offset)
+        z1, rest2, z2, _, _, _ = walk(positive, scales[t], steps[1], offset)
+        S1[t], S2[t] = (s1 + z1) + (rest1 + rest2), s2 + z2
+    return S1, S2
 
-    Branch and bound over intervals of scales: one evaluation settles the whole cell around it, and
-    :eq:`grid-bound` drops the intervals that cannot hold the best gain.
+
+@Kernel
+def is_dense(side: Side, steps: float, offset: float) -> bool:
+    """Say whether codes change so often along the numbers that :func:`scan` is quicker."""
+    m, runs, before = side[0], 1, -1.0
+    if m.size == 0 or steps + offset == 0.0 or m[m.size - 1] == 0.0:
+        return False
+    for i in range(m.size):
+        code = np.rint(m[i] * ((steps + offset) / m[m.size - 1]))
+        runs += code != before
+        before = code
+    return m.size < 16 * runs
+
+
+@Kernel
+def cell_at(
+    negative: Side, positive: Side, s: float, steps: tuple[float, float], offset: float
+) -> tuple[float, float, float, float, float, int]:
+    """Return S1 (in two parts) and S2 at scale ``s``, its cell's ends and its levels' divisor."""
+    s1, rest1, s2, left1, right1, common = walk(negative, s, steps[0], offset)
+    z1, rest2, z2, left2, right2, other = walk(positive, s, steps[1], offset)
+    s1, lost = two_sum(s1, z1)
+    while other != 0:
+        common, other = other, common % other
+    return s1, rest1 + rest2 + lost, s2 + z2, max(left1, left2), min(right1, right2), common
+
+
+@Kernel
+def value(s1: float, s2: float, span: tuple[float, float]) -> tuple[float, float]:
+    """Return the best gain of some codes, and what is left of it when their scale is rounded.
+
+    ``span`` says which scales there are: multiples of its first number, up to its second one.
     """
-    low, high = qmin + offset, qmax + offset
-    sums = prefix_sums(x)
-    negative = np.searchsorted(x, 0.0)
-    positive = x.size - negative
-    below, above = -sums[negative], sums[x.size] - sums[negative]
-    # As s goes to 0 all codes saturate; at the top all levels are the innermost (0 or 1/2).
-    saturated = (high * above - low * below, high * high * positive + low * low * negative)
-    innermost = (offset * (above + below), offset * offset * x.size)
-    top = 4.0 * max(-x[0], x[-1])
-    queue: list[Interval] = [(0.0, saturated[0], saturated[1], top, innermost[0], innermost[1])]
-    best = 0.0
+    if s2 <= 0.0 or s1 <= 0.0:
+        return 0.0, 0.0
+    gain = s1 * (s1 / s2)
+    if s1 > span[1] * s2:
+        gain = span[1] * (2.0 * s1 - span[1] * s2)
+    return gain, gain - 0.25 * span[0] * s2 * span[0]
+
+
+@Kernel
+def outset(
+    negative: Side, positive: Side, steps: tuple[float, float], offset: float, limit: float
+) -> Interval:
+    """Return the interval of all scales: from saturated codes to the innermost ones."""
+    s1, s2, top = 0.0, 0.0, 0.0
+    for side, step in ((negative, steps[0]), (positive, steps[1])):
+        level = step + offset
+        if level > 0.0 and side[0].size > 0:
+            s1 += level * side[1][0, 0]
+            s2 += level * level * side[0].size
+            top = max(top, 4.0 * side[0][-1])
+    z1 = offset * (negative[1][0, 0] + positive[1][0, 0])
+    z2 = offset * offset * (negative[0].size + positive[0].size)
+    if top > limit:
+        top = limit
+        z1, rest, z2, _, _, _ = cell_at(negative, positive, top, steps, offset)
+        z1 += rest
+    return 0.0, s1, s2, top, z1, z2
+
+
+@Kernel
+def sharpest(
+    negative: Side, positive: Side, steps: tuple[float, float], offset: float,
+    span: tuple[float, float], near: Array,
+) -> Array:  # fmt: skip
+    """Return the refits of the codes at scales ``near``, without those that are surely worse.
+
+    S1 is known to some 90 binary digits, and so is the gain. Where that does not tell which float64
+    number a refit is nearest to, both are returned.
+    """
+    count = float(negative[0].size + positive[0].size)
+    window = 2.0**-94 + count * count * 2.0**-104
+    rows, best = np.empty((near.size, 4)), 0
+    for t in range(near.size):
+        s1, rest, s2, _, _, common = cell_at(negative, positive, near[t], steps, offset)
+        scale = s1 / s2
+        product, lost = two_product(scale, s2)
+        scale, more = two_sum(scale, ((s1 - product) - lost + rest) / s2)
+        p, q = two_product(s1, s1)
+        gain = p / s2
+        product, lost = two_product(gain, s2)
+        rows[t] = gain, ((p - product) - lost + q + 2.0 * s1 * rest) / s2, scale, more
+        coarse = span[0] > 2.0**-60 * scale or scale > span[1]
+        if coarse:
+            rows[t, 0], rows[t, 1] = value(s1, s2, span)[0], 0.0
+        if coarse or s2 > 2.0**52:
+            window = max(window, 1.0 if coarse else 2.0**-44)
+        if common > 1 and not coarse and scale * common <= span[1]:
+            rows[t, :2] = -1.0, 0.0  # the levels divided by it are as good, at a larger scale
+        elif (rows[t, 0] - rows[best, 0]) + (rows[t, 1] - rows[best, 1]) >= 0.0:
+            best = t
+    found = [0.0]
+    for t in range(near.size):
+        gap = (rows[best, 0] - rows[t, 0]) + (rows[best, 1] - rows[t, 1])
+        if gap <= window * rows[best, 0] and rows[t, 0] > 0.0:
+            scale, more, slack = rows[t, 2], rows[t, 3], 0.0
+            if window < 1.0:
+                slack = window * scale
+            for other in (scale, scale + (more + slack), scale + (more - slack)):
+                if min(other, span[1]) != found[-1]:
+                    found.append(min(other, span[1]))
+    return np.array(found[1:])
+
+
+@Kernel
+def near_best(
+    negative: Side, positive: Side, steps: tuple[float, float], offset: float,
+    span: tuple[float, float], floor: float,
+) -> Array:  # fmt: skip
+    """Return a few scales, among them that of least squared error, :eq:`grid-exact`.
+
+    None, if no scale has a gain of ``floor`` or more. Branch and bound over intervals of scales:
+    :eq:`minimum-bound` drops those that cannot hold a gain near the best. Where an evaluation comes
+    near it the whole cell is settled at once, and everywhere, if there are few runs of equal codes.
+    """
+    dense = is_dense(negative, steps[0], offset) or is_dense(positive, steps[1], offset)
+    queue: list[Interval] = [outset(negative, positive, steps, offset, span[1])]
+    best, head = floor, 0
     seen: list[tuple[float, float]] = [(0.0, 0.0)]
-    head = 0
     while head < len(queue):
         a, a1, a2, b, b1, b2 = queue[head]
         head += 1
         s = a + 0.5 * (b - a)
-        if gain_bound(a, a1, a2, b, b1, b2) < best * (1.0 - 2.0 * TIE) or not a < s < b:
+        if not a < s < b or gain_bound(a, a1, a2, b, b1, b2) < best * (1.0 - 2.0 * TIE):
             continue
-        s1, s2, left, right = cell_at(x, sums, s, qmin, qmax, offset)
-        if s2 > 0:
-            reach = min(max(s1 / s2, left), right)
-            gain = reach * (2.0 * s1 - reach * s2)  # the best inside the cell
-            best = max(best, s1 * s1 / s2)  # its codes at their own best scale: the same or more
-            if gain >= best * (1.0 - TIE):
-                seen.append((gain, s1 / s2))
+        left, right = s, s
+        if dense:
+            s1, s2 = scan(negative, s, steps[0], offset)
+            z1, z2 = scan(positive, s, steps[1], offset)
+            s1, s2 = s1 + z1, s2 + z2
+        if not dense or value(s1, s2, span)[0] >= best * (1.0 - 4.0 * TIE):
+            s1, rest, s2, left, right, _ = cell_at(negative, positive, s, steps, offset)
+            s1 += rest
+            gain, kept = value(s1, s2, span)
+            best = max(best, kept)
+            if gain > 0.0 and gain >= best * (1.0 - TIE):
+                seen.append((gain, s))
         if left > a:
             queue.append((a, a1, a2, left, s1, s2))
         if right < b:
             queue.append((right, s1, s2, b, b1, b2))
-    scale = 0.0
-    for gain, s in seen:
-        if gain >= best * (1.0 - TIE):
-            scale = max(scale, s)
-    return scale
+    near = np.array([s for gain, s in seen if gain > 0.0 and gain >= best * (1.0 - TIE)])
+    return sharpest(negative, positive, steps, offset, span, near)
 
 
 @Kernel
@@ -370,7 +523,7 @@ def dequantize(codes: Integers, scale: Array, zero: Array) -> Array:
 
 @Kernel
 def nearest(x: Array, scale: Array, levels: Array) -> Array:
-    """Compare with all levels: the twin of :func:`qcp_ref.grid.project` on grids of any kind.
+    """Compare with all levels: the twin of :func:`qcp_ref.scale.project` on grids of any kind.
 
     Of two equally near ones the one of even code is taken, codes counted from the middle.
     """

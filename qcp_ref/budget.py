@@ -32,9 +32,10 @@ from qcp_ref._checks import Array, check_array, check_int, check_option, check_r
 from qcp_ref._results import frozen
 from qcp_ref.conv import Padding, Pair, kernel_to_tensor
 from qcp_ref.cost import conv_costs
-from qcp_ref.grid import Grid, project
+from qcp_ref.grid import Grid
 from qcp_ref.layer import one_blas_thread
 from qcp_ref.qcp import QuantizedFit
+from qcp_ref.scale import project
 from qcp_ref.search import factorize
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-r"""What is a quantization grid, and which scale is the best one?
+r"""What is a quantization grid?
 
 A grid of ``b`` bits is a set of integer codes :eq:`grid-codes`; with a scale ``s`` and a zero
 point ``z`` a code ``k`` stands for the number ``s (k - z)`` :eq:`grid-dequantize`. There is one
@@ -6,38 +6,25 @@ rounding rule in the whole book, :func:`quantize` :eq:`grid-quantize`: divide in
 half to even, add the zero point, clip, cast; what others do differently in these steps has a name
 and is an option. Binary, ternary and logarithmic grids have tables of levels :eq:`grid-kinds`. One
 scale serves a whole array, a row or a column; it keeps all axes, so its shape is ``()``, ``(I, 1)``
-or ``(1, R)`` for an array of shape ``(I, R)``, and so does a zero point that comes with it.
+or ``(1, R)`` for an array of shape ``(I, R)``, and so does a zero point that comes with it. How a
+scale is chosen is the next chapter.
 
-The scale decides the error. The published rules are formulas in the largest value, or a search over
-trial scales; the squared error is piecewise quadratic in ``s`` :eq:`grid-gain`, so its global
-minimum can be computed :eq:`grid-exact`, for each zero point too :eq:`grid-affine`, and rounding at
-that scale is the Euclidean projection onto all grids of the family at once :eq:`grid-project`.
+Simplified: no learned or free tables of levels, no groups smaller than a row or column.
 
-Simplified: no learned or free tables of levels, no groups smaller than a row or column; all scale
-rules assume the default rounding. The exact search is made for few bits: its time grows faster than
-the number of levels, and on logarithmic grids it visits every cell.
-
-Checked by tests/test_grid.py; the compiled search by tests/test_kernels.py.
+Checked by tests/test_grid.py.
 """
 
 from dataclasses import KW_ONLY, dataclass
-from itertools import pairwise
-from math import ceil, frexp, log2, sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qcp_ref._checks import Array, Rng, check_array, check_int, check_option, check_rng
-from qcp_ref._kernels import TIE, can_compile, exact_scale, moments
 from qcp_ref._results import frozen
 
-__all__ = ["Grid", "Scale", "choose_scale", "dequantize", "project", "quantize"]
+__all__ = ["Grid", "Scale", "dequantize", "quantize"]
 
-_CENTRED = ("mse-200", "max-abs", "max-abs-narrow", "max-abs-full")
-_AFFINE = ("min-max", "min-max-torch", "min-max-truncated", "mse-exact-affine")
-_RULES = ("mse-exact", *_CENTRED, "max-abs-two-sided", *_AFFINE)
-_POWERS = ("ceil", "round", "floor", "mse")
 _ROUNDINGS = (
     *("half-even", "half-away", "half-up", "dpu"),
     *("floor", "ceil", "to-zero", "stochastic"),
@@ -45,9 +32,6 @@ _ROUNDINGS = (
 _DIVISIONS = ("float64", "float32", "reciprocal")
 _BITS = {"uniform": (1, 16), "binary": (1, 1), "ternary": (2, 2), "log2": (2, 8)}
 _FAR = 2.0**20  # beyond all codes: saturates on every grid, whatever the zero point
-_FEW_BREAKPOINTS = 128  # below, the readable search is quick enough and Numba need not be loaded
-_USUAL = 2.0**200  # numbers below it, and above its inverse, can be squared as they are
-_LEAST, _MOST = float(np.finfo(float).smallest_subnormal), float(np.finfo(float).max)
 
 
 @dataclass(frozen=True)
@@ -242,7 +226,7 @@ def quantize(
     if grid.kind == "log2":
         t, base = _place(t, grid.qmax)
     draws = None if rng is None else check_rng(rng, "quantize").random(x.shape)
-    codes = _round(t, rounding, draws) + (base + zero + grid.offset)
+    codes = round_to_integers(t, rounding, draws) + (base + zero + grid.offset)
     return np.asarray(np.clip(codes, grid.qmin, grid.qmax)).astype(grid.dtype)
 
 
@@ -308,158 +292,6 @@ def dequantize(
     return values
 
 
-def choose_scale(
-    x: ArrayLike,
-    grid: Grid,
-    *,
-    rule: str = "mse-exact",
-    axis: int | None = None,
-    po2: str | None = None,
-) -> Scale:
-    """Choose the scale at which an array is quantized.
-
-    Parameters
-    ----------
-    x : array_like
-        Numbers; with an axis, a matrix of shape (I, R).
-    grid : Grid
-        The codes.
-    rule : str
-        'mse-exact' for the least squared error of all scales, 'mse-200' for the authors' trial
-        scales, or one of four formulas in the largest absolute value: 'max-abs' (the authors'),
-        'max-abs-narrow', 'max-abs-full', 'max-abs-two-sided'. With a zero point: 'min-max' for the
-        range of the numbers and zero, its variants 'min-max-torch' and 'min-max-truncated', and
-        'mse-exact-affine' for the least squared error of all scales and zero points.
-    axis : int or None
-        None for one scale, 0 for one per row, 1 for one per column.
-    po2 : {None, "ceil", "round", "floor", "mse"}
-        Make the scale a power of two: the next one above, the nearest by its logarithm, the next
-        one below, or the one of least squared error.
-
-    Returns
-    -------
-    Scale
-        The scale, of shape () without axis, else (I, 1) or (1, R); always positive and finite. The
-        zero point is a number; an array of that shape if an axis comes with one of the rules that
-        choose it.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If ``x`` is not finite and real, or rule, axis, shape and grid do not fit. The trials and
-        the first three formulas need a signed uniform grid, zero points a uniform one that is not
-        mid-rise, and their exact search at most 8 bits. The po2 option 'mse' belongs to the exact
-        rules, and 'mse-exact-affine' takes no other.
-
-    Notes
-    -----
-    Equations :eq:`grid-max-abs`, :eq:`grid-trials` [authors' code], :eq:`grid-exact`,
-    :eq:`grid-affine` [beyond the paper], :eq:`grid-min-max` [source: ONNX Runtime; PyTorch;
-    authors' code for the truncation] and :eq:`grid-po2` [source: brevitas]. Of scales with equal
-    error (up to rounding) the largest is taken, of trial scales the first. Where no scale helps, as
-    for zeros, the scale is 1 and the zero point 0; on mid-rise and binary grids, which cannot
-    represent zero, it is the smallest normal number of float32.
-
-    **Laws**
-
-    - 'mse-exact' has the least error: no rule, no scan of scales, no code assignment beats it
-    - with ``v`` the levels of the codes at that scale, ``scale = <x, v> / <v, v>``
-    - the order of the entries does not matter; a power of two times ``x`` multiplies the scale
-    - with an axis, each slice gets the scale that it has alone
-    - zero has a code: zero points are integers on the grid
-    - 'mse-exact-affine' is no worse than any scale with any zero point of the grid
-
-    Examples
-    --------
-    >>> from qcp_ref import Grid, choose_scale
-    >>> choose_scale([-3.0, 0.0, 6.0, 12.0], Grid(4))
-    Scale(scale=array(3.), zero_point=0.0, rule='mse-exact')
-    >>> choose_scale([[-1.0, 0.5], [2.0, 8.0]], Grid(4), rule="max-abs-full", axis=0).scale
-    array([[0.125],
-           [1.   ]])
-    >>> choose_scale([-1.0, 4.1], Grid(8, signed=False), rule="min-max")
-    Scale(scale=array(0.02), zero_point=50.0, rule='min-max')
-    """
-    x, grid = check_array(x, "x"), _check_grid(grid)
-    _check_rule(grid, rule, po2)
-    name = rule if po2 is None else f"{rule}, po2={po2}"
-    if axis is None:
-        scale, zero = _one_scale(x, grid, rule, po2)
-        return Scale(np.array(scale), zero, name)
-    axis = check_int(axis, "axis", minimum=0, maximum=1)
-    if x.ndim != 2:
-        raise ValueError(f"x: expected 2 axes when axis is given, got shape {x.shape}")
-    pairs = np.array([_one_scale(part, grid, rule, po2) for part in (x if axis == 0 else x.T)])
-    scales, zeros = (np.expand_dims(column, 1 - axis) for column in pairs.T)
-    return Scale(scales, zeros if rule in _AFFINE else 0.0 - grid.offset, name)
-
-
-def project(
-    x: ArrayLike,
-    grid: Grid,
-    *,
-    axis: int | None = None,
-    scale: ArrayLike | Scale | None = None,
-    rule: str = "mse-exact",
-    po2: str | None = None,
-) -> Array:
-    """Replace numbers by the nearest ones on a grid, of given or of chosen scale.
-
-    Parameters
-    ----------
-    x : array_like
-        Numbers; with an axis, a matrix.
-    grid : Grid
-        The codes.
-    axis : int or None
-        As in :func:`choose_scale`.
-    scale : array_like, Scale or None
-        Use this scale instead of choosing one, with the zero point if it is a ``Scale``; then axis,
-        rule and po2 may not be given.
-    rule, po2
-        As in :func:`choose_scale`.
-
-    Returns
-    -------
-    ndarray of float64
-        Numbers on the grid, with the shape of ``x``.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As :func:`choose_scale` and :func:`quantize`, or if ``scale`` comes with axis, rule or po2.
-
-    Notes
-    -----
-    Equation :eq:`grid-project` [beyond the paper]. With rule 'mse-exact' it is the Euclidean
-    projection on the union of the grids of all scales, and with 'mse-exact-affine' of all zero
-    points. That set is not convex: close points may have projections that are far apart.
-
-    **Laws**
-
-    - every entry is scale times a level; with a zero point, times a code minus it
-    - idempotent for a given scale; no code assignment with any scale is nearer at 'mse-exact'
-
-    Examples
-    --------
-    >>> from qcp_ref import Grid, project
-    >>> project([0.9, 2.1, -9.0], Grid(4), scale=1.0)
-    array([ 1.,  2., -8.])
-    >>> project([0.5, 2.0, -3.0], Grid(2))
-    array([ 0. ,  1.6, -3.2])
-    """
-    if scale is None:
-        chosen = choose_scale(x, grid, rule=rule, axis=axis, po2=po2)
-    elif axis is not None or rule != "mse-exact" or po2 is not None:
-        raise ValueError(
-            "scale: expected None together with axis or rule or po2; it overrides them"
-        )
-    else:
-        chosen = scale if isinstance(scale, Scale) else Scale(np.asarray(scale), 0.0, "given")
-    codes = quantize(x, grid, chosen.scale, chosen.zero_point)
-    return dequantize(codes, chosen.scale, chosen.zero_point, grid=grid)
-
-
 def _check_grid(grid: Any) -> Grid:
     if not isinstance(grid, Grid):
         raise TypeError(f"grid: expected a Grid, got {type(grid).__name__}")
@@ -503,23 +335,6 @@ def _check_zero(zero_point: ArrayLike, grid: Grid, shape: tuple[int, ...]) -> Ar
     return zero
 
 
-def _check_rule(grid: Grid, rule: str, po2: str | None) -> None:
-    check_option(rule, "rule", _RULES)
-    if po2 is not None:
-        check_option(po2, "po2", _POWERS)
-    if rule == "max-abs-narrow" and grid.bits == 1:
-        raise ValueError("rule: 'max-abs-narrow' divides by 0 at 1 bit; use another rule")
-    uniform = grid.kind == "uniform"
-    if rule in _CENTRED and not (uniform and grid.signed):
-        raise ValueError(f"rule: {rule!r} needs a signed uniform grid, got {grid}; use 'mse-exact'")
-    if rule in _AFFINE and (not uniform or grid.mid_rise):
-        raise ValueError(f"rule: {rule!r} needs a uniform grid with a level at zero, got {grid}")
-    if rule == "mse-exact-affine" and grid.bits > 8:
-        raise ValueError(f"rule: {rule!r} tries all zero points, at most 8 bits; got {grid.bits}")
-    if po2 is not None and (po2 == "mse") != (rule == "mse-exact-affine") and rule != "mse-exact":
-        raise ValueError(f"po2: {po2!r} does not go with rule {rule!r}; use rule 'mse-exact'")
-
-
 def _off_grid(codes: NDArray[Any], grid: Grid) -> bool:
     inside = grid.qmin <= codes.min() and codes.max() <= grid.qmax
     return not inside or (grid.kind == "binary" and not codes.all())
@@ -561,7 +376,7 @@ def _place(t: Array, qmax: int) -> tuple[Array, Array]:
     return np.copysign(part + code % 2, t), np.sign(t) * (code - code % 2)
 
 
-def _round(t: Array, rounding: str, draws: Array | None = None) -> Array:
+def round_to_integers(t: Array, rounding: str, draws: Array | None = None) -> Array:
     """Spell out :eq:`grid-rounding`: the only place of the book where numbers become integers."""
     ready = {"half-even": np.rint, "floor": np.floor, "ceil": np.ceil, "to-zero": np.trunc}
     if rounding in ready:
@@ -573,152 +388,3 @@ def _round(t: Array, rounding: str, draws: Array | None = None) -> Array:
     if rounding == "dpu":
         tie &= t < 0
     return np.asarray(np.where(tie, low + ((t > 0) | (rounding != "half-away")), np.rint(t)))
-
-
-def _one_scale(x: Array, grid: Grid, rule: str, po2: str | None) -> tuple[float, float]:
-    """Choose scale and zero point, in units that keep squares from overflow and underflow."""
-    if rule.startswith("mse"):
-        x = np.sort(x, axis=None)
-        lowest, highest = float(x[0]), float(x[-1])
-    else:
-        lowest, highest = float(x.min()), float(x.max())
-    unit = 2.0 ** min(max(frexp(max(-lowest, highest))[1], -1000), 1000)
-    if 1 / _USUAL < unit < _USUAL:
-        unit = 1.0
-    else:  # dividing by a power of two is exact
-        x = x / unit
-    zero = 0.0 - grid.offset
-    if rule == "mse-exact":
-        scale = _best_scale(x, grid, 0, po2)
-    elif rule == "mse-exact-affine":
-        scale, zero = _best_pair(x, grid, po2)
-    elif rule == "mse-200":
-        scale = _trial_scale(x, grid)
-    elif rule in _AFFINE:
-        scale = (max(highest, 0.0) / unit - min(lowest, 0.0) / unit) / (grid.qmax - grid.qmin)
-    else:
-        scale = _max_abs_scale(lowest / unit, highest / unit, grid, rule)
-    if scale <= 0:
-        nothing = grid.mid_rise or grid.kind == "binary"
-        return float(np.finfo(np.float32).smallest_normal) if nothing else 1.0, zero
-    scale = min(max(scale * unit, _LEAST), _MOST)
-    if po2 is not None:
-        scale = _power_of_two(scale, po2)
-    if rule.startswith("min-max"):
-        zero = _zero_point(min(lowest, 0.0) / scale, grid, rule)
-    return scale, zero
-
-
-def _power_of_two(scale: float, po2: str) -> float:
-    """Spell out :eq:`grid-po2`; with 'mse' the scale is one already."""
-    mantissa, exponent = frexp(scale)  # from 1/2 to 1
-    up = {"ceil": mantissa > 0.5, "round": mantissa >= sqrt(0.5)}.get(po2, False)
-    return float(2.0 ** min(exponent - 1 + up, 1023))
-
-
-def _zero_point(lowest: float, grid: Grid, rule: str) -> float:
-    """Spell out :eq:`grid-min-max` for the smallest number in steps of the scale."""
-    steps = np.array(lowest)
-    if rule == "min-max":
-        zero = _round(grid.qmin - steps, "half-even")
-    else:
-        zero = grid.qmin - _round(steps, "half-even" if rule == "min-max-torch" else "to-zero")
-    return float(np.clip(zero, grid.qmin, grid.qmax))
-
-
-def _max_abs_scale(lowest: float, highest: float, grid: Grid, rule: str) -> float:
-    """Spell out :eq:`grid-max-abs`."""
-    half = 2.0 ** (grid.bits - 1)
-    if rule == "max-abs-two-sided":
-        return _two_sided(lowest, highest, grid.levels)
-    divisor = {"max-abs": half - 0.5, "max-abs-narrow": half - 1, "max-abs-full": half}[rule]
-    return max(-lowest, highest) / divisor
-
-
-def _two_sided(lowest: float, highest: float, levels: Array) -> float:
-    """Return the least scale without clipping; a side without levels does not count."""
-    bottom, top = float(levels[0]), float(levels[-1])
-    return max(lowest / bottom if bottom < 0 else 0.0, highest / top if top > 0 else 0.0)
-
-
-def _trial_scale(x: Array, grid: Grid) -> float:
-    """Return the first trial scale :eq:`grid-trials` of least squared error, for sorted ``x``."""
-    if not x.any():
-        return 0.0
-    scales = np.linspace(0.2, 1.2, 200) * max(-x[0], x[-1]) / (2.0 ** (grid.bits - 1) - 0.5)
-    ends = float(grid.qmin), float(grid.qmax), grid.offset
-    S1, S2 = moments(x, scales, *ends) if can_compile() else _moments(x, scales, grid.levels)
-    return float(scales[np.argmax(scales * (2 * S1 - scales * S2))])
-
-
-def _best_scale(x: Array, grid: Grid, zero: int, po2: str | None) -> float:
-    """Return the largest scale of least squared error, or 0 if none helps, for sorted ``x``."""
-    if po2 == "mse":
-        return _search_powers(x, grid.levels - zero)
-    few = x.size * 2**grid.bits <= _FEW_BREAKPOINTS
-    if few or grid.kind in ("binary", "log2") or not can_compile():
-        return _search_cells(x, grid.levels - zero)
-    return exact_scale(x, float(grid.qmin - zero), float(grid.qmax - zero), grid.offset)
-
-
-def _best_pair(x: Array, grid: Grid, po2: str | None) -> tuple[float, float]:
-    """Spell out :eq:`grid-affine`: of equal errors the largest scale, then the zero nearest 0."""
-    found = [(0.0, 0.0, 0.0, 0.0)]
-    for zero in range(grid.qmin, grid.qmax + 1):
-        scale = _best_scale(x, grid, zero, po2)
-        if scale > 0:
-            v = quantize(x, grid, scale, zero) - float(zero)
-            gain = scale * (2 * (x * v).sum() - scale * (v * v).sum())
-            found.append((float(gain), scale, -abs(zero), zero))
-    best = max(found)[0]
-    _, scale, _, z = max((f for f in found if f[0] >= best * (1 - TIE)), key=lambda f: f[1:])
-    return scale, float(z)
-
-
-def _search_powers(x: Array, levels: Array) -> float:
-    """Return the best power of two; outside of the range tried none can be."""
-    top = _two_sided(float(x[0]), float(x[-1]), levels)
-    if top <= 0:
-        return 0.0
-    sizes = np.abs(levels[levels != 0])
-    first = frexp(top)[1] - ceil(log2(sizes.max() * x.size)) - 4
-    last = frexp(top)[1] + ceil(log2(sizes.max() / sizes.min())) + 3
-    scales = np.ldexp(1.0, np.arange(first, last + 1))
-    S1, S2 = _moments(x, scales, levels)
-    gain = scales * (2 * S1 - scales * S2)
-    return float(scales[gain >= gain.max() * (1 - TIE)].max()) if gain.max() > 0 else 0.0
-
-
-def _search_cells(x: Array, levels: Array) -> float:
-    """Spell out :eq:`grid-exact`, cell by cell, for sorted ``x``.
-
-    For levels in unit steps the kernel ``exact_scale`` does the same faster.
-    """
-    steps = (levels[1:] + levels[:-1]) / 2
-    breaks = np.divide.outer(x, steps[steps != 0])
-    left = np.unique(np.append(breaks[breaks > 0], 0.0))
-    right = np.append(left[1:], np.inf)
-    inside = np.append((left[:-1] + left[1:]) / 2, 2 * left[-1] + 1)
-    S1, S2 = _moments(x, inside, levels)
-    refit = np.divide(S1, S2, out=np.zeros_like(S1), where=S2 > 0)
-    reach = np.clip(refit, left, right)
-    gain = reach * (2 * S1 - reach * S2)
-    return float(refit[gain >= gain.max() * (1 - TIE)].max())
-
-
-def _moments(x: Array, scales: Array, levels: Array) -> tuple[Array, Array]:
-    """Spell out :eq:`grid-steps` for sorted ``x``; the kernel ``moments`` does the same faster.
-
-    The innermost levels first; then each step outwards adds what lies beyond it in sorted ``x``.
-    """
-    sums = np.append(0.0, np.cumsum(x))
-    inner = np.abs(levels).min()
-    S1 = np.full(scales.shape, inner * np.abs(x).sum())
-    S2 = np.full(scales.shape, inner**2 * x.size)
-    for low, high in pairwise(levels):
-        step, width = (low + high) / 2, high - low
-        if step != 0:  # between two levels of one size nothing changes
-            below = np.searchsorted(x, scales * step)
-            S1 += width * (sums[-1] - sums[below] if step > 0 else -sums[below])
-            S2 += width * 2 * step * (x.size - below if step > 0 else -below)
-    return S1, S2

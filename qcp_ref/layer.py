@@ -226,7 +226,7 @@ def compress_conv(
     axis : {None, 0, 1}
         One scale per factor, per row or per column.
     rule : str
-        How scales are chosen, see :func:`qcp_ref.grid.choose_scale`.
+        How scales are chosen, see :func:`qcp_ref.scale.choose_scale`.
     slack, sweeps, restarts
         Of the method, see :func:`qcp_ref.search.factorize`.
     stride, padding, dilation, bias

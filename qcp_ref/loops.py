@@ -12,7 +12,7 @@ the equation that it spells out.
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from itertools import pairwise, product
-from math import floor
+from math import floor, nextafter
 from typing import Any
 
 # A number of any type, a list of them, a list of lists...: mypy has no finite name for that.
@@ -42,6 +42,7 @@ __all__ = [
     "fixed_point",
     "flat",
     "float32",
+    "float64",
     "fold",
     "gain",
     "gram",
@@ -60,6 +61,7 @@ __all__ = [
     "mttkrp",
     "nearest_plane",
     "number",
+    "one",
     "output_normal",
     "output_part",
     "output_polish",
@@ -403,8 +405,31 @@ def gain(x: Nested, grid: dict[str, Any], scale: Any, zero_point: int = 0) -> An
     return scale * (2 * first - scale * second)
 
 
-def choose_scale(x: Nested, grid: dict[str, Any], zero_point: int = 0) -> Any:
-    """Spell out :eq:`grid-exact`: try every cell, and of equal gains take the largest scale."""
+def float64(x: Any) -> list[Fraction]:
+    """Return the positive number of float64 that is nearest to a positive one; both, if two are."""
+    least, most = Fraction(nextafter(0.0, 1.0)), Fraction(nextafter(float("inf"), 0.0))
+    number = float(min(max(Fraction(x), least), most))
+    around = [nextafter(number, 0.0), number, nextafter(number, float("inf"))]
+    tried = [Fraction(n) for n in around if least <= n <= most]
+    gap = min(abs(n - x) for n in tried)
+    return [n for n in tried if abs(n - x) == gap]
+
+
+def one(x: Any) -> list[Any]:
+    """Return the number itself: every number is a scale."""
+    return [x]
+
+
+def choose_scale(
+    x: Nested,
+    grid: dict[str, Any],
+    zero_point: int = 0,
+    scales: Callable[[Any], Sequence[Any]] = one,
+) -> Any:
+    """Spell out :eq:`grid-exact`: try every cell, and of equal gains take the largest scale.
+
+    With :func:`float64` as ``scales`` it is :eq:`scale-choice`.
+    """
     levels = sorted(v - zero_point for v in grid_levels(grid).values())
     breaks = {Fraction(0)}
     for index in indices(shape_of(x)):
@@ -413,22 +438,27 @@ def choose_scale(x: Nested, grid: dict[str, Any], zero_point: int = 0) -> Any:
             if step * at(x, index) > 0:
                 breaks.add(at(x, index) / step)
     ends = sorted(breaks)
-    best, chosen = 0, 1
+    tried: list[Any] = []
     for left, right in zip(ends, [*ends[1:], 2 * ends[-1] + 2], strict=True):
         first, second = grid_moments(x, grid, (left + right) / 2, zero_point)
-        if first > 0 and (first * first / second, first / second) > (best, chosen):
-            best, chosen = first * first / second, first / second
-    return chosen
+        if first > 0:
+            tried += [(gain(x, grid, s, zero_point), s) for s in scales(first / second)]
+    return max(tried)[1] if tried else 1
 
 
-def choose_affine(x: Nested, grid: dict[str, Any], rule: str = "mse-exact-affine") -> list[Any]:
+def choose_affine(
+    x: Nested,
+    grid: dict[str, Any],
+    rule: str = "mse-exact-affine",
+    scales: Callable[[Any], Sequence[Any]] = one,
+) -> list[Any]:
     """Spell out :eq:`grid-affine` and :eq:`grid-min-max`: scale and zero point."""
     lowest, highest, _ = code_range(**grid)
     values = [at(x, index) for index in indices(shape_of(x))]
     if rule == "mse-exact-affine":
         tried: list[Any] = [(0, 1, 0, 0)]
         for zero in range(lowest, highest + 1):
-            scale = choose_scale(x, grid, zero)
+            scale = choose_scale(x, grid, zero, scales)
             tried.append((gain(x, grid, scale, zero), scale, -abs(zero), zero))
         _, scale, _, zero = max(tried)
         return [scale, zero]

@@ -39,7 +39,8 @@ from qcp_ref.admm import iterate
 from qcp_ref.als import STARTS, Callback, _fit_error, _initial, cp_als
 from qcp_ref.cp import CP, balance, check_start, relative_error
 from qcp_ref.epc import epc
-from qcp_ref.grid import _AFFINE, Grid, _check_grid, _off_grid, choose_scale, dequantize, quantize
+from qcp_ref.grid import Grid, _check_grid, _off_grid, dequantize, quantize
+from qcp_ref.scale import AFFINE, choose_scale
 from qcp_ref.tensor import _normal_sweep
 
 __all__ = [
@@ -249,7 +250,7 @@ def quantize_cp(
     axis : {None, 0, 1}
         One scale per factor, per row or per column.
     rule : str
-        How scales are chosen, see :func:`qcp_ref.grid.choose_scale`.
+        How scales are chosen, see :func:`qcp_ref.scale.choose_scale`.
 
     Returns
     -------
@@ -269,7 +270,8 @@ def quantize_cp(
     **Laws**
 
     - every factor is the projection of the balanced one
-    - a tensor that already lies on the grid of its own scales is returned unchanged
+    - *on-grid*: a balanced tensor on the grid of its own scales is returned with its values, up to
+      roundings; at 'mse-exact' with its codes, if those of each scale have no common divisor
 
     Examples
     --------
@@ -302,7 +304,7 @@ def predict_error(
     axis : {None, 0, 1}
         One scale per factor, per row or per column.
     rule : str
-        How scales are chosen, see :func:`qcp_ref.grid.choose_scale`.
+        How scales are chosen, see :func:`qcp_ref.scale.choose_scale`.
 
     Returns
     -------
@@ -462,7 +464,7 @@ def ao_admm(
     axis : {None, 0, 1}
         One scale per factor, per row or per column.
     rule : str
-        How scales are chosen, see :func:`qcp_ref.grid.choose_scale`.
+        How scales are chosen, see :func:`qcp_ref.scale.choose_scale`.
     max_sweeps, max_steps : int
         Upper limits of sweeps over all modes, and of ADMM steps per mode and sweep.
     tol : float
@@ -527,7 +529,7 @@ def ao_admm(
 
 
 def _refuse_zero_points(rule: str) -> None:
-    if rule in _AFFINE:
+    if rule in AFFINE:
         raise ValueError(f"rule: factors have no zero points, got {rule!r}; use 'mse-exact'")
 
 

@@ -29,7 +29,8 @@ from numpy.typing import ArrayLike, NDArray
 from qcp_ref._checks import Array, check_array, check_int, check_option, check_real
 from qcp_ref._kernels import TIE
 from qcp_ref._results import frozen
-from qcp_ref.grid import Grid, Scale, choose_scale
+from qcp_ref.grid import Grid, Scale
+from qcp_ref.scale import choose_scale
 
 __all__ = ["Histogram", "activation_scale", "histogram_error", "histogram_range"]
 

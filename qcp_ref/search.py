@@ -36,7 +36,7 @@ from qcp_ref.als import Callback, CPFit, _fit_error, als_update, cp_als
 from qcp_ref.bounds import gamma
 from qcp_ref.cp import CP, balance, check_start, relative_error
 from qcp_ref.epc import epc
-from qcp_ref.grid import Grid, choose_scale, dequantize, quantize
+from qcp_ref.grid import Grid, dequantize, quantize
 from qcp_ref.proofs import (
     Doubt,
     exact_slopes,
@@ -71,6 +71,7 @@ from qcp_ref.rows import (
     fit_rows,
     solve_rows,
 )
+from qcp_ref.scale import choose_scale
 from qcp_ref.tensor import _normal_sweep, gram, mttkrp, unfold
 
 __all__ = [
@@ -488,7 +489,7 @@ def factorize(
     axis : {None, 0, 1}
         One scale per factor, per row or per column.
     rule : str
-        How scales are chosen first, see :func:`qcp_ref.grid.choose_scale`.
+        How scales are chosen first, see :func:`qcp_ref.scale.choose_scale`.
     slack : float, optional
         Slack of the correction, see :func:`choose_slack`: by default 0.3 for 'best' and 0.1 for
         'sequential', or half of what there is room for, and 0 for 'authors'.

@@ -20,6 +20,7 @@ from qcp_ref import _kernels as kernels
 from qcp_ref._checks import check_array, check_factors, check_gram, check_mode, check_real
 from qcp_ref.conformance.adapter import Adapter, Unsupported
 from qcp_ref.conformance.spec import OPS
+from qcp_ref.scale import choose_scale, project
 
 __all__ = ["numba_adapter", "numpy_adapter", "numpy_adapter_f32"]
 
@@ -39,7 +40,7 @@ def _book_fixed(acc: Any, m: Any, shift: Any, z: Any, *, mode: str = "single", *
 
 
 def _affine(x: Any, **ends: int) -> Any:
-    scale, zero, _ = grid.choose_scale(x, _grid(**ends), rule="min-max")
+    scale, zero, _ = choose_scale(x, _grid(**ends), rule="min-max")
     return scale, np.int64(zero)
 
 
@@ -60,10 +61,10 @@ def _book_ao_admm(X: Any, *, rank: int, seed: int, **ends: int) -> Any:
 _BOOK = SimpleNamespace(
     quantize=lambda x, s, z, **ends: grid.quantize(x, _grid(**ends), s, z),
     dequantize=grid.dequantize,
-    project=lambda x, s, z, **ends: grid.project(x, _grid(**ends), scale=grid.Scale(s, z, "")),
-    project_kind=lambda x, s, **kind: grid.project(x, _kind(**kind), scale=s),
+    project=lambda x, s, z, **ends: project(x, _grid(**ends), scale=grid.Scale(s, z, "")),
+    project_kind=lambda x, s, **kind: project(x, _kind(**kind), scale=s),
     choose_scale=lambda x, *, rule, **ends: (
-        grid.choose_scale(x, _grid(**ends), rule="mse-exact" if rule == "mse" else rule).scale
+        choose_scale(x, _grid(**ends), rule="mse-exact" if rule == "mse" else rule).scale
     ),
     choose_affine=_affine,
     requantize=lambda acc, M, z, **ends: integer.requantize(
@@ -122,8 +123,11 @@ class _Loops:
             return _BOOK.choose_scale(x, rule=rule, **ends)
         x, g = np.sort(check_array(x, "x"), axis=None), _grid(**ends)
         unit = 2.0 ** np.frexp(max(-x[0], x[-1]))[1]
-        scale = unit * kernels.exact_scale(x / unit, float(g.qmin), float(g.qmax), 0.0)
-        return np.float64(scale or 1.0)
+        parts = -x[x < 0][::-1] / unit, x[x > 0] / unit
+        below, above = ((part, kernels.tails(part)) for part in parts)
+        steps = (float(-g.qmin), float(g.qmax))
+        near = kernels.near_best(below, above, steps, 0.0, (0.0, np.inf), 0.0)
+        return np.float64(unit * near.max() if near.size else 1.0)
 
     def requantize(self, acc: Any, M: Any, zero: Any, **ends: int) -> Any:
         a = integer._check_integers(acc, "acc", *_INT32)
