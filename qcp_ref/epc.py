@@ -318,21 +318,20 @@ def epc(
         check_real(round_tol, "round_tol", minimum=0.0),
         check_real(ratio_tol, "ratio_tol", minimum=0.0),
     )
-    error, squared_norm = relative_error(X, cp), float((X**2).sum())
     check_start(cp, X)
+    error, squared_norm = relative_error(X, cp), float((X**2).sum())
     if squared_norm == 0:
         nothing = CP([np.zeros_like(A) for A in cp.factors])
         return EPCFit(nothing, 0.0, EPCHistory(*np.zeros((3, 1))), "zero tensor")
     if error < _FLOOR:
         start = _scaled(cp, objective)
-        history = EPCHistory(np.array([error]), np.zeros(1), np.array([sensitivity(start)]))
+        history = EPCHistory(*np.array([[error], [0.0], [sensitivity(start)]]))
         return EPCFit(start, error, history, "exact")
     _check_room(slack, error)
     squared_bound = (1 + slack) ** 2 * min(error, 1.0) ** 2 * squared_norm
     run = _Correction(X, cp, objective, squared_bound)
-    reason = run.rounds(stop, callback)
-    corrected = run.cp()
-    history = EPCHistory(*(np.array(column) for column in zip(*run.rows, strict=True)))
+    reason, corrected = run.rounds(stop, callback), run.cp()
+    history = EPCHistory(*map(np.array, zip(*run.rows, strict=True)))
     return EPCFit(corrected, relative_error(X, corrected), history, reason)
 
 

@@ -337,27 +337,20 @@ def _is_regular(unit: Array) -> bool:
 
 def _check_range(F: Array, G: Array, step: Array) -> None:
     """Refuse a problem whose squares, in steps or in the data, leave the range of float64."""
-    if not 1 / _LARGEST <= step.min() <= step.max() <= _LARGEST:
-        raise ValueError(
-            f"scale: expected numbers from {1 / _LARGEST:.0e} to {_LARGEST:.0e}, got "
-            f"{step.min():.3g} to {step.max():.3g}; rescale the data"
-        )
     alive = np.diag(G) > 0
     lengths, steps = np.sqrt(np.diag(G)[alive]), np.broadcast_to(step, F.shape)[:, alive]
-    sizes = lengths * steps
-    if sizes.size and not 1 / _LARGEST <= sizes.min() <= sizes.max() <= _LARGEST:
+    sizes = np.append(step, lengths * steps)
+    if sizes.min() < 1 / _LARGEST or sizes.max() > _LARGEST:
         raise ValueError(
-            f"scale: expected steps of which G makes {1 / _LARGEST:.0e} to {_LARGEST:.0e}, got "
-            f"{sizes.min():.3g} to {sizes.max():.3g}; rescale the data"
+            f"scale: expected numbers, and what G makes of them, from {1 / _LARGEST:.0e} to "
+            f"{_LARGEST:.0e}, got {sizes.min():.3g} to {sizes.max():.3g}; rescale the data"
         )
     with np.errstate(over="ignore"):
         slopes = np.abs(F[:, alive]) / lengths
         largest = max(slopes.max(initial=0.0), (slopes / steps).max(initial=0.0))
     if largest > _LARGEST:
-        raise ValueError(
-            f"scale: expected steps that F is at most {_LARGEST:.0e} of, got {largest:.3g}; "
-            "rescale the data"
-        )
+        most = f"at most {_LARGEST:.0e}"
+        raise ValueError(f"scale: expected F {most} of its steps, got {largest:.3g}; rescale it")
 
 
 def _check_codes(codes: ArrayLike, shape: tuple[int, ...], grid: Grid) -> NDArray[Any]:
@@ -390,9 +383,9 @@ def _in_codes(V: Array, grid: Grid) -> NDArray[np.integer[Any]]:
 def _in_steps(F: Array, G: Array, grid: Grid, scale: Array) -> Steps:
     """Measure a factor in steps: :eq:`rows-steps`."""
     step, rows = scale * _step(grid), len(F)
-    box = (-1.0, 0.0, 0.5)  # binary: one step from -1/2 to 1/2
-    if grid.kind != "binary":
-        box = (float(grid.qmin), float(grid.qmax), grid.offset)
+    box = (float(grid.qmin), float(grid.qmax), grid.offset)
+    if grid.kind == "binary":
+        box = (-1.0, 0.0, 0.5)  # one step from -1/2 to 1/2
     if step.shape == (1, F.shape[1]):
         # The product of two steps may leave the range of float64 where its product with G does not.
         mantissa, exponent = np.frexp(step)
