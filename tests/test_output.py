@@ -555,23 +555,21 @@ def test_output_error_takes_approximations_of_any_magnitude(seed, powers):
 
 
 @law("output_normal.scale")
-@given(seeds, st.lists(st.integers(-600, 600), min_size=2, max_size=2), st.integers(0, 2))
-def test_output_normal_takes_columns_of_any_length(seed, powers, mode):
+@given(seeds, st.integers(-500, 500), st.integers(-480, 480), st.integers(0, 2))
+def test_output_normal_takes_columns_of_any_length(seed, first, both, mode):
     rng = np.random.default_rng(seed)
     X, S = rng.standard_normal((2, 3, 2)), moment(rng, 6)
     factors = [rng.standard_normal((side, 2)) for side in X.shape]
     others = [n for n in range(3) if n != mode]
     moved = list(factors)
-    for n, power in zip(others, powers, strict=True):
+    for n, power in zip(others, (first, both - first), strict=True):
         moved[n] = np.ldexp(factors[n], power)
-    moved[mode] = np.ldexp(factors[mode], -sum(powers))  # the tensor stays the same
-    if abs(sum(powers)) > 480:
-        return
+    moved[mode] = np.ldexp(factors[mode], -both)  # the tensor stays the same
     row = None if mode == 0 else 1
     F, G = output_normal(X, factors, S, mode, row=row)
     F_moved, G_moved = output_normal(X, moved, S, mode, row=row)
-    assert np.array_equal(F_moved, np.ldexp(F, sum(powers)))
-    assert np.array_equal(G_moved, np.ldexp(G, 2 * sum(powers)))
+    assert np.array_equal(F_moved, np.ldexp(F, both))
+    assert np.array_equal(G_moved, np.ldexp(G, 2 * both))
 
 
 def test_output_functions_take_or_refuse_factors_far_from_one():

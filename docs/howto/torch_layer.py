@@ -33,9 +33,9 @@ def fill(three, cp, bias):
     }
     found = zip(cp.codes, cp.scales, cp.dequantize().factors, strict=True)
     for (stage, layout), (codes, scale, values) in zip(layouts.items(), found, strict=True):
-        stage.codes.copy_(layout(torch.from_numpy(codes)))
-        stage.scale.copy_(torch.from_numpy(scale))
-        stage.weight.copy_(layout(torch.from_numpy(values)))
+        stage.codes.copy_(layout(torch.tensor(codes)))
+        stage.scale.copy_(torch.tensor(scale))
+        stage.weight.copy_(layout(torch.tensor(values)))
     if bias is not None:
         three.last.bias.copy_(bias)
 
@@ -45,7 +45,7 @@ def compress(model, name, **options):
     conv = model.get_submodule(name)
     kernel = conv.weight.detach().cpu().double().numpy()
     layer = compress_conv(kernel, **options)
-    three = stages(conv, layer.rank, torch.from_numpy(layer.cp.codes[0]).dtype)
+    three = stages(conv, layer.rank, torch.tensor(layer.cp.codes[0]).dtype)
     fill(three, layer.cp, conv.bias)
     model.set_submodule(name, three)
     return layer
