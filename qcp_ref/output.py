@@ -172,7 +172,8 @@ def output_error(X: ArrayLike, cp: CP, S: ArrayLike) -> float:
     Returns
     -------
     float
-        The relative error; if the output of ``X`` is zero, 0 if that of ``cp`` is, else infinity.
+        The relative error; if the output of ``X`` is zero up to rounding, 0 if that of ``cp`` is,
+        else infinity.
 
     Raises
     ------
@@ -531,7 +532,10 @@ def _output_size(D: Array, S: Array) -> Wide:
     if unit.exponent < -(2**20):  # no difference at all
         return wide(0.0)
     M = narrow(over(wide(D), unit), "X, cp").reshape(len(D), -1)
-    return times(wide(np.sqrt(max(float(((M @ S) * M).sum()), 0.0))), unit)
+    square = float(((M @ S) * M).sum())
+    # Inputs may cancel; what is then left of what Cauchy-Schwarz allows is the rounding of zero.
+    most = float(((np.abs(M) @ np.sqrt(np.maximum(np.diag(S), 0.0))) ** 2).sum())
+    return times(wide(np.sqrt(square) if square > _NULL * most else 0.0), unit)
 
 
 def _even(cp: CP) -> list[Array]:
