@@ -61,7 +61,7 @@ class Entry(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the numbers."""
+        """Size of the numbers in bytes."""
         return prod(self.shape) * np.dtype(self.dtype).itemsize
 
 

@@ -82,7 +82,7 @@ class Settings:
 
     @property
     def equal_bits(self) -> Fraction:
-        """Bits of a dense kernel with as many bits in all as the factors, not a whole number."""
+        """Width of a dense kernel with as many bits in all as the factors, not a whole number."""
         return self.bits / Fraction(str(self.rate))
 
     @property
