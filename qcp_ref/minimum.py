@@ -126,7 +126,7 @@ def near_best_of(sides: Sides, tables: Tables, span: Pair, floor: float) -> Arra
     a, a1, a2, b, b1, b2 = intervals = _outset(sides, tables, span[1])
     while a.size:
         s = a + 0.5 * (b - a)
-        open_ = (a < s) & (s < b) & (_gain_bound(*intervals) >= best * (1 - 2 * TIE))
+        open_ = (a < s) & (s < b) & (gain_bound(*intervals) >= best * (1 - 2 * TIE))
         s, (a, a1, a2, b, b1, b2) = s[open_], (part[open_] for part in intervals)
         if not s.size:
             break
@@ -159,7 +159,7 @@ def _outset(sides: Sides, tables: Tables, limit: float) -> list[Array]:
     return [*(np.array([value]) for value in (0.0, s1, s2, top)), *ends]
 
 
-def _gain_bound(a: Array, a1: Array, a2: Array, b: Array, b1: Array, b2: Array) -> Array:
+def gain_bound(a: Array, a1: Array, a2: Array, b: Array, b1: Array, b2: Array) -> Array:
     """Spell out :eq:`minimum-bound`, with an allowance for roundings."""
     width, at_a, at_b = b - a, a * (2 * a1 - a * a2), b * (2 * b1 - b * b2)
     with np.errstate(all="ignore"):
