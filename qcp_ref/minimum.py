@@ -109,7 +109,7 @@ def near_best(
 ) -> Array:
     """Return a few scales, the best among them: the kernel of this name by whole arrays.
 
-    Takes both sides of zero with their :func:`tails`, how many steps there are to the outermost
+    Takes both sides of zero with their ``tails``, how many steps there are to the outermost
     levels, the offset of the innermost ones, the step and the largest one of the scales that there
     are, and a gain below which nothing is wanted.
     """
