@@ -9,7 +9,7 @@ import pytest
 from grid_draws import ALL_GRIDS, any_grids, energy, gain, levels, lists, some, spec
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from support import assert_within, caught, exact, wild
+from support import caught, exact, wild
 
 from qcp_ref import Grid, _kernels, loops
 from qcp_ref import minimum as right
@@ -111,7 +111,7 @@ def test_gains_of_moments_are_those_of_the_nearest_levels(x, drawn, step):
     found = scale * (2 * S1 - scale * S2)
     assert abs(found - scale * (2 * first - scale * second)) <= 60 * UNIT * size
     if all(abs(scale / end - 1) > 1e-12 for end in breakpoints(x, grid, zero)):
-        assert S2 == second
+        assert second == S2
         assert abs(S1 - first) <= 20 * UNIT * first
 
 
