@@ -321,8 +321,9 @@ def scan(side: Side, s: float, steps: float, offset: float) -> tuple[float, floa
                 v = min(max(np.rint(x * inverse - offset), 0.0) + offset, top)
                 first[lane] += x * v
                 second[lane] += v * v
-        s1 += first.sum()
-        s2 += second.sum()
+        for lane in range(8):  # one order of summation, compiled or not
+            s1 += first[lane]
+            s2 += second[lane]
     for i in range(full, m.size):
         v = min(max(np.rint(m[i] * inverse - offset), 0.0) + offset, top)
         s1 += m[i] * v

@@ -23,7 +23,6 @@ from support import (
 import qcp_ref
 from qcp_ref import CP, Grid, _kernels, gamma, loops, project, rounding_bound
 from qcp_ref._kernels import (
-    TIE,
     Kernel,
     als_update,
     balance,
@@ -32,22 +31,23 @@ from qcp_ref._kernels import (
     dequantize,
     descend,
     epc_update,
-    exact_scale,
     gain_bound,
     gather,
     gram,
     moments,
     mttkrp,
+    near_best,
     nearest,
-    prefix_sums,
     quantize,
     reconstruct,
     requantize,
     requantize_fixed,
+    scan,
     sphere,
+    tails,
 )
 from qcp_ref.conv import _axes, _depthwise, _sources
-from qcp_ref.grid import _moments, _search_cells
+from qcp_ref.minimum import moments_of
 from qcp_ref.rows import _descend
 
 THIS = sys.modules[__name__]
@@ -146,28 +146,38 @@ def test_kernels_neither_reorder_sums_nor_start_threads():
 # --- grid -----------------------------------------------------------------------------------------
 
 
+def two_sides(x, grid):
+    """Both sides of zero by size with their sums, how many steps each has, and the offset."""
+    zero = 0.0 if grid.mid_rise else np.nextafter(0.0, 1.0)
+    numbers = [-x[x < 0][::-1], x[x >= zero].copy()]
+    levels = [np.sort(-v[v <= 0]) + 0.0, v[v >= 0]] if (v := grid.levels).size else []
+    steps = tuple(side.size - 1.0 for side in levels)
+    return (*[(m, tails(m)) for m in numbers], steps, grid.offset), levels
+
+
 @given(samples(60))
-def test_prefix_sums_are_good_to_two_roundings(x):
-    x = np.append(x, [1e16, -1e16])  # plain summation would lose all that came before
-    sums = both(prefix_sums, x)
-    truth = [sum(exact(x[:n]), Fraction(0)) for n in range(x.size + 1)]
-    # Neumaier: one rounding of the result, and terms of second order in the unit roundoff.
-    bound = 2.0**-53 * np.abs(sums) + x.size**2 * 2.0**-105 * np.abs(x).sum()
-    assert_within(sums, truth, bound)
+def test_sums_from_the_outside_are_good_to_many_roundings(x):
+    m = np.append(np.sort(np.abs(x)), [1e16])  # plain summation would lose all that comes after
+    sums = both(tails, m)
+    truth = [sum(exact(m[n:]), Fraction(0)) for n in range(m.size + 1)]
+    for rounded, lost, total in zip(*sums.tolist(), truth, strict=True):
+        assert abs(Fraction(rounded) + Fraction(lost) - total) <= total * Fraction(1, 2**96)
 
 
 @given(samples(12), st.sampled_from(GRIDS), st.floats(0.05, 3))
 def test_a_cell_has_the_moments_of_its_codes_and_ends_where_they_change(x, grid, s):
-    s *= max(abs(x).max(), 0.5) / 2 ** (grid.bits - 1)
-    s1, s2, left, right = both(cell_at, x, prefix_sums(x), s, *numbers(grid))
-    first, second = loops.grid_moments(exact(x), spec(grid), Fraction(s))
+    s *= 1.0000001 * max(abs(x).max(), 0.5) / 2 ** (grid.bits - 1)  # off the ties
+    (negative, positive, steps, offset), _ = two_sides(x, grid)
+    s1, rest, s2, left, right, _ = both(cell_at, negative, positive, s, steps, offset)
+    seen = x if grid.signed else np.append(x[x > 0], 0.0)
+    first, second = loops.grid_moments(exact(seen), spec(grid), Fraction(s))
     size = float(abs(x).sum()) * 2**grid.bits
-    assert_within(s1, first, 1e-14 * size)
+    assert_within(s1 + rest, first, 1e-14 * size)
     assert s2 == second or left * (1 + 1e-15) >= s or right * (1 - 1e-15) <= s  # or s is a tie
     assert left <= s * (1 + 1e-15) and s <= right * (1 + 1e-15)
 
     def codes(scale):
-        return loops.quantize(exact(x), spec(grid), Fraction(scale))
+        return loops.quantize(exact(seen), spec(grid), Fraction(scale))
 
     if right - left > 1e-9 * s:
         inside = [left + t * (min(right, 4 * s) - left) for t in (1e-10, 0.5, 1 - 1e-10)]
@@ -179,9 +189,16 @@ def test_a_cell_has_the_moments_of_its_codes_and_ends_where_they_change(x, grid,
 @given(samples(), st.sampled_from(GRIDS), st.lists(st.floats(0.01, 3), min_size=1, max_size=5))
 def test_moments_equal_the_readable_ones(x, grid, scales):
     scales = np.array(scales) * 1.0000001  # off the ties, where two codes are equally right
-    fast, slow = both(moments, x, scales, *numbers(grid)), _moments(x, scales, grid.levels)
+    (negative, positive, steps, offset), levels = two_sides(x, grid)
+    fast = both(moments, negative, positive, scales, steps, offset)
+    slow = moments_of((negative, positive), levels, scales)
     assert np.allclose(fast[0], slow[0], rtol=1e-13, atol=1e-13)
     assert np.array_equal(fast[1], slow[1])
+    for t, scale in enumerate(scales.tolist()):
+        found = [both(scan, m, scale, step, offset) for m, step in ((negative, steps[0]),
+                 (positive, steps[1]))]  # fmt: skip
+        assert np.isclose(sum(pair[0] for pair in found), slow[0][t], rtol=1e-13, atol=1e-13)
+        assert sum(pair[1] for pair in found) == slow[1][t]
 
 
 @given(samples(), st.sampled_from(GRIDS), st.lists(st.floats(1e-3, 4), min_size=2, max_size=2))
@@ -189,7 +206,8 @@ def test_the_bound_covers_every_gain_between_two_scales(x, grid, ends):
     assume(x.any())
     a, b = sorted(np.array(ends) * abs(x).max())
     assume(b > a)
-    (a1, b1), (a2, b2) = moments(x, np.array([a, b]), *numbers(grid))
+    (negative, positive, steps, offset), _ = two_sides(x, grid)
+    (a1, b1), (a2, b2) = moments(negative, positive, np.array([a, b]), steps, offset)
     bound = both(gain_bound, a, a1, a2, b, b1, b2)
     gains = [gain(x, grid, s) for s in np.linspace(a, b, 20)]
     assert max(gains) <= bound + 1e-12 * (x @ x)
@@ -197,29 +215,27 @@ def test_the_bound_covers_every_gain_between_two_scales(x, grid, ends):
 
 def test_the_bound_is_tight_inside_a_cell():
     # One number, one code: the gain is the parabola s (2 - s), both ends know it.
-    assert gain_bound(0.8, 1.0, 1.0, 1.2, 1.0, 1.0) == pytest.approx(1, rel=1e-15)
-    assert gain_bound(0.5, 1.0, 1.0, 0.8, 1.0, 1.0) == pytest.approx(0.96, rel=1e-15)
-    assert gain_bound(1.2, 1.0, 1.0, 1.5, 1.0, 1.0) == pytest.approx(0.96, rel=1e-15)
+    assert gain_bound(0.8, 1.0, 1.0, 1.2, 1.0, 1.0) == pytest.approx(1, rel=1e-14)
+    assert gain_bound(0.5, 1.0, 1.0, 0.8, 1.0, 1.0) == pytest.approx(0.96, rel=1e-14)
+    assert gain_bound(1.2, 1.0, 1.0, 1.5, 1.0, 1.0) == pytest.approx(0.96, rel=1e-14)
     assert gain_bound(2.0, 0.0, 0.0, 3.0, 0.0, 0.0) == 0
 
 
-@given(samples(), st.sampled_from(GRIDS))
-def test_the_search_equals_the_readable_one(x, grid):
-    scale = both(exact_scale, x, *numbers(grid))
-    assert scale == pytest.approx(_search_cells(x, grid.levels), rel=4 * TIE)
+SPAN = (2.0**-1074, 1e308)
 
 
-@pytest.mark.parametrize(
-    "grid", [Grid(4), Grid(6, mid_rise=True), Grid(8), Grid(8, narrow=True)], ids=str
-)
+@given(samples(8), st.sampled_from(GRIDS))
+def test_the_best_of_all_scales_is_among_those_of_the_search(x, grid):
+    (negative, positive, steps, offset), _ = two_sides(x, grid)
+    found = both(near_best, negative, positive, steps, offset, SPAN, 0.0)
+    truth = loops.choose_scale(exact(x), spec(grid)) if x.any() else 0
+    best = loops.gain(exact(x), spec(grid), truth) if truth else 0
+    gains = [loops.gain(exact(x), spec(grid), Fraction(s)) for s in found.tolist()]
+    assert max(gains, default=0) >= best - Fraction(1, 2**100) * Fraction(float(x @ x))
+
+
 @pytest.mark.parametrize("law", ["normal", "uniform", "standard_cauchy"])
-def test_the_search_equals_the_readable_one_on_larger_samples(grid, law, rng):
-    x = np.sort(getattr(rng, law)(size=300))
-    scale = exact_scale(x, *numbers(grid))
-    assert scale == pytest.approx(_search_cells(x, grid.levels), rel=4 * TIE)
-
-
-def test_the_search_looks_at_few_cells(rng, monkeypatch):
+def test_the_search_looks_at_few_cells(law, rng, monkeypatch):
     looked = []
 
     def counted(*args):
@@ -227,9 +243,10 @@ def test_the_search_looks_at_few_cells(rng, monkeypatch):
         return cell_at.py_func(*args)
 
     monkeypatch.setattr(_kernels, "cell_at", counted)
-    x = np.sort(rng.standard_normal(2000))
-    scale = exact_scale.py_func(x, *numbers(Grid(4)))
-    assert scale == exact_scale(x, *numbers(Grid(4)))
+    x = np.sort(getattr(rng, law)(size=2000))
+    (negative, positive, steps, offset), _ = two_sides(x, Grid(4))
+    scales = near_best.py_func(negative, positive, steps, offset, SPAN, 0.0)
+    assert np.array_equal(scales, near_best(negative, positive, steps, offset, SPAN, 0.0))
     assert len(looked) < 150  # of some 14,000 cells
 
 
@@ -579,16 +596,9 @@ def like(kernel, wrong):
     return fault
 
 
-def plain_sums(x):
-    return np.append(0.0, np.cumsum(x))
-
-
-def bound_without_jumps(a, a1, a2, b, b1, b2):
-    """Forgets that the slope rises wherever a code changes."""
-    at_a, rise = a * (2 * a1 - a * a2), 2 * (a1 - a * a2)
-    at_b, fall = b * (2 * b1 - b * b2), 2 * (b * b2 - b1)
-    t, u = (min(max(slope / (2 * b2), 0), b - a) if b2 else 0 for slope in (rise, fall))
-    return max(at_a + t * (rise - b2 * t), at_b + u * (fall - b2 * u))
+def plain_sums(m):
+    """Sums without what is lost."""
+    return np.array([np.append(np.cumsum(m[::-1])[::-1], 0.0), np.zeros(m.size + 1)])
 
 
 def bound_at_ends(a, a1, a2, b, b1, b2):
@@ -596,26 +606,30 @@ def bound_at_ends(a, a1, a2, b, b1, b2):
     return max(a * (2 * a1 - a * a2), b * (2 * b1 - b * b2))
 
 
-def cell_of_positive(x, sums, s, qmin, qmax, offset):
+def cell_of_positive(negative, positive, s, steps, offset):
     """Looks for the next change among positive numbers only."""
-    s1, s2, _, _ = _kernels.cell_at(x, sums, s, qmin, qmax, offset)
-    rest = x[x > 0] if (x > 0).any() else np.zeros(1)
-    _, _, left, right = _kernels.cell_at(rest, _kernels.prefix_sums(rest), s, qmin, qmax, offset)
-    return s1, s2, left, right
+    nothing = (np.zeros(0), np.zeros((2, 1)))
+    found = _kernels.cell_at(negative, positive, s, steps, offset)
+    return (*found[:3], *_kernels.cell_at(nothing, positive, s, steps, offset)[3:])
 
 
-def narrow_search(x, qmin, qmax, offset):
+def narrow_search(negative, positive, steps, offset, span, floor):
     """Forgets the lowest code."""
-    return _kernels.exact_scale(x, qmin if offset or qmin == -1 else -qmax, qmax, offset)
+    fewer = (min(steps), steps[1]) if offset == 0 and steps[0] > 1 else steps
+    return _kernels.near_best(negative, positive, fewer, offset, span, floor)
 
 
-def refitting_search(x, qmin, qmax, offset):
-    """Alternates rounding and refitting from one start."""
-    s = max(abs(x)) / qmax if qmax else 1.0
-    for _ in range(100):
-        v = np.clip(np.rint(x / s - offset), qmin, qmax) + offset if s > 0 else 0 * x
-        s = x @ v / (v @ v) if x @ v > 0 else s
-    return s
+def saturated_search(negative, positive, steps, offset, span, floor):
+    """Lets nothing be clipped."""
+    largest = max(side[0][-1] if side[0].size else 0.0 for side in (negative, positive))
+    top = max(steps) + offset
+    return np.array([largest / top]) if largest and top else np.zeros(0)
+
+
+def scan_rounded_away(side, s, steps, offset):
+    """Rounds ties away from zero, and all else to the wrong side."""
+    first, second = _kernels.scan(side, s, steps, offset)
+    return first, second + (first > 0)
 
 
 def half_away(x, scale, zero, qmin, qmax):
@@ -720,8 +734,7 @@ def without_margin(z, L, start, box, budget, slack):
 @pytest.mark.parametrize(
     ("test", "name", "wrong"),
     [
-        (test_prefix_sums_are_good_to_two_roundings, "prefix_sums", plain_sums),
-        (test_the_bound_covers_every_gain_between_two_scales, "gain_bound", bound_without_jumps),
+        (test_sums_from_the_outside_are_good_to_many_roundings, "tails", plain_sums),
         (test_the_bound_covers_every_gain_between_two_scales, "gain_bound", bound_at_ends),
         (test_the_bound_is_tight_inside_a_cell, "gain_bound", bound_at_ends),
         (
@@ -729,8 +742,9 @@ def without_margin(z, L, start, box, budget, slack):
             "cell_at",
             cell_of_positive,
         ),
-        (test_the_search_equals_the_readable_one, "exact_scale", narrow_search),
-        (test_the_search_equals_the_readable_one, "exact_scale", refitting_search),
+        (test_moments_equal_the_readable_ones, "scan", scan_rounded_away),
+        (test_the_best_of_all_scales_is_among_those_of_the_search, "near_best", narrow_search),
+        (test_the_best_of_all_scales_is_among_those_of_the_search, "near_best", saturated_search),
         (test_codes_equal_those_of_loops_and_of_the_book, "quantize", half_away),
         (test_codes_equal_those_of_loops_and_of_the_book, "quantize", clipped_before_zero),
         (test_the_nearest_level_equals_the_projection_of_the_book, "nearest", next_level),
