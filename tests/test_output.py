@@ -567,6 +567,8 @@ def test_output_error_takes_approximations_of_any_magnitude(seed, powers):
 
 @law("output_normal.scale")
 @given(seeds, st.integers(-500, 500), st.integers(-480, 480), st.integers(0, 2))
+@example(0, 500, 480, 0)
+@example(0, 500, -480, 1)
 def test_output_normal_takes_columns_of_any_length(seed, first, both, mode):
     rng = np.random.default_rng(seed)
     X, S = rng.standard_normal((2, 3, 2)), moment(rng, 6)

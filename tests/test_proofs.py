@@ -341,9 +341,9 @@ def test_steps_whose_squares_leave_float64_are_refused(value):
 
 
 def test_problems_beyond_the_range_are_refused():
-    with pytest.raises(ValueError, match="scale: expected steps of which G"):
+    with pytest.raises(ValueError, match="scale: expected numbers, and what G makes"):
         solve_rows([[1.0]], [[1e200]], Grid(4), 1e100)
-    with pytest.raises(ValueError, match="scale: expected steps that F"):
+    with pytest.raises(ValueError, match="scale: expected F at most"):
         solve_rows([[1e200]], [[1.0]], Grid(4), 1.0)
     q = QuantizedCP([[[1]], [[1]]], [1e-200, 1e-200], Grid(4))
     with pytest.raises(ValueError, match="cp: "):
