@@ -64,13 +64,13 @@ class Exact:
     def _nearest(self, s: float, zero: float) -> tuple[Any, Any, int]:
         """Return the levels and the residuals of all numbers, and the exponent of the latter."""
         with np.errstate(over="ignore"):
-            guess = np.searchsorted(self.thresholds - zero, self.x / s)  # off by 1 at the most
+            guess = np.searchsorted(self.thresholds, self.x / s + zero)  # off by 1 at the most
         mantissa, exponent = frexp(s)
         f = exponent - 53
         e = self.exponent + self.digits
         X, S = self.X * 2 ** max(e - f, 0), int(mantissa * 2**53) * 2 ** max(f - e, 0)
-        L = self.L - int(zero) * 2**self.digits
-        tried = [L[np.clip(guess + step, 0, L.size - 1)] for step in (-1, 0, 1)]
+        at = [np.clip(guess + step, 0, self.L.size - 1) for step in (-1, 0, 1)]
+        tried = [self.L[place] - int(zero) * 2**self.digits for place in at]
         residuals = [X - S * level for level in tried]
         best, residual = tried[0], residuals[0]
         for level, other in zip(tried[1:], residuals[1:], strict=True):

@@ -128,7 +128,8 @@ def caught(module: ModuleType, test: Callable[..., Any], **faults: Any) -> bool:
     """Run one test with wrong implementations in its module's globals; True if an assert fails.
 
     Any other exception propagates: a fault that cannot run proves nothing. Shrinking is switched
-    off; that a fault is found matters here, not its smallest example.
+    off; that a fault is found matters here, not its smallest example. Up to ten times as many
+    examples are drawn, so that it is not a matter of luck.
     """
     saved = {name: getattr(module, name) for name in faults}
     plain = getattr(test, "_hypothesis_internal_use_settings", None)
@@ -136,7 +137,8 @@ def caught(module: ModuleType, test: Callable[..., Any], **faults: Any) -> bool:
         for name, wrong in faults.items():
             setattr(module, name, wrong)
         if plain is not None:
-            quick = settings(plain, phases=[Phase.explicit, Phase.generate], database=None)
+            many, phases = 10 * plain.max_examples, [Phase.explicit, Phase.generate]
+            quick = settings(plain, phases=phases, max_examples=many, database=None)
             test._hypothesis_internal_use_settings = quick  # type: ignore[attr-defined]
         test()
     except AssertionError:

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from grid_draws import ALL_GRIDS, any_grids, energy, gain, levels, lists, some, spec
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from support import caught, exact, wild
 
@@ -245,6 +245,7 @@ def test_a_floor_above_the_best_gain_leaves_none_and_one_below_it_all(x, grid):
     assert np.array_equal(below, near_best_of(sides, tables, SPAN, 0.0))
 
 
+@settings(max_examples=5)  # seconds each
 @given(st.integers(13, 16), st.data(), st.sampled_from([1.0, 3.0, 0.1, 1e-5]))
 def test_codes_of_many_bits_are_found_again(bits, data, s):
     # The other scales of these codes err by 1e-10 of the numbers: float64 sees no difference.
