@@ -16,7 +16,7 @@ float32 and many levels there can be more candidates than are worth looking at.
 Checked by tests/test_proofs.py.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import cached_property
 from math import prod
@@ -226,31 +226,37 @@ def search_tree(
     best, radius, left, nodes = start, float(((z - start @ L) ** 2).sum()), np.inf, 0
     found: list[tuple[float, Array]] = []
 
-    def visit(depth: int, v: Array, decided: float) -> None:
-        nonlocal best, radius, left, nodes
+    def children(depth: int, v: Array, decided: float) -> Iterator[tuple[float, float]]:
+        """Yield distances and levels, nearest first, that may be within reach, and some more."""
         centre = (z[depth] - v[depth + 1 :] @ L[depth + 1 :, depth]) / L[depth, depth]
-        # Levels that may be within reach, and one more on either side.
         half = np.sqrt(max(reach(radius, slack) - decided, 0.0)) / L[depth, depth] + 1
         ends = np.clip([centre - half - offset, centre + half - offset], low, high)
         levels = np.arange(np.floor(ends[0]), np.ceil(ends[1]) + 1) + offset
         distances = decided + ((centre - levels) * L[depth, depth]) ** 2
         for i in np.argsort(distances, kind="stable"):
-            if distances[i] > reach(radius, slack):
-                break
-            if nodes >= budget or (depth == 0 and len(found) == capacity(len(z))):
-                left = min(left, float(distances[i]))
-                break
-            nodes += 1
-            v[depth] = levels[i]
-            if depth:
-                visit(depth - 1, v, float(distances[i]))
-                continue
-            found.append((float(distances[i]), v.copy()))
-            if distances[i] < radius:
-                best, radius = v.copy(), float(distances[i])
-        v[depth] = 0.0
+            yield float(distances[i]), levels[i]
 
-    visit(len(z) - 1, np.zeros_like(z), 0.0)
+    v = np.zeros_like(z)
+    path = [children(len(z) - 1, v, 0.0)]  # from the root down to the present branch
+    while path:
+        depth = len(z) - len(path)
+        distance, level = next(path[-1], (np.nan, 0.0))  # NaN is within no reach
+        within = distance <= reach(radius, slack)
+        full = nodes >= budget or (depth == 0 and len(found) == capacity(len(z)))
+        if within and full:
+            left = min(left, distance)
+        if not within or full:
+            v[depth] = 0.0
+            path.pop()
+            continue
+        nodes += 1
+        v[depth] = level
+        if depth:
+            path.append(children(depth - 1, v, distance))
+            continue
+        found.append((distance, v.copy()))
+        if distance < radius:
+            best, radius = v.copy(), distance
     kept = [v for distance, v in found if distance <= reach(radius, slack)]
     return best, radius, left, nodes, np.array(kept).reshape(-1, len(z))
 

@@ -220,6 +220,50 @@ def test_any_memory_layout_and_dtype_gives_the_same(mode):
     assert frozen.flags.f_contiguous and not frozen.flags.writeable
 
 
+@given(tensors_with_factors())
+def test_solvers_get_mttkrp_and_gram_of_the_factors_updated_so_far(case):
+    X, factors = case
+    modes = []
+    for mode, F, G in tensor._normal_sweep(np.asfortranarray(X), factors):
+        assert_same(F, loops.mttkrp(exact(X), exact(factors), mode))
+        assert_same(G, loops.gram(exact(factors), mode))
+        G *= 3.0  # belongs to the caller
+        factors[mode] = factors[mode][::-1] - 2.0
+        modes.append(mode)
+    assert modes == list(range(X.ndim))
+
+
+def test_results_are_in_c_order():
+    X = np.asfortranarray(np.arange(60.0).reshape(3, 4, 5))
+    for mode in range(3):
+        M = unfold(X, mode)
+        assert M.flags.c_contiguous
+        for layout in (M, np.asfortranarray(M)):
+            assert fold(layout, mode, X.shape).flags.c_contiguous
+
+
+def test_ordinary_numbers_are_not_taken_apart(monkeypatch):
+    def unused(*_):
+        raise AssertionError("the slow form")
+
+    monkeypatch.setattr(tensor, "wide", unused)
+    factors = [np.arange(2.0 * side).reshape(side, 2) for side in (3, 4, 5)]
+    X = np.arange(60.0).reshape(3, 4, 5)
+    gram(factors), khatri_rao(factors), mttkrp(X, factors, 1), list(mttkrp_sweep(X, factors))
+
+
+def test_what_is_out_of_range_is_named():
+    huge = [np.full((2, 1), 1e300)] * 3
+    for call, names in [
+        (lambda: gram(huge), "factors"),
+        (lambda: khatri_rao(huge), "matrices"),
+        (lambda: mttkrp(np.ones((2, 2, 2)), huge, 0), "X, factors"),
+        (lambda: list(mttkrp_sweep(np.ones((2, 2, 2)), huge)), "X, factors"),
+    ]:
+        with pytest.raises(ValueError, match=f"^{names}: the result exceeds the range of float64"):
+            call()
+
+
 BAD_TENSORS = [
     (np.array([[1.0, np.nan]]), ValueError, "X: expected finite"),
     (np.array([[1.0, np.inf]]), ValueError, "X: expected finite"),
@@ -236,6 +280,7 @@ BAD_TENSORS = [
 @pytest.mark.parametrize(("X", "error", "message"), BAD_TENSORS)
 def test_bad_tensors_are_refused(X, error, message):
     factors = [np.ones((side, 2)) for side in np.shape(X)]
+    message = f"^{message}"
     with pytest.raises(error, match=message):
         unfold(X, 0)
     with pytest.raises(error, match=message):
@@ -262,8 +307,16 @@ def test_bad_factors_modes_and_shapes_are_refused():
             mttkrp(X, [A, B], mode)
     with pytest.raises(TypeError, match="mode: expected an integer"):
         unfold(X, 1.0)
-    with pytest.raises(ValueError, match=r"M: expected shape \(3, 2\)"):
+    with pytest.raises(ValueError, match=r"^M: expected shape \(3, 2\)"):
         fold(X, 1, (2, 3))
+    with pytest.raises(ValueError, match="^M: expected 2 axes"):
+        fold(np.ones(6), 1, (2, 3))
+    with pytest.raises(ValueError, match="^shape: expected at least 2 sides"):
+        fold(X, 0, (2,))
+    with pytest.raises(ValueError, match="^shape: expected at least 1, got 0"):
+        fold(X, 0, (2, 0))
+    with pytest.raises(ValueError, match=r"row counts \(2, 3\)"):
+        next(mttkrp_sweep(X, [B, A]))
 
 
 # --- planted faults -------------------------------------------------------------------------------
