@@ -16,6 +16,7 @@ from qcp_ref import (
     als_update,
     balance,
     cp_als,
+    degeneracy,
     gram,
     loops,
     mttkrp,
@@ -304,10 +305,92 @@ def test_factors_come_back_balanced():
     assert np.allclose(lengths, lengths[0], rtol=1e-12)
 
 
+def test_defaults_are_seed_0_and_200_sweeps():
+    X = np.random.default_rng(8).standard_normal((4, 3, 5))
+    fit, same = cp_als(X, 2, stop="none"), cp_als(X, 2, stop="none", rng=0)
+    assert len(fit.history.error) == 200
+    assert np.array_equal(fit.history.error, same.history.error)
+
+
+def test_the_zero_tensor_has_a_history():
+    (error,), (floor,), (singular,) = cp_als(np.zeros((2, 3)), 2).history
+    assert error == floor == singular == 0
+
+
+@given(seeds, shapes(max_dims=3), sides)
+def test_degeneracy_is_relative_to_the_tensor(seed, shape, rank):
+    X = np.random.default_rng([seed, 98]).standard_normal(shape)
+    fit = cp_als(X, rank, rng=seed, max_sweeps=2)
+    assert fit.degeneracy == degeneracy(fit.cp, norm_X=np.linalg.norm(X))
+
+
+def test_the_floor_counts_all_terms_by_magnitude():
+    # 2 beside 3 - 2: terms 2**2, twice 6 and 4, and 9, 6, 6, 4: together 49, of which 1 is left.
+    factors = [np.array([[1.0, 1.0]]), np.array([[3.0, -2.0]])]
+    X = np.array([[2.0]])
+    error, floor = als._fit_error(X, 2.0, factors, mttkrp(X, factors, 1), gram(factors, 1))
+    assert error == 0.5 and abs(floor / np.sqrt(EPS) - 7) < 1e-12
+
+
+@given(seeds, shapes(max_dims=3), st.integers(1, 3))
+def test_the_floor_of_what_does_not_cancel_is_that_of_the_sum(seed, shape, rank):
+    rng = np.random.default_rng([seed, 97])
+    X, factors = rng.uniform(1, 2, shape), [rng.uniform(0, 1, (side, rank)) for side in shape]
+    last, size = len(shape) - 1, np.linalg.norm(X)
+    F, G = mttkrp(X, factors, last), gram(factors, last)
+    error, floor = als._fit_error(X, size, factors, F, G)
+    both = np.linalg.norm(X + reconstruct(CP(factors))) / size
+    if error > 1e-6:
+        assert abs(floor - 2 * np.sqrt(EPS) * both) <= 1e-12 * floor
+    _, scaled = als._fit_error(4 * X, 4 * size, [*factors[:-1], 4 * factors[-1]], 4 * F, G)
+    assert scaled == floor
+
+
+def test_an_error_of_zero_is_a_relative_change_below_any():
+    start = CP([[[1.0]], [[1.0]]])
+    fit = cp_als([[2.0]], 1, init=start, stop="relative-change", tol=0.0)
+    assert fit.error == 0 and fit.stop_reason == "converged" and len(fit.history.error) == 1
+
+
+def test_an_error_equal_to_the_tolerance_is_not_below_it():
+    X = np.random.default_rng(9).standard_normal((4, 3, 5))
+    first, second = cp_als(X, 2, stop="none", max_sweeps=2).history.error
+    fit = cp_als(X, 2, stop="error-below", tol=first)
+    assert fit.history.error.tolist() == [first, second]
+
+
+@pytest.mark.parametrize("shape", [(9, 4), (4, 9), (5, 5)])
+def test_leading_singular_vectors(shape):
+    M = 0.01 * np.random.default_rng(10).standard_normal(shape)
+    U = als._left_singular_vectors(M, 3)
+    assert np.allclose(U.T @ U, np.eye(3), atol=1e-10)
+    leading = np.linalg.svd(M)[0][:, :3]
+    assert np.allclose(np.abs(U.T @ leading), np.eye(3), atol=1e-8)
+
+
+def test_a_tall_matrix_of_low_rank_has_zero_columns_beyond_it():
+    M = np.zeros((4, 2))
+    M[0, 0] = 3.0
+    assert als._left_singular_vectors(M, 2).T.tolist() == [[1, 0, 0, 0], [0, 0, 0, 0]]
+
+
+def test_columns_beyond_the_side_are_about_as_long():
+    X = np.random.default_rng(11).standard_normal((300, 2))
+    start = als._initial(X, 40, "svd", np.random.default_rng(12))
+    lengths = np.linalg.norm(start.factors[0], axis=0)
+    assert np.allclose(lengths[:2], 1) and 0.9 < lengths[2:].mean() < 1.1
+
+
 def test_bad_input_is_refused():
     X = np.ones((3, 4, 5))
+    with pytest.raises(ValueError, match=r"^rank: expected at least 1"):
+        cp_als(X, 0, init="svd")
+    with pytest.raises(ValueError, match=r"^F: expected 2 axes"):
+        als_update(np.ones((1, 3, 2)), np.eye(2))
+    with pytest.raises(ValueError, match=r"^init: expected a longest component"):
+        cp_als(X, 1, init=CP([np.full((side, 1), 2.0**200) for side in X.shape]))
     for rank, error in ((0, ValueError), (-2, ValueError), (1.5, TypeError), (True, TypeError)):
-        with pytest.raises(error, match="rank: expected"):
+        with pytest.raises(error, match=r"^rank: expected"):
             cp_als(X, rank)
     for options, message in (
         ({"init": "hosvd"}, r"init: expected one of \['random', 'svd'\]"),
@@ -317,7 +400,7 @@ def test_bad_input_is_refused():
         ({"init": random_cp((3, 4, 5), 3, rng=0)}, "init: expected shape"),
         ({"rng": -1}, "rng: expected a seed"),
     ):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match=f"^{message}"):
             cp_als(X, 2, **options)
     for options in ({"init": 3}, {"rng": None}, {"tol": "small"}, {"stop": None}):
         with pytest.raises(TypeError, match="expected"):
