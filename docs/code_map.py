@@ -270,8 +270,8 @@ def read_module(text):
         clause = " ".join(text[match.end() :].split())
         tag = TAG.match(re.sub(r"^[^.;\[]*(?=\[)", "", clause))
         cited.append(Citation((around or [""])[-1], match[1], match[2] or match[1], tag and tag[1]))
-    (listed,) = [node.value for node in tree.body if "__all__" in labels_of(node)]
-    public = [str(name) for name in ast.literal_eval(listed)]
+    listed = [node.value for node in tree.body if "__all__" in labels_of(node)]
+    public = [str(name) for value in listed for name in ast.literal_eval(value)]
     functions = [
         name
         for name, node in spans.items()

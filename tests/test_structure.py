@@ -33,9 +33,11 @@ PACKAGES = {
 LAZY = {"scipy", "numba"}  # in the book: importing qcp_ref has to stay cheap
 COMMANDS = {"conformance.__main__"}  # outside the app, what may print
 LOADERS = {"conformance.worker"}  # import what a user names
+ALONE = {"loops": set(), "minimal": {"numpy"}}  # import nothing of the package, these packages
 
 # No caps on totals: they were met by packing arguments, which is harder to read than a longer text.
 MODULE, FUNCTION, PARAMETERS = 350, 40, 6
+PAGE = 120  # lines of minimal.py, empty ones and comments included
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -143,7 +145,7 @@ def check_reading_order(root):
     sources = modules(root)
     for name, source in sources.items():
         top = name.split(".")[0]
-        if top not in [*BOOK, *RINGS[1:], "loops", "__init__", "__main__"]:
+        if top not in [*BOOK, *RINGS[1:], *ALONE, "__init__", "__main__"]:
             complaints.append(f"{name}: has no place in the reading order")
             continue
         for module, imported, _ in imports(ast.parse(source)):
@@ -167,7 +169,7 @@ def allowed(importer, target):
         return True  # inside a chapter or ring that is a package
     if importer == "__main__":
         return target == "app"
-    if importer == "loops":
+    if importer in ALONE:
         return False
     if importer == "__init__":
         return target in CHAPTERS
@@ -175,6 +177,8 @@ def allowed(importer, target):
         return target in BOOK and importer in BOOK and BOOK.index(target) < BOOK.index(importer)
     if target == "loops":
         return importer == "conformance"
+    if target == "minimal":
+        return False  # to be read and to be checked: nothing is built on it
     return target is None or RINGS.index(ring(target)) < RINGS.index(ring(importer))
 
 
@@ -187,7 +191,7 @@ def check_packages(root):
             package = module.split(".")[0]
             if package in sys.stdlib_module_names or package in {"qcp_ref", ""}:
                 continue
-            if name == "loops" or package not in PACKAGES[ring(name)]:
+            if package not in ALONE.get(name, PACKAGES[ring(name)]):
                 complaints.append(f"{name}: may not import {package}")
             elif package == "numba" and name != "_kernels":
                 complaints.append(f"{name}: numba is imported in _kernels only")
@@ -223,6 +227,8 @@ def check_budgets(root):
         lines = code_lines(source)
         if name not in {"loops", "_kernels"} and len(lines) > MODULE:
             complaints.append(f"{name}: {len(lines)} code lines, at most {MODULE}")
+        if name == "minimal" and len(source.splitlines()) > PAGE:
+            complaints.append(f"{name}: {len(source.splitlines())} lines, at most {PAGE}")
         tree = ast.parse(source)
         methods = {f for c in ast.walk(tree) if isinstance(c, ast.ClassDef) for f in c.body}
         for node in ast.walk(tree):
@@ -245,6 +251,8 @@ def check_names(root):
     for name, source in sources.items():
         tree = ast.parse(source)
         names = literal_all(tree)
+        if name == "minimal":
+            continue  # a page to be read whole
         if names is None:
             complaints.append(f"{name}: no literal __all__")
             continue
@@ -592,10 +600,13 @@ ADDED = {
         ("cp", "from qcp_ref import loops\n", "cp: may not import loops"),
         ("app/cli", "from qcp_ref.loops import product_of\n", "import loops"),
         ("loops", "from qcp_ref._checks import x\n", "loops: may not import"),
+        ("minimal", "from qcp_ref.cp import norm\n", "minimal: may not import cp"),
+        ("cp", "from qcp_ref.minimal import epc\n", "cp: may not import minimal"),
         ("extra", '"""New."""\n', "extra: has no place"),
     ],
     check_packages: [
         ("loops", "import numpy\n", "loops: may not import numpy"),
+        ("minimal", "import scipy\n", "minimal: may not import scipy"),
         ("cp", "import torch\n", "cp: may not import torch"),
         ("cp", "from scipy import optimize\n", "scipy has to be imported inside"),
         ("_kernels", "import numba\n", "numba has to be imported inside"),
@@ -612,6 +623,7 @@ ADDED = {
         ("cp", "def _f(a, b, c, d, e, f, g):\n    pass\n", "cp._f: 7 parameters"),
         ("cp", "class _C:\n    def f(self, a, b, c, d, e, f, *g):\n        pass\n", "f: 7"),
         ("cp", "x = 1\n" * 350, "cp: 357 code lines, at most 350"),
+        ("minimal", "x = 1\n\n\n" * 40 + "x = 2\n", "minimal: 121 lines, at most 120"),
     ],
     check_names: [
         ("cp", '__all__ += ["b"]\nb = 1\n', "cp: no literal __all__"),
