@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.optimize import nnls
-from support import arrays, caught, exact, seeds
+from support import arrays, caught, exact, law, seeds
 
 import qcp_ref as right
 from qcp_ref import admm, loops
@@ -31,6 +31,7 @@ def objective(H, F, G):
     return 0.5 * np.vdot(H @ G, H) - np.vdot(F, H)
 
 
+@law("admm.last")
 @given(problems(), st.integers(1, 6))
 def test_factor_is_what_the_projection_returned_last(problem, steps):
     _, _, F, G = problem
@@ -45,6 +46,7 @@ def test_factor_is_what_the_projection_returned_last(problem, steps):
     assert len(returned) == steps == len(found.primal)
 
 
+@law("admm.identity")
 @given(problems())
 def test_identity_projection_gives_least_squares(problem):
     Y, K, F, G = problem
@@ -54,6 +56,7 @@ def test_identity_projection_gives_least_squares(problem):
     assert np.abs(found.factor - expected).max() <= 1e-12 * scale
 
 
+@law("admm.convex")
 @given(problems())
 def test_non_negative_projection_gives_nnls(problem):
     Y, K, F, G = problem
@@ -66,6 +69,7 @@ def test_non_negative_projection_gives_nnls(problem):
     assert (found.factor >= 0).all()
 
 
+@law("admm.fixed")
 @given(problems(), st.integers(0, 3))
 def test_least_squares_factor_on_the_set_is_a_fixed_point(problem, steps):
     _, K, _, G = problem
@@ -76,6 +80,7 @@ def test_least_squares_factor_on_the_set_is_a_fixed_point(problem, steps):
     assert found.stop_reason == "converged"
 
 
+@law("admm.residuals", "admm.steps")
 @given(problems(), st.integers(1, 5), st.booleans())
 def test_steps_and_residuals_are_those_of_plain_loops(problem, steps, warm):
     _, _, F, G = problem

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
-from support import arrays, caught, exact, seeds, shapes, sides, tensors_with_factors
+from support import arrays, caught, exact, law, seeds, shapes, sides, tensors_with_factors
 
 import qcp_ref as right
 from qcp_ref import (
@@ -43,6 +43,7 @@ def as_floats(nested):
     return np.array(nested, dtype=object).astype(float)
 
 
+@law("als_update.normal")
 @given(tensors_with_factors())
 def test_update_satisfies_the_normal_equations(case):
     X, factors = case
@@ -54,6 +55,7 @@ def test_update_satisfies_the_normal_equations(case):
     assert residual <= 100 * np.sqrt(EPS) * scale
 
 
+@law("als_update.elimination")
 @given(tensors_with_factors(), st.sampled_from([1, 2, 48]))
 def test_regular_update_equals_exact_elimination(case, width):
     X, factors = case
@@ -74,6 +76,7 @@ def test_regular_update_equals_exact_elimination(case, width):
         assert condition > 1e12
 
 
+@law("als_update.least", "als_update.normal")
 @given(st.integers(1, 4), st.integers(1, 5), st.data())
 def test_singular_update_has_the_smallest_components(rows, rank, data):
     # G = K^T K with a duplicated and possibly a zero column: not regular
@@ -92,6 +95,7 @@ def test_singular_update_has_the_smallest_components(rows, rank, data):
     assert not found.factor[:, np.diag(G) == 0].any()
 
 
+@law("cp_als.descent", "cp_als.dense")
 @given(seeds, shapes(max_dims=3), sides)
 def test_error_never_rises_and_is_that_of_the_dense_difference(seed, shape, rank):
     X = np.random.default_rng([seed, 99]).standard_normal(shape)
@@ -103,6 +107,7 @@ def test_error_never_rises_and_is_that_of_the_dense_difference(seed, shape, rank
     assert error[0] <= 1 + 1e-12
 
 
+@law("cp_als.loops")
 @settings(max_examples=40)
 @given(st.integers(2, 3), st.integers(1, 2), st.data())
 def test_sweep_equals_the_plain_loops(modes, rank, data):
@@ -127,6 +132,7 @@ def test_sweep_equals_the_plain_loops(modes, rank, data):
     assert np.linalg.norm(reconstruct(fit.cp) - expected) <= tolerance
 
 
+@law("cp_als.fixed")
 @given(seeds, shapes(max_dims=4), st.integers(1, 3))
 def test_an_exact_fit_stays_fitted(seed, shape, rank):
     truth = random_cp(shape, rank, rng=seed)
@@ -209,6 +215,7 @@ def test_callback_sees_every_sweep_and_may_stop():
     assert seen == list(enumerate(fit.history.error)) and len(seen) == 5
 
 
+@law("als_update.elimination")
 @settings(max_examples=60)
 @given(seeds, st.integers(1, 5), st.sampled_from([1.0, 1e-3]))
 def test_columns_of_very_different_length_are_no_singularity(seed, rank, spread):

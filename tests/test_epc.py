@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq, minimize
-from support import caught, exact, seeds, shapes, tensors_with_factors
+from support import caught, exact, law, seeds, shapes, tensors_with_factors
 
 import qcp_ref as right
 from qcp_ref import (
@@ -57,6 +57,7 @@ def error_of(U, F, G, square):
     return square - 2 * np.vdot(F, U) + np.vdot(U @ G, U)
 
 
+@law("epc_update.bound")
 @given(problems())
 def test_error_after_the_update_is_the_bound(problem):
     F, G, square, bound, _, omega = problem
@@ -65,6 +66,7 @@ def test_error_after_the_update_is_the_bound(problem):
     assert abs(found.squared_error - bound) <= 1e-10 * square
 
 
+@law("epc_update.least")
 @given(problems(), seeds)
 def test_no_feasible_factor_has_a_smaller_norm(problem, seed):
     F, G, square, bound, _, omega = problem
@@ -82,6 +84,7 @@ def test_no_feasible_factor_has_a_smaller_norm(problem, seed):
                 break
 
 
+@law("epc_update.least")
 @given(problems())
 def test_gradients_of_norm_and_error_are_opposite(problem):
     # The problem is convex: with the error at its bound this is all that optimality asks for.
@@ -93,6 +96,7 @@ def test_gradients_of_norm_and_error_are_opposite(problem):
     assert cosine <= -1 + 1e-9
 
 
+@law("epc_update.bracket")
 @given(problems(singular=False))
 def test_tau_lies_in_its_bracket(problem):
     F, G, square, bound, share, omega = problem
@@ -103,6 +107,7 @@ def test_tau_lies_in_its_bracket(problem):
     assert values[0] * ratio * (1 - 1e-6) <= tau <= values[-1] * ratio * (1 + 1e-6)
 
 
+@law("epc_update.rank-one")
 @given(st.integers(1, 5), seeds, st.floats(0.01, 0.99), st.sampled_from([None, 1e-300, 3.0, 1e300]))
 def test_rank_one_has_the_closed_form(rows, seed, share, weight):
     rng = np.random.default_rng([seed, 19])
@@ -114,6 +119,7 @@ def test_rank_one_has_the_closed_form(rows, seed, share, weight):
     assert np.allclose(found.factor, (1 - np.sqrt(share)) * F / 2.5, rtol=1e-12)
 
 
+@law("epc_update.bisection")
 @settings(max_examples=60)
 @given(problems(max_rank=3, singular=False))
 def test_update_equals_bisection_on_rational_numbers(problem):
@@ -131,6 +137,7 @@ def test_update_equals_bisection_on_rational_numbers(problem):
     assert np.abs(found.factor - U).max() <= 1e-10 * (1 + abs(U).max()) * np.linalg.cond(G)
 
 
+@law("epc_update.weights")
 @given(problems(), st.sampled_from([2.0**-60, 0.1, 3.0]))
 def test_a_common_factor_of_the_weights_changes_tau_only(problem, factor):
     F, G, square, bound, _, omega = problem
@@ -142,6 +149,7 @@ def test_a_common_factor_of_the_weights_changes_tau_only(problem, factor):
     assert np.array_equal(plain.factor, equal.factor)
 
 
+@law("epc_update.bound")
 @given(st.lists(st.floats(-13, 0), min_size=1, max_size=6), seeds, st.floats(-9, -1e-9))
 @example([-13.0, -13.0, -7.0, 0.0], 0, -9.0)
 @example([-13.0, 0.0], 0, -1e-9)
@@ -203,6 +211,7 @@ def spherical(F, G, room):
     return (B + d * Z) / np.sqrt(sigma) @ V.T
 
 
+@law("epc_update.spherical")
 @given(
     st.lists(st.sampled_from([1.0, 1 + 1e-13, 1 + 1e-9, 1.001, 0.5, 0.1]), min_size=1, max_size=6),
     st.integers(1, 4),
@@ -265,6 +274,7 @@ def test_a_component_without_columns_elsewhere_gets_a_zero_column(weights):
         epc_update(np.zeros((3, 2)), np.zeros((2, 2)), 4.0, 1.0, weights=weights)
 
 
+@law("sensitivity.entries")
 @settings(max_examples=50)
 @given(tensors_with_factors(max_dims=3), st.booleans())
 def test_sensitivity_adds_up_what_each_entry_does(drawn, weighted):
@@ -301,6 +311,7 @@ def best_scaling(cp):
     return minimize(lambda logs: np.log(scaled(logs)), np.zeros((d - 1) * rank), tol=1e-10)
 
 
+@law("sensitivity.scaling")
 @settings(max_examples=15)
 @given(shapes(max_dims=4), st.integers(1, 2), seeds)
 def test_no_scaling_of_the_columns_has_a_smaller_sensitivity(shape, rank, seed):
@@ -321,6 +332,7 @@ def size_of(cp, objective):
     return float((sizes**2).sum()) if objective == "norm" else sensitivity(cp)
 
 
+@law("epc.bound", "epc.descent")
 @settings(max_examples=60)
 @given(
     shapes(max_dims=4),
@@ -355,6 +367,7 @@ def test_error_stays_within_the_bound_and_the_objective_never_rises(
     assert (np.diff(steps) <= 1e-7 * steps[:-1]).all()  # a root of the rounding level
 
 
+@law("epc.matrix")
 @settings(max_examples=15)
 @given(st.integers(2, 5), st.integers(2, 5), st.integers(0, 3), seeds)
 def test_matrices_reach_the_least_nuclear_norm(rows, columns, more, seed):
@@ -383,6 +396,7 @@ def noisy_fit(seed, rank=3):
 NO_RULE = {"tol": 0.0, "round_tol": 0.0, "ratio_tol": 0.0, "patience": 99}
 
 
+@law("epc.rounds")
 @settings(max_examples=20)
 @given(seeds, st.integers(2, 4), st.integers(1, 5), st.sampled_from(["norm", "sensitivity"]))
 def test_rounds_that_no_rule_ends_are_one_long_run(seed, rounds, sweeps, objective):
@@ -396,6 +410,7 @@ def test_rounds_that_no_rule_ends_are_one_long_run(seed, rounds, sweeps, objecti
         assert np.array_equal(one, other)
 
 
+@law("epc.rule")
 @settings(max_examples=20)
 @given(seeds, st.sampled_from([0.1, 1e-2, 1e-3]), st.sampled_from(["norm", "sensitivity"]))
 def test_rounds_end_once_the_objective_has_settled(seed, round_tol, objective):
@@ -415,6 +430,7 @@ def test_rounds_end_once_the_objective_has_settled(seed, round_tol, objective):
     assert (changes[:-1] > round_tol).all() and changes[-1] <= round_tol
 
 
+@law("epc.rule")
 @settings(max_examples=10)
 @given(seeds, st.integers(1, 3), st.sampled_from(["norm", "sensitivity"]))
 def test_rounds_end_once_the_ratio_has_settled(seed, patience, objective):
@@ -613,6 +629,7 @@ def test_bad_input_is_refused():
         epc_update(np.ones((3, 2)), np.eye(2), 9.0, 5.0, weights=["1", "2"])
 
 
+@law("epc_update.bound")
 @settings(max_examples=40)
 @given(seeds, st.integers(1, 4), st.sampled_from([1.0, 0.02]), st.booleans())
 def test_columns_of_very_different_length_are_solved_like_by_loops(seed, rank, spread, twice):

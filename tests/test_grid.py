@@ -21,7 +21,7 @@ from grid_draws import (
 )
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from support import arrays, assert_same, assert_within, caught, exact, floats, shapes
+from support import arrays, assert_same, assert_within, caught, exact, floats, law, seeds, shapes
 
 from qcp_ref import Grid, choose_scale, dequantize, loops, project, quantize, rounding_bound
 from qcp_ref import grid as right
@@ -87,6 +87,7 @@ def quantize_cases(draw):
     return x, grid, scale, draw(zeros | arrays(kept, zeros))
 
 
+@law("quantize.loops")
 @given(quantize_cases())
 def test_quantize_follows_the_rule_step_by_step(case):
     x, grid, scale, zero_point = case
@@ -97,6 +98,7 @@ def test_quantize_follows_the_rule_step_by_step(case):
     assert codes.dtype == grid.dtype
 
 
+@law("quantize.nearest")
 @given(lists(), any_grids(), POWERS)
 def test_quantize_takes_the_nearest_level_and_the_even_code_of_two(x, grid, scale):
     # Halves of the least step: every tie is met, and all arithmetic is exact.
@@ -111,16 +113,19 @@ def test_quantize_takes_the_nearest_level_and_the_even_code_of_two(x, grid, scal
         assert len(nearest) == 1 or code % 2 == 0 or (grid.kind == "binary" and code == 1)
 
 
+@law("quantize.monotone")
 @given(lists(), any_grids(), SCALES)
 def test_quantize_is_monotone(x, grid, scale):
     assert (np.diff(quantize(np.sort(x), grid, scale).astype(int)) >= 0).all()
 
 
+@law("quantize.power")
 @given(lists(), any_grids(), SCALES, POWERS)
 def test_quantize_does_not_see_a_common_power_of_two(x, grid, scale, power):
     assert np.array_equal(quantize(x * power, grid, scale * power), quantize(x, grid, scale))
 
 
+@law("quantize.odd")
 @given(lists(), any_grids(), SCALES)
 def test_quantize_is_odd_on_symmetric_grids(x, grid, scale):
     assume(grid.narrow or grid.mid_rise or grid.kind != "uniform")
@@ -142,6 +147,7 @@ def test_levels_come_back_as_their_codes(grid, scale):
     assert np.array_equal(quantize(dequantize(codes, scale, grid=grid), grid, scale), codes)
 
 
+@law("dequantize.rounding")
 @given(quantize_cases())
 def test_dequantize_is_one_rounding_of_scale_times_code_minus_zero_point(case):
     x, grid, scale, zero_point = case
@@ -199,6 +205,7 @@ def test_huge_quotients_saturate_and_tiny_ones_vanish():
 # --- roundings and divisions of others ------------------------------------------------------------
 
 
+@law("quantize.loops")
 @given(
     quantize_cases(),
     st.sampled_from(ROUNDINGS),

@@ -24,7 +24,7 @@ from grid_draws import (
 )
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from support import assert_within, caught, exact, shapes
+from support import assert_within, caught, exact, law, shapes
 
 from qcp_ref import Grid, choose_scale, loops, project, quantize, rounding_bound
 from qcp_ref import scale as right
@@ -36,6 +36,7 @@ ROUNDING = Fraction(1, 2**106)
 # --- choosing the scale ---------------------------------------------------------------------------
 
 
+@law("choose_scale.least")
 @given(lists(5), any_grids(3) | st.just(Grid(4)))
 def test_exact_scale_has_the_gain_of_brute_force_on_fractions(x, grid):
     truth = loops.choose_scale(exact(x), spec(grid))
@@ -46,6 +47,7 @@ def test_exact_scale_has_the_gain_of_brute_force_on_fractions(x, grid):
         assert scale == 1
 
 
+@law("choose_scale.least", "choose_scale.largest")
 @given(st.lists(st.integers(-12, 12), min_size=1, max_size=5), any_grids(3) | st.just(Grid(4)))
 def test_exact_scale_of_integers_is_that_of_brute_force(x, grid):
     # Small integers make equal gains common: the largest scale is meant. (Zeros: see below.)
@@ -54,6 +56,7 @@ def test_exact_scale_of_integers_is_that_of_brute_force(x, grid):
     assert choose_scale(x, grid).scale == float(truth)
 
 
+@law("project.nearest", "choose_scale.least")
 @given(some(4), any_grids(2))
 def test_projection_is_the_nearest_of_all_code_assignments(x, grid):
     values = exact(x)
@@ -67,6 +70,7 @@ def test_projection_is_the_nearest_of_all_code_assignments(x, grid):
     assert error <= energy(x) * (1 + Fraction(1, 2**51)) - best + Fraction(1, 2**200)
 
 
+@law("choose_scale.least")
 @given(lists(4), any_grids(3))
 def test_no_rule_and_no_scan_beats_the_exact_scale(x, grid):
     best = gain(x, grid, choose_scale(x, grid).scale)
@@ -113,6 +117,7 @@ def test_negative_numbers_have_one_level_more_on_the_full_range():
     assert choose_scale([-2.0, -3.0, 9.0], Grid(1)).scale == 2.5
 
 
+@law("choose_scale.refit")
 @given(lists(40), any_grids())
 def test_the_exact_scale_is_the_refit_of_its_own_codes(x, grid):
     scale = choose_scale(x, grid).scale
@@ -121,6 +126,7 @@ def test_the_exact_scale_is_the_refit_of_its_own_codes(x, grid):
     assert_within(scale, first / second, rounding_bound(2 * x.size + 20, scale))
 
 
+@law("choose_scale.order")
 @given(lists(30), any_grids(), POWERS, st.data())
 def test_order_does_not_matter_and_powers_of_two_pass_through(x, grid, power, data):
     rule = data.draw(st.sampled_from(rules(grid)))
@@ -131,6 +137,7 @@ def test_order_does_not_matter_and_powers_of_two_pass_through(x, grid, power, da
         assert choose_scale(x * power, grid, rule=rule).scale == scale * power
 
 
+@law("choose_scale.axis")
 @given(shapes(2, 2).flatmap(some), any_grids(), st.data())
 def test_each_row_and_column_gets_the_scale_that_it_has_alone(x, grid, data):
     rule = data.draw(st.sampled_from(rules(grid)))
@@ -162,6 +169,7 @@ def test_the_two_sided_scale_is_the_least_without_clipping(x, grid):
     assert reached.max() == pytest.approx(1, rel=1e-15)
 
 
+@law("choose_scale.trials")
 @given(lists(3), grids(2) | st.just(Grid(4)))
 def test_the_authors_scale_is_the_best_of_their_200_trials(x, grid):
     assume(x.any())
@@ -211,6 +219,7 @@ def test_rounded_powers_follow_the_logarithm():
     assert scales(1.7e308) == [2.0**1020, 2.0**1021, 2.0**1021]
 
 
+@law("choose_scale.powers")
 @given(lists(5), any_grids(3) | st.just(Grid(4)))
 def test_no_power_of_two_beats_the_best_one(x, grid):
     scale = float(choose_scale(x, grid, po2="mse").scale)
@@ -251,6 +260,7 @@ def test_scale_and_zero_point_of_the_range_are_those_of_plain_loops(x, grid, rul
     assert chosen.rule == rule
 
 
+@law("choose_scale.zero")
 @given(lists(), UNIFORM, st.sampled_from(AFFINE_RULES))
 def test_zero_keeps_a_code_and_nothing_of_the_range_is_far_away(x, grid, rule):
     chosen = choose_scale(x, grid, rule=rule)
@@ -263,6 +273,7 @@ def test_zero_keeps_a_code_and_nothing_of_the_range_is_far_away(x, grid, rule):
         assert np.array_equal(project(x, grid, rule=rule), project(x, grid, scale=chosen))
 
 
+@law("choose_scale.affine")
 @given(lists(4), UNIFORM.filter(lambda g: g.bits < 4))
 def test_exact_affine_scale_has_the_gain_of_brute_force_on_fractions(x, grid):
     truth = loops.choose_affine(exact(x), spec(grid))
@@ -273,6 +284,7 @@ def test_exact_affine_scale_has_the_gain_of_brute_force_on_fractions(x, grid):
         assert (chosen.scale, chosen.zero_point) == (1, 0)
 
 
+@law("choose_scale.affine")
 @given(st.lists(st.integers(-9, 9), min_size=1, max_size=4), UNIFORM.filter(lambda g: g.bits < 4))
 def test_exact_affine_scale_of_integers_is_that_of_brute_force(x, grid):
     scale, zero = loops.choose_affine(exact(x), spec(grid))
@@ -280,6 +292,7 @@ def test_exact_affine_scale_of_integers_is_that_of_brute_force(x, grid):
     assert Fraction(float(chosen.scale)) == Fraction(float(scale)) and chosen.zero_point == zero
 
 
+@law("choose_scale.affine")
 @given(lists(5), UNIFORM.filter(lambda g: g.bits < 4), st.sampled_from(["mse-exact", "min-max"]))
 def test_no_rule_beats_the_exact_affine_scale(x, grid, rule):
     best = choose_scale(x, grid, rule="mse-exact-affine")
@@ -299,6 +312,7 @@ def test_no_power_of_two_with_any_zero_point_beats_the_best_pair(x, grid):
             assert gain(x, grid, Fraction(2) ** power, zero) <= best
 
 
+@law("choose_scale.axis")
 @given(shapes(2, 2).flatmap(some), UNIFORM, st.sampled_from(AFFINE_RULES[:3]))
 def test_each_row_and_column_gets_the_zero_point_that_it_has_alone(x, grid, rule):
     for axis, slices in ((0, x), (1, x.T)):
@@ -392,6 +406,7 @@ def test_a_constant_is_represented_by_its_innermost_level(count, value, sign, gr
 # --- projecting -----------------------------------------------------------------------------------
 
 
+@law("project.on-grid", "project.idempotent")
 @given(
     shapes(2, 2).flatmap(some), grids(), st.sampled_from([None, 0, 1]), st.sampled_from(RULES[:3])
 )
