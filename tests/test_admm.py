@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import nnls
 from support import arrays, caught, exact, law, seeds
@@ -194,6 +194,38 @@ def test_bad_input_is_refused():
             admm(arguments.pop("F"), arguments.pop("G"), arguments.pop("project"), **arguments)
     with pytest.raises(TypeError, match="start: expected an array of real"):
         admm(F, G, np.rint, start=start.astype(complex))
+
+
+@law("admm.convex")
+@given(problems(), st.floats(0.01, 2.0))
+def test_projection_onto_a_box_gives_the_optimum_of_the_box(problem, half):
+    _, _, F, G = problem
+    found = admm(
+        F, G, lambda V: np.clip(V, -half, half), start=np.zeros_like(F), max_steps=5000, tol=1e-28
+    )
+    H, slope = found.factor, found.factor @ G - F
+    # Optimal: no entry can be moved against its slope without leaving the box.
+    assert (abs(H) <= half).all()
+    blocked = np.where(slope > 0, -half == H, half == H)
+    assert (abs(slope)[~blocked] <= 1e-6 * (1 + abs(F).max())).all()
+
+
+@law("admm.fixed", "admm.last", "admm.steps")
+@settings(max_examples=10)
+@given(seeds, st.integers(20, 60), st.integers(10, 30))
+def test_laws_hold_for_larger_factors(seed, rows, rank):
+    rng = np.random.default_rng([seed, 8])
+    K = rng.standard_normal((rank + 20, rank))
+    on_grid, G = rng.integers(-3, 4, (rows, rank)).astype(float), K.T @ K
+    rest = admm(on_grid @ G, G, np.rint, start=on_grid, max_steps=4)
+    assert np.array_equal(rest.factor, on_grid) and rest.stop_reason == "converged"
+    F = rng.standard_normal((rows, rank)) @ G
+    both = admm(F, G, np.rint, start=on_grid, max_steps=4, tol=0)
+    # Rows do not see each other: each alone makes the same steps.
+    for row in (0, rows - 1):
+        alone = admm(F[row : row + 1], G, np.rint, start=on_grid[row : row + 1], max_steps=4, tol=0)
+        assert np.allclose(alone.least_squares, both.least_squares[row], rtol=1e-9, atol=1e-9)
+        assert np.array_equal(alone.factor[0], both.factor[row])
 
 
 # --- planted faults -------------------------------------------------------------------------------

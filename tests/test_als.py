@@ -420,6 +420,38 @@ def test_bad_input_is_refused():
         als_update(np.ones((3, 2)), np.ones((3, 3)))
 
 
+@law("cp_als.seed")
+@settings(max_examples=25)
+@given(seeds, shapes(max_dims=4), st.integers(1, 6), st.sampled_from(["random", "svd"]))
+def test_fits_of_one_seed_are_the_same_bit_for_bit(seed, shape, rank, init):
+    X = np.random.default_rng([seed, 96]).standard_normal(shape)
+    options = {"init": init, "max_sweeps": 3, "stop": "none"}
+    one, same = (cp_als(X, rank, rng=seed, **options) for _ in range(2))
+    for A, B in zip(one.cp.factors, same.cp.factors, strict=True):
+        assert np.array_equal(A, B)
+    assert np.array_equal(one.history, same.history)
+    generators = [np.random.default_rng(seed) for _ in range(2)]
+    one, same, later = (cp_als(X, rank, rng=generators[n], **options).cp.factors for n in (0, 1, 0))
+    assert all(map(np.array_equal, one, same))
+    # A generator goes on: with few sweeps another start is seen.
+    assert init == "svd" or min(shape) == 1 or not np.array_equal(one[0], later[0])
+
+
+@law("cp_als.fixed", "cp_als.dense", "cp_als.descent")
+@settings(max_examples=10)
+@given(seeds, st.integers(10, 25), st.integers(4, 12))
+def test_laws_hold_for_larger_tensors(seed, side, rank):
+    truth = random_cp((side, side + 3, side - 2), rank, rng=seed)
+    X = reconstruct(truth)
+    assert cp_als(X, rank, init=truth, max_sweeps=2, stop="none").error <= 1e-9
+    noisy = X + np.random.default_rng([seed, 95]).standard_normal(X.shape)
+    fit = cp_als(noisy, rank, rng=seed, max_sweeps=8, stop="none")
+    assert (np.diff(fit.history.error) <= 1e-9).all()
+    assert (
+        abs(fit.error - np.linalg.norm(noisy - reconstruct(fit.cp)) / np.linalg.norm(noisy)) < 1e-9
+    )
+
+
 # --- planted faults -------------------------------------------------------------------------------
 
 

@@ -3,13 +3,24 @@
 import sys
 from fractions import Fraction
 from functools import cache
+from itertools import product
 
 import numpy as np
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq, minimize
-from support import caught, exact, law, seeds, shapes, tensors_with_factors
+from support import (
+    assert_in_range,
+    caught,
+    exact,
+    law,
+    seeds,
+    shapes,
+    tensors_with_factors,
+    wild,
+    wild_factors,
+)
 
 import qcp_ref as right
 from qcp_ref import (
@@ -660,6 +671,86 @@ def test_columns_of_very_different_length_are_solved_like_by_loops(seed, rank, s
 def test_gram_matrices_far_from_one(size):
     found = epc_update([[size, size]], size * np.array([[1.0, 0.5], [0.5, 1.0]]), 2 * size, size)
     assert np.allclose(found.factor, 1 / 3, rtol=1e-12) and np.isclose(found.tau, 1.5 * size)
+
+
+@law("epc_update.bound")
+@given(problems(), st.sampled_from([1.0, 1 + 1e-9, 3.0, 1e300]))
+def test_a_bound_that_zero_obeys_gives_zero(problem, ratio):
+    F, G, square, _, _, omega = problem
+    found = epc_update(F, G, square, max(square, ratio * square), weights=omega)
+    assert not found.factor.any() and found.factor.shape == F.shape
+    assert found.tau == np.inf and found.squared_error == square
+
+
+@law("epc_update.reach")
+@given(problems(), st.floats(0, 0.99), st.sampled_from([0.01, 0.3, 1.0]), seeds)
+def test_a_bound_below_reach_keeps_the_error_of_the_current_factor(problem, below, size, seed):
+    F, G, square, _, _, omega = problem
+    best = least_squares(F, G)
+    rest = error_of(best, F, G, square)
+    assume(rest > 1e-6 * square)  # else the bound may be met after all
+    step = np.random.default_rng([seed, 18]).standard_normal(F.shape)
+    current = best + size * step
+    kept = error_of(current, F, G, square)
+    assume(rest + 1e-6 * square < kept < (1 - 1e-6) * square)
+    found = epc_update(F, G, square, below * rest, weights=omega, current=current)
+    assert abs(error_of(found.factor, F, G, square) - kept) <= 1e-9 * square
+    root = 1.0 if omega is None else np.sqrt(omega)
+    assert np.linalg.norm(found.factor * root) <= np.linalg.norm(current * root) * (1 + 1e-9)
+    with pytest.raises(ValueError, match=r"^squared_bound: expected at least"):
+        epc_update(F, G, square, below * rest, weights=omega)
+
+
+@law("sensitivity.range", "sensitivity.entries")
+@given(wild_factors(max_dims=3), st.data())
+def test_sensitivity_takes_entries_of_any_magnitude(factors, data):
+    weights = data.draw(wild((factors[0].shape[1],), 400))
+    truth = loops.sensitivity(exact(factors), exact(weights))
+    assert_in_range(lambda: sensitivity(CP(factors, weights)), truth, truth, 200)
+
+
+@law("sensitivity.mean")
+@settings(max_examples=40)
+@given(
+    st.sampled_from([((1, 1), 2), ((2, 1), 2), ((2, 3), 1), ((1, 2, 2), 1), ((2, 2, 1), 2)]), seeds
+)
+def test_sensitivity_is_the_mean_over_all_signs_of_small_noise(case, seed):
+    (shape, rank), sigma = case, 2.0**-20
+    cp = random_cp(shape, rank, rng=seed)
+    entries, ends = sum(shape) * rank, np.cumsum(shape)[:-1]
+    letters = "ijk"[: len(shape)]
+    terms = f"{','.join(f'n{i}r' for i in letters)}->n{letters}"
+    # All patterns of signs, each once: the mean of independent noise without drawing any.
+    signs = np.array(list(product((-sigma, sigma), repeat=entries)))
+    noise = np.split(signs.reshape(-1, sum(shape), rank), ends, axis=1)
+    noisy = np.einsum(terms, *(A + N for A, N in zip(cp.factors, noise, strict=True)))
+    mean = ((noisy - reconstruct(cp)) ** 2).sum() / len(signs) / sigma**2
+    assert sensitivity(cp) == pytest.approx(mean, rel=1e-6, abs=1e-9)
+
+
+@law("epc.rule")
+@settings(max_examples=20)
+@given(
+    seeds, st.sampled_from([0.1, 1e-3]), st.integers(1, 4), st.sampled_from(["norm", "sensitivity"])
+)
+def test_a_round_ends_once_its_sweeps_have_settled(seed, tol, patience, objective):
+    X, start = noisy_fit(seed)
+    options = {"objective": objective, "slack": 0.1, "patience": patience}
+    found = epc(X, start, tol=tol, max_sweeps=3000, **options)
+    assert found.stop_reason == "converged"
+    if objective == "norm":
+        values = [size_of(start, "norm"), *(found.history.norm_ratio * (X**2).sum())]
+    else:
+        scaled = epc(reconstruct(start), start, objective=objective).cp  # as the run begins
+        values = [sensitivity(scaled), *found.history.sensitivity]
+    small = np.abs(np.diff(values)) <= tol * np.array(values[:-1])
+    runs = [small[n : n + patience].all() for n in range(len(small) - patience + 1)]
+    assert runs[-1] and not any(runs[:-1])
+    short = epc(X, start, tol=tol, max_sweeps=len(small), **options)
+    assert short.stop_reason == "converged"
+    if len(small) > 1:
+        short = epc(X, start, tol=tol, max_sweeps=len(small) - 1, **options)
+        assert short.stop_reason == "max_sweeps" and len(short.history.error) == len(small) - 1
 
 
 # --- planted faults -------------------------------------------------------------------------------

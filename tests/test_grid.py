@@ -15,11 +15,12 @@ from grid_draws import (
     ROUNDINGS,
     SCALES,
     any_grids,
+    grids,
     lists,
     some,
     spec,
 )
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from support import arrays, assert_same, assert_within, caught, exact, floats, law, seeds, shapes
 
@@ -570,6 +571,70 @@ def test_onnx_runtime_divides_in_float32(scale, zero_point, rng):
     theirs = run_onnx(x, scale, zero_point, "uint8")
     grid = Grid(8, signed=False)
     assert np.array_equal(theirs, quantize(x, grid, scale, zero_point, division="float32"))
+
+
+@st.composite
+def wide_grids(draw):
+    """All grids, up to the most bits."""
+    kind = draw(st.sampled_from(["uniform", "unsigned", "log2", "binary", "ternary"]))
+    if kind in ("binary", "ternary"):
+        return Grid(1 + (kind == "ternary"), kind=kind)
+    if kind == "log2":
+        return Grid(draw(st.integers(2, 8)), kind=kind)
+    if kind == "unsigned":
+        return Grid(draw(st.integers(1, 16)), signed=False)
+    return draw(grids(16))
+
+
+@law("Grid.codes", "Grid.symmetric")
+@given(wide_grids())
+def test_codes_are_counted_and_levels_mirrored(grid):
+    fewer = grid.narrow or grid.kind in ("ternary", "log2")
+    found = grid.levels
+    assert len(found) == 2**grid.bits - fewer and (np.diff(found) > 0).all()
+    codes = np.arange(grid.qmin, grid.qmax + 1)
+    codes = codes[codes != 0] if grid.kind == "binary" else codes
+    assert np.array_equal(dequantize(codes, 1.0, grid=grid), found)
+    symmetric = grid.narrow or grid.mid_rise or grid.kind != "uniform"
+    assert np.array_equal(-found[::-1], found) == symmetric
+
+
+@law("quantize.inverse")
+@given(wide_grids(), st.floats(1e-290, 1e290), st.data())
+def test_codes_come_back_from_what_they_stand_for(grid, scale, data):
+    codes = np.arange(grid.qmin, grid.qmax + 1)
+    codes = codes[codes != 0] if grid.kind == "binary" else codes
+    zero = 0
+    if grid.kind == "uniform" and not grid.mid_rise:
+        zero = data.draw(st.integers(grid.qmin, grid.qmax))
+    values = dequantize(codes, scale, zero, grid=grid)
+    assert np.array_equal(quantize(values, grid, scale, zero), codes)
+    assert quantize(values, grid, scale, zero).dtype == grid.dtype
+
+
+@law("quantize.monotone")
+@given(lists(12), any_grids(), SCALES, st.sampled_from(ROUNDINGS[:-1]), st.sampled_from(DIVISIONS))
+def test_every_fixed_rounding_is_monotone(x, grid, scale, rounding, division):
+    assume(grid.kind != "binary")
+    near = np.concatenate([x, np.nextafter(x, np.inf), np.nextafter(x, -np.inf)])
+    codes = quantize(np.sort(near), grid, scale, rounding=rounding, division=division)
+    assert (np.diff(codes.astype(int)) >= 0).all()
+
+
+@law("quantize.stochastic")
+@settings(max_examples=40)
+@given(wide_grids(), st.lists(st.floats(0, 1), min_size=1, max_size=4), POWERS, seeds)
+def test_stochastic_rounding_of_any_numbers_is_right_on_average(grid, places, scale, seed):
+    assume(grid.kind != "binary")
+    low, high = grid.levels[0] * scale, grid.levels[-1] * scale
+    x = np.tile(low + np.array(places) * (high - low), (2000, 1)).clip(low, high)
+    codes = quantize(x, grid, scale, rounding="stochastic", rng=seed)
+    down, up = (quantize(x, grid, scale, rounding=name) for name in ("floor", "ceil"))
+    assert ((codes == down) | (codes == up)).all()
+    rounded = dequantize(codes, scale, grid=grid)
+    step = dequantize(up[0], scale, grid=grid) - dequantize(down[0], scale, grid=grid)
+    allowed = 7 * step / 2 / np.sqrt(len(x)) + 1e-12 * (high - low)
+    assert (abs(rounded.mean(axis=0) - x[0]) <= allowed).all()
 
 
 # --- planted faults -------------------------------------------------------------------------------

@@ -22,9 +22,9 @@ from grid_draws import (
     some,
     spec,
 )
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from support import assert_within, caught, exact, law, shapes
+from support import assert_within, caught, exact, law, refused, shapes, wild
 
 from qcp_ref import Grid, choose_scale, loops, project, quantize, rounding_bound
 from qcp_ref import scale as right
@@ -490,6 +490,66 @@ def test_bad_rules_and_axes_are_refused():
     for options in ({"axis": 0}, {"rule": "max-abs"}, {"po2": "ceil"}):
         with pytest.raises(ValueError, match="scale: expected None together with axis or rule"):
             project(x, Grid(4), scale=1.0, **options)
+
+
+@law("choose_scale.one-sided")
+@given(
+    st.lists(st.integers(1, 9), min_size=1, max_size=5),
+    st.integers(1, 5),
+    st.lists(st.sampled_from([0.0, 0.1, 3.0, 1e9, 1e300]), min_size=1, max_size=5),
+    st.data(),
+)
+def test_numbers_on_a_side_without_levels_do_not_matter(x, bits, far, data):
+    for grid, sign in ((Grid(bits, signed=False), 1), (Grid(1), -1)):
+        alone = choose_scale(sign * np.array(x), grid).scale
+        mixed = data.draw(st.permutations([*(sign * np.array(x)), *(-sign * np.array(far))]))
+        assert choose_scale(mixed, grid).scale == alone
+        assert choose_scale(-sign * np.array(far), grid).scale == 1  # nothing that helps
+
+
+@law("choose_scale.trials")
+@settings(max_examples=30)
+@given(st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=4))
+def test_of_trials_that_are_all_equal_the_first_wins(x):
+    # Positive numbers on the levels -1 and 0: all trials give zeros.
+    scale = float(choose_scale(x, Grid(1), rule="mse-200").scale)
+    assert scale == pytest.approx(0.2 * 2 * max(x), rel=1e-14)
+
+
+@law("choose_scale.powers")
+@given(lists(5), any_grids(3) | st.just(Grid(4)))
+def test_larger_powers_of_two_are_worse_than_the_best_one(x, grid):
+    scale = Fraction(float(choose_scale(x, grid, po2="mse").scale))
+    best = gain(x, grid, scale)
+    assume(x.any() and best > 0)  # else no scale helps
+    assert all(gain(x, grid, scale * 2**power) < best for power in range(1, 12))
+    assert all(gain(x, grid, scale / 2**power) <= best for power in range(1, 12))
+
+
+@law("project.on-grid", "project.idempotent")
+@given(shapes(2, 2).flatmap(some), any_grids(), st.sampled_from([None, 0, 1]), st.data())
+def test_projections_on_all_grids_are_levels_and_stay(x, grid, axis, data):
+    rule = data.draw(st.sampled_from([*rules(grid), *affine_rules(grid)[:3]]))
+    chosen = choose_scale(x, grid, axis=axis, rule=rule)
+    projected = project(x, grid, axis=axis, rule=rule)
+    scale, zero = np.broadcast_arrays(chosen.scale, chosen.zero_point)
+    scale, zero = (np.broadcast_to(a, x.shape) for a in (scale, zero))
+    for value, s, z in zip(projected.flat, scale.flat, zero.flat, strict=True):
+        # The zero point of a mid-rise grid is its half step, which the levels have already.
+        known = grid.levels - (0 if grid.mid_rise else z)
+        assert value in s * known
+    assert np.array_equal(project(projected, grid, scale=chosen), projected)
+
+
+@law("project.finite")
+@given(st.integers(1, 4).flatmap(lambda n: wild((n,), 1020)), any_grids(), st.data())
+def test_projections_are_finite_or_refused(x, grid, data):
+    rule = data.draw(st.sampled_from([*rules(grid), *affine_rules(grid)]))
+    projected, message = refused(lambda: project(x, grid, rule=rule))
+    if message:
+        assert abs(x).max() > 1e300, message
+    else:
+        assert np.isfinite(projected).all() and projected.shape == x.shape
 
 
 # --- planted faults -------------------------------------------------------------------------------
