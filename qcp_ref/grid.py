@@ -204,8 +204,9 @@ def quantize(
     - *stochastic*: stochastic rounding takes one of the two neighbours, and is right on average
       inside the grid
     - *monotone*: it never falls where ``x`` grows, but for stochastic rounding
-    - *power*: it is unchanged if ``x`` and ``scale`` are multiplied by one power of two
-    - *inverse*: quantizing the dequantized codes gives the codes back
+    - *power*: it is unchanged if ``x`` and ``scale`` are multiplied by one power of two that leaves
+      all of them normal floats
+    - *inverse*: quantizing the dequantized codes gives the codes back, unless these are subnormal
     - *odd*: ``-x`` has the negated code on narrow, ternary and log2 grids, off zero on binary ones;
       off ties it is ``-1 - code`` on mid-rise grids
 

@@ -487,9 +487,23 @@ def seedless_als(X, rank, **options):
     return right.cp_als(X, rank, **{**options, "rng": 0})
 
 
+def unseeded_als(X, rank, **options):
+    """Draws its start from nowhere."""
+    return right.cp_als(X, rank, **{**options, "rng": np.random.default_rng()})
+
+
+def drifting_als(X, rank, **options):
+    """Leaves a fit although there is nothing to gain."""
+    fit = right.cp_als(X, rank, **options)
+    cp = CP([A * (1 + 1e-4) for A in fit.cp.factors])
+    return fit._replace(cp=cp, error=relative_error(X, cp))
+
+
 @pytest.mark.parametrize(
     ("test", "fault"),
     [
+        (test_fits_of_one_seed_are_the_same_bit_for_bit, {"cp_als": unseeded_als}),
+        (test_an_exact_fit_stays_fitted, {"cp_als": drifting_als}),
         (test_update_satisfies_the_normal_equations, {"als_update": ridge_update}),
         (test_regular_update_equals_exact_elimination, {"als_update": ridge_update}),
         (test_singular_update_has_the_smallest_components, {"als_update": least_entry_update}),

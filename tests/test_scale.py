@@ -643,9 +643,34 @@ EXACT = test_exact_scale_has_the_gain_of_brute_force_on_fractions
 RANGE = test_scale_and_zero_point_of_the_range_are_those_of_plain_loops
 
 
+def two_sided_scale(x, grid, *, rule="mse-exact", axis=None, po2=None):
+    """Lets numbers on a side without levels take part."""
+    chosen = right.choose_scale(x, grid, rule=rule, axis=axis, po2=po2)
+    low, high = grid.levels[0], grid.levels[-1]
+    return chosen._replace(scale=np.abs(x).max() / 9) if low == 0 or high == 0 else chosen
+
+
+def half_power(x, grid, *, rule="mse-exact", axis=None, po2=None):
+    """Of equal powers takes the smaller one."""
+    chosen = right.choose_scale(x, grid, rule=rule, axis=axis, po2=po2)
+    same = po2 and gain(x, grid, chosen.scale / 2) == gain(x, grid, chosen.scale)
+    return chosen._replace(scale=chosen.scale / 2) if same else chosen
+
+
+def overflowing_project(x, grid, **options):
+    """Lets what is out of range become infinite."""
+    chosen = choose_scale(x, grid, rule=options.get("rule", "mse-exact"))
+    codes = quantize(x, grid, chosen.scale, 0 if grid.mid_rise else chosen.zero_point)
+    with np.errstate(over="ignore"):
+        return chosen.scale * (codes - np.asarray(chosen.zero_point, float))
+
+
 @pytest.mark.parametrize(
     ("test", "fault"),
     [
+        (test_numbers_on_a_side_without_levels_do_not_matter, {"choose_scale": two_sided_scale}),
+        (test_larger_powers_of_two_are_worse_than_the_best_one, {"choose_scale": half_power}),
+        (test_projections_are_finite_or_refused, {"project": overflowing_project}),
         (EXACT, {"choose_scale": local_scale}),
         (
             test_negative_numbers_have_one_level_more_on_the_full_range,
