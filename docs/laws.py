@@ -6,7 +6,8 @@ tests/test_structure.py for its complaints. Rules of reading:
 - A law is a bullet ``- *slug*: text`` of the list headed ``**Laws**`` in the docstring of a public
   function, class or method. Its name is ``function.slug``, ``Class.slug`` or ``Class.method.slug``.
 - A test cites laws by the decorator ``@law("function.slug", ...)`` of tests/support.py. Each law is
-  cited by a property test at least: one that Hypothesis gives its arguments, by ``@given``.
+  cited by a property test at least: one that Hypothesis gives its arguments, by ``@given``. What
+  cites the law of a function or method names it, or uses something in its file that does.
 - A planted fault is a row of the ``parametrize`` of a test that calls ``caught``; without rows it
   is a call of ``caught``. The tests that catch it are those that the row names, directly or through
   constants of the file; if it names none, those that the test itself names.
@@ -40,12 +41,13 @@ class Law(NamedTuple):
 
 
 class Test(NamedTuple):
-    """A function that cites laws, and whether it is a property test."""
+    """A function that cites laws, whether it is a property test, and the names it uses."""
 
     file: str
     name: str
     drawn: bool
     cited: list[str]
+    used: set[str]
 
 
 class Fault(NamedTuple):
@@ -57,7 +59,7 @@ class Fault(NamedTuple):
 
 
 class Book(NamedTuple):
-    """All of it; ``files`` maps each module with laws to the test files that it names."""
+    """All of it, chapters in reading order; ``files``: the test files that each of them names."""
 
     laws: list[Law]
     files: dict[str, list[str]]
@@ -68,7 +70,10 @@ class Book(NamedTuple):
 def read(root=ROOT):
     """Return the laws of a project, its tests and its planted faults."""
     laws, files, tests, faults = [], {}, [], []
-    for path in sorted((root / "qcp_ref").rglob("*.py")):
+    contents = (root / "qcp_ref" / "__init__.py").read_text(encoding="utf-8")
+    order = re.findall(r"^from qcp_ref\.(\w+) import", contents, re.MULTILINE)
+    paths = sorted((root / "qcp_ref").rglob("*.py"))
+    for path in sorted(paths, key=lambda path: [*order, path.stem].index(path.stem)):
         parts = path.relative_to(root / "qcp_ref").with_suffix("").parts
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -112,6 +117,10 @@ def bullets(doc):
 
 def citing(file, tree):
     """Yield the functions of a test file that cite laws."""
+    parts = {}
+    for node in tree.body:
+        for label in labels_of(node):
+            parts[label] = parts.get(label, set()) | words(node)
     for node in ast.walk(tree):
         if isinstance(node, DEFINITIONS):
             calls = [call for call in node.decorator_list if isinstance(call, ast.Call)]
@@ -119,7 +128,33 @@ def citing(file, tree):
             cited = [n.value if isinstance(n, ast.Constant) else ast.unparse(n) for n in names]
             if cited:
                 drawn = any(called(call) == "given" for call in calls)
-                yield Test(file, node.name, drawn, cited)
+                yield Test(file, node.name, drawn, cited, reached(words(node), parts))
+
+
+def labels_of(node):
+    """Return the names that a statement at the top of a file defines."""
+    if isinstance(node, DEFINITIONS):
+        return [node.name]
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+    return [n.id for target in targets if target for n in ast.walk(target) if hasattr(n, "id")]
+
+
+def words(node):
+    """Return the names in a piece of code: variables, attributes, fixtures, also as texts."""
+    keys = ("id", "attr", "arg", "value")
+    found = {getattr(n, key, None) for n in ast.walk(node) for key in keys}
+    return {name for name in found if isinstance(name, str) and name.isidentifier()}
+
+
+def reached(names, parts):
+    """Return names with all that they use within their file."""
+    found, queue = set(), list(names)
+    while queue:
+        name = queue.pop()
+        if name not in found:
+            found.add(name)
+            queue += parts.get(name, ())
+    return found
 
 
 def called(call):
@@ -178,6 +213,7 @@ def holders(book):
 def complaints(book):
     """Return what is wrong with laws, citations and planted faults."""
     held, known = holders(book), Counter(law.name for law in book.laws if law.slug)
+    owners = {law.name: law.owner.rpartition(".")[2] for law in book.laws}
     wrong = [f"{name}: {count} laws have this name" for name, count in known.items() if count > 1]
     for law in book.laws:
         if not law.slug:
@@ -189,6 +225,11 @@ def complaints(book):
         if not test.name.startswith("test_"):
             wrong.append(f"{place} cites laws, but is no test")
         wrong += [f"{place} cites {n}, which is no law" for n in test.cited if n not in known]
+        wrong += [
+            f"{place} cites {n}, but does not use {owners[n]}"
+            for n in test.cited
+            if n in known and owners[n][0].islower() and owners[n] not in test.used
+        ]
     return wrong + too_few_faults(book)
 
 

@@ -56,7 +56,7 @@ def test_exact_scale_of_integers_is_that_of_brute_force(x, grid):
     assert choose_scale(x, grid).scale == float(truth)
 
 
-@law("project.nearest", "choose_scale.least")
+@law("project.nearest")
 @given(some(4), any_grids(2))
 def test_projection_is_the_nearest_of_all_code_assignments(x, grid):
     values = exact(x)

@@ -700,6 +700,7 @@ ADDED = {
         ("cp", LAWS_TEXT, "cp: no property test cites Both.add.sum"),
         ("cp", LAWS_TEXT, "cp.Both.none: expected '- *slug*: law', got ''"),
         (TEST, CITED.format('"norm.same", "norm.size"'), "cites norm.size, which is no law"),
+        (TEST, CITED.format('"norm.same"'), "cites norm.same, but does not use norm"),
         (TEST, CITED.format("NAME"), "test_cp.py: test_more cites NAME, which is no law"),
         (TEST, CITED.format('"norm.same"').replace("test_", ""), "more cites laws, but is no test"),
         ("grid", LAWS_TEXT, "grid: 0 planted faults"),
