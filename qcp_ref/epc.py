@@ -207,7 +207,8 @@ def sensitivity(cp: CP) -> float:
 
     **Laws**
 
-    - *entries*: it is the sum of the squared changes that a change by one of each single entry makes
+    - *entries*: it is the sum of the squared changes that a change by one of each single entry
+      makes
     - *mean*: it is the mean over random noise, to first order
     - *range*: it is what exact sums give, up to rounding, for entries of any magnitude
     - *scaling*: no scaling of the columns that keeps the tensor has less than :eq:`epc-scaling`
