@@ -64,8 +64,8 @@ class Grid:
     **Laws**
 
     - *codes*: a full grid has ``2**bits`` codes, a narrow, ternary or log2 one has one less
-    - *symmetric*: the levels of narrow, mid-rise, binary, ternary and log2 grids are symmetric about
-      zero
+    - *symmetric*: the levels of narrow, mid-rise, binary, ternary and log2 grids are symmetric
+      about zero
 
     Examples
     --------

@@ -176,6 +176,7 @@ def test_two_modes_reach_the_truncated_svd():
     assert abs(fit.error - best) < 1e-9
 
 
+@law("cp_als.seed")
 def test_same_seed_same_bits_other_seed_other_fit():
     X = np.random.default_rng(1).standard_normal((5, 4, 3))
     a, b, c = (cp_als(X, 3, rng=seed, max_sweeps=5) for seed in (3, 3, 4))

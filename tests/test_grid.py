@@ -166,6 +166,7 @@ def test_dequantize_is_one_rounding_of_scale_times_code_minus_zero_point(case):
     )
 
 
+@law("quantize.loops")
 def test_the_zero_point_is_added_after_rounding_and_before_clipping():
     x = [-2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 3.5]
     assert quantize(x, Grid(4), 1, 1).tolist() == [-1, -1, 1, 1, 3, 3, 5]
@@ -173,6 +174,7 @@ def test_the_zero_point_is_added_after_rounding_and_before_clipping():
     assert quantize([[5.0, 5.0]], Grid(4), 1, [[-8, 7]]).tolist() == [[-3, 7]]
 
 
+@law("quantize.nearest")
 def test_ties_go_to_the_even_code():
     x = np.arange(-4.5, 5)
     assert quantize(x, Grid(4), 1).tolist() == [-4, -4, -2, -2, 0, 0, 2, 2, 4, 4]
@@ -190,6 +192,7 @@ def test_ties_go_to_the_even_code():
     ]
 
 
+@law("quantize.loops")
 def test_division_is_not_a_product_with_the_reciprocal():
     # 73.5 / 49 is a tie; the rounded reciprocal of 49 is too small.
     assert 73.5 * (1 / 49) < 1.5
@@ -250,6 +253,7 @@ TIED = {
 }
 
 
+@law("quantize.loops")
 @pytest.mark.parametrize("rounding", TIED)
 def test_each_rounding_on_ties_and_beside_them(rounding):
     ties = np.arange(-2.5, 3)
@@ -261,6 +265,7 @@ def test_each_rounding_on_ties_and_beside_them(rounding):
     assert quantize([0.0, 2.0, -3.0], Grid(4), 1, rounding=rounding).tolist() == [0, 2, -3]
 
 
+@law("quantize.stochastic")
 @pytest.mark.parametrize(("bits", "kind"), [(4, "uniform"), (4, "log2")])
 def test_stochastic_rounding_is_right_on_average(bits, kind):
     grid = Grid(bits, kind=kind)
@@ -283,6 +288,7 @@ def test_the_loops_round_to_float32_like_numpy(value):
     assert loops.float32(value) == Fraction(float(np.float32(value)))
 
 
+@law("quantize.loops")
 def test_float32_and_reciprocal_move_single_codes():
     # 75 / 30 and 183 / 122 are ties; the float32 reciprocals are too large and too small.
     for x, scale, divided, multiplied in ((75, 30, 2, 3), (183, 122, 2, 1)):
@@ -303,6 +309,7 @@ def test_float32_quotients_saturate(division):
     assert quantize(x, Grid(3, kind="log2"), 1, division=division).tolist() == [3, -3, 3, 0]
 
 
+@law("quantize.nearest")
 def test_log2_codes_are_nearest_by_value_and_not_by_exponent():
     # 0.72 lies nearer to 1/2 than to 1, though its logarithm is nearer to 0 than to -1. Ties: 3/4
     # between codes 6 and 7, 3/8 between 5 and 6, 2**-7 between 0 and 1.
@@ -311,6 +318,7 @@ def test_log2_codes_are_nearest_by_value_and_not_by_exponent():
     assert quantize(x * 3, Grid(4, kind="log2"), 3)[:3].tolist() == [6, -6, 7]
 
 
+@law("quantize.nearest")
 def test_binary_codes_are_signs_and_that_of_zero_is_plus():
     codes = quantize([0.0, -0.0, 1e-300, -5e-324, -7.0], Grid(1, kind="binary"), 1e10)
     assert codes.tolist() == [1, 1, 1, -1, -1] and codes.dtype == np.int8

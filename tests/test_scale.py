@@ -109,6 +109,7 @@ def test_the_exact_scale_is_the_global_minimum_where_local_ones_abound():
     assert_within(choose_scale(x, Grid(4)).scale, Fraction(7, 5), 1e-15)
 
 
+@law("choose_scale.least")
 def test_negative_numbers_have_one_level_more_on_the_full_range():
     x = np.array([-8.0, -8.0, 5.0, 3.0, -1.0])
     assert choose_scale(x, Grid(4)).scale == 1
@@ -160,6 +161,7 @@ def test_the_four_formulas_in_the_largest_value():
     assert choose_scale(np.negative(x), Grid(4), rule="max-abs-two-sided").scale == 1 / 7
 
 
+@law("choose_scale.unclipped")
 @given(lists(), any_grids().filter(lambda g: g.signed and (g.qmax > 0 or g.mid_rise)))
 def test_the_two_sided_scale_is_the_least_without_clipping(x, grid):
     assume(x.any())
@@ -197,6 +199,7 @@ def test_of_equal_trials_the_first_wins():
 # --- powers of two --------------------------------------------------------------------------------
 
 
+@law("choose_scale.rounded")
 @given(lists(), any_grids(), st.data())
 def test_a_rounded_scale_is_the_power_of_two_of_plain_loops(x, grid, data):
     rule = data.draw(st.sampled_from([*rules(grid), *affine_rules(grid)[:3]]))
@@ -246,6 +249,7 @@ def affine_rules(grid):
 UNIFORM = any_grids(3).filter(affine_rules) | st.sampled_from([Grid(8), Grid(8, signed=False)])
 
 
+@law("choose_scale.range")
 @given(lists(), UNIFORM, st.sampled_from(AFFINE_RULES[:3]))
 def test_scale_and_zero_point_of_the_range_are_those_of_plain_loops(x, grid, rule):
     chosen = choose_scale(x, grid, rule=rule)
