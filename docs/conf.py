@@ -27,6 +27,7 @@ import qcp_ref
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 import code_map  # noqa: E402 - it stands beside this file
+import laws  # noqa: E402
 import speed  # noqa: E402
 
 ROOT = HERE.parent
@@ -230,6 +231,11 @@ def map_code(app):
     write(GENERATED / "code_map.rst", code_map.page(code_map.read(), operations).encode())
 
 
+def list_laws(app):
+    """Write the tables of laws and the tests that hold them."""
+    write(GENERATED / "laws.rst", laws.page(laws.read()).encode())
+
+
 def results(name):
     """Return what one of the benchmarks has measured."""
     return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text("utf-8"))
@@ -370,6 +376,7 @@ def setup(app):
     app.connect("builder-inited", describe_quality)
     app.connect("builder-inited", describe_speed)
     app.connect("builder-inited", map_code)
+    app.connect("builder-inited", list_laws)
     app.connect("builder-inited", show_help)
     app.connect("builder-inited", describe_reproduction)
     app.connect("builder-inited", draw_figures)

@@ -92,12 +92,12 @@ def admm(
 
     **Laws**
 
-    - the factor is always what the projection returned last
-    - with the identity as projection it converges to the least-squares factor
-    - with a convex set it converges to the constrained optimum
-    - a least-squares factor that lies in the set is a fixed point
-    - the residuals are those of the iterates
-    - it makes the same steps as plain loops on rational numbers
+    - *last*: the factor is always what the projection returned last
+    - *identity*: with the identity as projection it converges to the least-squares factor
+    - *convex*: with a convex set it converges to the constrained optimum
+    - *fixed*: a least-squares factor that lies in the set is a fixed point, with a dual of zero
+    - *residuals*: the residuals are those of the iterates
+    - *steps*: it makes the same steps as plain loops on rational numbers
 
     Examples
     --------

@@ -115,10 +115,10 @@ def als_update(F: ArrayLike, G: ArrayLike) -> ALSUpdate:
 
     **Laws**
 
-    - the factor satisfies the normal equations
-    - for a regular ``G`` it equals exact elimination on rational numbers, within the condition's
-      bound
-    - for a singular ``G`` no other solution has a smaller sum of squared component norms
+    - *normal*: the factor satisfies the normal equations
+    - *elimination*: for a regular ``G`` it equals exact elimination on rational numbers, within
+      the condition's bound
+    - *least*: for a singular ``G`` no other solution has a smaller sum of squared component norms
 
     Examples
     --------
@@ -189,12 +189,14 @@ def cp_als(
 
     **Laws**
 
-    - the error never rises by more than its floor; where Gram matrices are ill-conditioned, by no
-      more than the root of the rounding level
-    - the reported error is that of the dense difference
-    - the same sweep written with plain loops gives the same factors
-    - a tensor of exactly that rank stays fitted when started at its factors
-    - the same seed gives the same fit, bit for bit
+    - *descent*: the error never rises by more than some ten times its floor, or the root of the
+      rounding level where Gram matrices are ill-conditioned
+    - *dense*: the reported error is that of the dense difference, up to its floor
+    - *loops*: where no Gram matrix is singular, the same sweep written with plain loops gives the
+      same tensor
+    - *fixed*: a tensor of exactly that rank stays fitted when started at its factors, up to the
+      root of the rounding level
+    - *seed*: the same seed gives the same fit, bit for bit
 
     Examples
     --------

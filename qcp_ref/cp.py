@@ -101,7 +101,7 @@ class CP:
 
     **Laws**
 
-    - rank and shape are those of the factors
+    - *shape*: rank and shape are those of the factors
     - *layout*: byte order, strides and origin of the arrays do not matter; it is float32 if all of
       them are
 
@@ -189,9 +189,10 @@ def reconstruct(cp: CP) -> Array:
 
     **Laws**
 
-    - it equals the sum over components, entry by entry
+    - *sum*: it equals the sum over components, entry by entry
     - *range*: the same holds for entries of any magnitude
-    - it is unchanged by permuting components and by rescaling columns
+    - *freedoms*: permuting components, or rescaling columns and the weights in return, changes it
+      by rounding only
 
     Examples
     --------
@@ -237,8 +238,9 @@ def relative_error(X: ArrayLike, cp: CP) -> float:
 
     **Laws**
 
-    - it is 0 for the tensor itself and 1 for the zero approximation
-    - scaling tensor and approximation by the same power of two leaves it unchanged
+    - *ends*: it is 0 for the tensor itself and 1 for the zero approximation of another tensor
+    - *scale*: scaling tensor and approximation by the same power of two leaves it unchanged, bit
+      for bit
     - *range*: it is what exact sums give, up to rounding, for approximations of any magnitude
 
     Examples
@@ -282,8 +284,9 @@ def inner(left: CP, right: CP) -> float:
     **Laws**
 
     - *range*: it is what exact sums give, up to rounding, for entries of any magnitude
-    - it equals the inner product of the dense tensors
-    - it is symmetric and linear in the weights
+    - *dense*: it equals the inner product of the dense tensors
+    - *symmetric*: the order of the two does not matter
+    - *linear*: it is linear in the weights of each, up to rounding
 
     Examples
     --------
@@ -328,8 +331,8 @@ def norm(cp: CP) -> float:
 
     **Laws**
 
+    - *dense*: it equals the norm of the dense tensor, within its rounding bound
     - *range*: the same holds for entries of any magnitude
-    - it equals the norm of the dense tensor, within its rounding bound
 
     Examples
     --------
@@ -366,8 +369,8 @@ def normalize(cp: CP) -> CP:
 
     **Laws**
 
-    - the dense tensor is unchanged
-    - every column has norm 1, or is zero and so is its weight
+    - *tensor*: the dense tensor is unchanged, up to rounding
+    - *unit*: every column has norm 1, or is zero and so is its weight
     - *range*: the same holds for entries of any magnitude
 
     Examples
@@ -408,8 +411,8 @@ def balance(cp: CP) -> CP:
 
     **Laws**
 
-    - the dense tensor is unchanged
-    - the norms of a component's columns are equal, their product is its norm
+    - *tensor*: the dense tensor is unchanged, up to rounding
+    - *equal*: the norms of a component's columns are equal, their product is its norm
     - *range*: the same holds for entries of any magnitude
 
     Examples
@@ -452,10 +455,11 @@ def canonical(cp: CP) -> CP:
 
     **Laws**
 
-    - the dense tensor is unchanged
+    - *tensor*: the dense tensor is unchanged, up to rounding
     - *freedoms*: permuting components, flipping signs in pairs or rescaling by powers of two before
       does not matter, bit for bit, also with equal weights
-    - it is idempotent up to rounding
+    - *idempotent*: applied again it changes weights and components by rounding only; where weights,
+      or the largest entries of a column, agree up to rounding, order or signs may change
 
     Examples
     --------
@@ -507,8 +511,8 @@ def align(cp: CP, reference: CP) -> Alignment:
 
     **Laws**
 
-    - the dense tensor is unchanged
-    - a permuted, rescaled, sign-flipped copy is matched with cosines 1
+    - *tensor*: the dense tensor is unchanged, up to rounding
+    - *copy*: a permuted, rescaled, sign-flipped copy is matched with cosines 1
 
     Examples
     --------
@@ -572,9 +576,8 @@ def degeneracy(cp: CP, *, norm_X: float | None = None) -> Degeneracy:
     **Laws**
 
     - *range*: it does not depend on the scale of the tensor, whatever that is
-
-    - orthonormal components have cosine 0, norm ratio 1 and condition 1
-    - rescaling and permuting change nothing
+    - *orthonormal*: orthonormal components have cosine 0, norm ratio 1 and condition 1
+    - *freedoms*: rescaling columns and permuting components change nothing, up to rounding
 
     Examples
     --------
@@ -636,8 +639,8 @@ def random_cp(shape: Iterable[int], rank: int, *, rng: Rng) -> CP:
 
     **Laws**
 
-    - the same seed gives the same tensor, bit for bit
-    - shape and rank are as asked for
+    - *seed*: the same seed gives the same tensor, bit for bit
+    - *shape*: shape and rank are as asked for
 
     Examples
     --------

@@ -146,13 +146,15 @@ def epc_update(
 
     **Laws**
 
-    - the squared error equals the bound, unless even the zero factor obeys it
-    - no factor within the bound has a smaller weighted norm
-    - ``tau`` lies in its bracket
-    - for rank one it is the least-squares factor times a number known in closed form
-    - it equals bisection on rational numbers with plain loops
-    - it equals the solution in the published spherical form :eq:`epc-spherical`
-    - a common factor of all weights changes ``tau`` only
+    - *bound*: the squared error equals the bound; if even the zero factor obeys it, that is
+      returned
+    - *reach*: for a bound below reach it equals the error of the current factor instead
+    - *least*: no factor within the bound has a smaller weighted norm
+    - *bracket*: ``tau`` lies in its bracket
+    - *rank-one*: for rank one it is the least-squares factor times a number known in closed form
+    - *bisection*: it equals bisection on rational numbers with plain loops
+    - *spherical*: it equals the solution in the published spherical form :eq:`epc-spherical`
+    - *weights*: a common factor of all weights changes ``tau`` only, up to rounding
 
     Examples
     --------
@@ -205,10 +207,11 @@ def sensitivity(cp: CP) -> float:
 
     **Laws**
 
-    - it is the sum of the squared changes that a change by one of each single entry makes
-    - it is the mean over random noise, to first order
+    - *entries*: it is the sum of the squared changes that a change by one of each single entry
+      makes
+    - *mean*: it is the mean over random noise, to first order
     - *range*: it is what exact sums give, up to rounding, for entries of any magnitude
-    - no scaling of the columns that keeps the tensor has less than :eq:`epc-scaling`
+    - *scaling*: no scaling of the columns that keeps the tensor has less than :eq:`epc-scaling`
 
     Examples
     --------
@@ -291,11 +294,13 @@ def epc(
 
     **Laws**
 
-    - after every sweep the error is at most ``1 + slack`` times that of the start
-    - the objective never rises by more than the root of the rounding level
-    - rounds that no rule ends are one long run, bit for bit
-    - the rule named by ``stop_reason`` holds for the last round and for none before
-    - for matrices, and no lack of components, both objectives reach the least value
+    - *bound*: after every sweep the error is at most ``1 + slack`` times that of the start, up to
+      rounding
+    - *descent*: the objective never rises by more than the root of the rounding level
+    - *rounds*: rounds that no rule ends are one long run, bit for bit
+    - *rule*: the rule named by ``stop_reason`` holds for the last round, of a single round for its
+      last sweep, and for none before
+    - *matrix*: for matrices, and no lack of components, both objectives reach the least value
       :eq:`epc-matrix`
 
     Examples

@@ -63,8 +63,9 @@ class Grid:
 
     **Laws**
 
-    - a full grid has ``2**bits`` codes, a narrow, ternary or log2 one has one less
-    - the levels of narrow, mid-rise, binary, ternary and log2 grids are symmetric about zero
+    - *codes*: a full grid has ``2**bits`` codes, a narrow, ternary or log2 one has one less
+    - *symmetric*: the levels of narrow, mid-rise, binary, ternary and log2 grids are symmetric
+      about zero
 
     Examples
     --------
@@ -198,12 +199,17 @@ def quantize(
 
     **Laws**
 
-    - the code is that of the nearest level; ties go to the even code
-    - each rounding is that of plain loops on rational numbers, and so is each division
-    - stochastic rounding takes one of the two neighbours, and is right on average
-    - monotone in ``x``; unchanged if ``x`` and ``scale`` are multiplied by one power of two
-    - quantizing the dequantized codes gives the codes back
-    - ``-x`` has the negated code on narrow grids, and on mid-rise grids off ties ``-1 - code``
+    - *nearest*: with 'half-even' and no zero point it is the code of the level nearest to the
+      quotient; of two nearest it is the even code, on a binary grid that of +1
+    - *loops*: each rounding is that of plain loops on rational numbers, and so is each division
+    - *stochastic*: stochastic rounding takes one of the two neighbours, and is right on average
+      inside the grid
+    - *monotone*: it never falls where ``x`` grows, but for stochastic rounding
+    - *power*: it is unchanged if ``x`` and ``scale`` are multiplied by one power of two that leaves
+      all of them normal floats
+    - *inverse*: quantizing the dequantized codes gives the codes back, unless these are subnormal
+    - *odd*: ``-x`` has the negated code on narrow, ternary and log2 grids, off zero on binary ones;
+      off ties it is ``-1 - code`` on mid-rise grids
 
     Examples
     --------
@@ -264,7 +270,7 @@ def dequantize(
 
     **Laws**
 
-    - one rounding: exact if the scale is a power of two
+    - *rounding*: one rounding of the exact product, so exact if the scale is a power of two
 
     Examples
     --------

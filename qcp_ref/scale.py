@@ -107,6 +107,10 @@ def choose_scale(
     - *affine*: 'mse-exact-affine' is no worse than any scale with any zero point of the grid
     - *trials*: 'mse-200' has the least error of its trial scales; of equal ones it is the first
     - *powers*: with po2 'mse' no power of two beats the scale; of equal ones it is the largest
+    - *rounded*: with another po2 it is the power of two that plain loops find for the free scale
+    - *range*: the 'min-max' rules give scale and zero point of plain loops, up to rounding
+    - *unclipped*: 'max-abs-two-sided' is the least scale at which nothing is clipped, up to
+      rounding
 
     Examples
     --------

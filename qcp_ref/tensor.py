@@ -59,8 +59,8 @@ def unfold(X: ArrayLike, mode: int) -> Array:
 
     **Laws**
 
-    - each entry sits where the index formula puts it
-    - ``fold(unfold(X, n), n, X.shape)`` is ``X``
+    - *index*: each entry sits where the index formula puts it
+    - *inverse*: ``fold(unfold(X, n), n, X.shape)`` is ``X``
 
     Examples
     --------
@@ -103,7 +103,7 @@ def fold(M: ArrayLike, mode: int, shape: Sequence[int]) -> Array:
 
     **Laws**
 
-    - ``unfold(fold(M, n, shape), n)`` is ``M``
+    - *inverse*: ``unfold(fold(M, n, shape), n)`` is ``M``
 
     Examples
     --------
@@ -152,10 +152,10 @@ def khatri_rao(matrices: Sequence[ArrayLike]) -> Array:
 
     **Laws**
 
-    - each entry is the product that the index formula names
+    - *index*: each entry is the product that the index formula names
     - *range*: the same holds for entries of any magnitude
-    - the product is associative
-    - its Gram matrix is the Hadamard product of the Gram matrices
+    - *associative*: the product is associative, up to rounding
+    - *gram*: its Gram matrix is the Hadamard product of the Gram matrices, up to rounding
 
     Examples
     --------
@@ -200,10 +200,10 @@ def gram(factors: Sequence[ArrayLike], mode: int | None = None) -> Array:
     **Laws**
 
     - *range*: it is what exact sums give, up to rounding, for entries of any magnitude
-
-    - it is the Gram matrix of the explicit Khatri-Rao product of the remaining factors
-    - it is symmetric, bit for bit
-    - without ``mode`` its sum is the squared norm of the CP tensor
+    - *explicit*: it is the Gram matrix of the explicit Khatri-Rao product of the remaining
+      factors
+    - *symmetric*: it is symmetric, bit for bit
+    - *norm*: without ``mode`` its sum is the squared norm of the CP tensor
 
     Examples
     --------
@@ -257,11 +257,11 @@ def mttkrp(X: ArrayLike, factors: Sequence[ArrayLike], mode: int) -> Array:
 
     **Laws**
 
-    - it equals the sum over all entries of the tensor
+    - *sum*: it equals the sum over all entries of the tensor
     - *range*: the same holds for entries of any magnitude
-    - it is adjoint to the reconstruction: ``<X, [[A_0, ..., A_{d-1}]]> = <A_n, mttkrp(X, factors,
-      n)>``
-    - the blocks do not show: any block size gives the same matrix up to rounding
+    - *adjoint*: it is adjoint to the reconstruction, ``<X, [[A_0, ..., A_{d-1}]]> = <A_n,
+      mttkrp(X, factors, n)>``
+    - *blocks*: the blocks do not show, any block size gives the same matrix up to rounding
 
     Examples
     --------
@@ -314,9 +314,8 @@ def mttkrp_sweep(X: ArrayLike, factors: list[ArrayLike]) -> Iterator[tuple[int, 
     **Laws**
 
     - *range*: it yields what :func:`mttkrp` gives for entries of any magnitude
-
-    - each yielded matrix is the MTTKRP with the factors updated so far
-    - from mode 1 on the tensor itself is not read any more: two large products per sweep
+    - *updated*: each yielded matrix is the MTTKRP with the factors updated so far
+    - *reads*: from mode 1 on the tensor itself is not read any more, two large products per sweep
 
     Examples
     --------

@@ -6,10 +6,10 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import nnls
-from support import arrays, caught, exact, seeds
+from support import arrays, caught, exact, law, seeds
 
 import qcp_ref as right
 from qcp_ref import admm, loops
@@ -31,6 +31,7 @@ def objective(H, F, G):
     return 0.5 * np.vdot(H @ G, H) - np.vdot(F, H)
 
 
+@law("admm.last")
 @given(problems(), st.integers(1, 6))
 def test_factor_is_what_the_projection_returned_last(problem, steps):
     _, _, F, G = problem
@@ -45,6 +46,7 @@ def test_factor_is_what_the_projection_returned_last(problem, steps):
     assert len(returned) == steps == len(found.primal)
 
 
+@law("admm.identity")
 @given(problems())
 def test_identity_projection_gives_least_squares(problem):
     Y, K, F, G = problem
@@ -54,6 +56,7 @@ def test_identity_projection_gives_least_squares(problem):
     assert np.abs(found.factor - expected).max() <= 1e-12 * scale
 
 
+@law("admm.convex")
 @given(problems())
 def test_non_negative_projection_gives_nnls(problem):
     Y, K, F, G = problem
@@ -66,6 +69,7 @@ def test_non_negative_projection_gives_nnls(problem):
     assert (found.factor >= 0).all()
 
 
+@law("admm.fixed")
 @given(problems(), st.integers(0, 3))
 def test_least_squares_factor_on_the_set_is_a_fixed_point(problem, steps):
     _, K, _, G = problem
@@ -76,6 +80,7 @@ def test_least_squares_factor_on_the_set_is_a_fixed_point(problem, steps):
     assert found.stop_reason == "converged"
 
 
+@law("admm.residuals", "admm.steps")
 @given(problems(), st.integers(1, 5), st.booleans())
 def test_steps_and_residuals_are_those_of_plain_loops(problem, steps, warm):
     _, _, F, G = problem
@@ -189,6 +194,38 @@ def test_bad_input_is_refused():
             admm(arguments.pop("F"), arguments.pop("G"), arguments.pop("project"), **arguments)
     with pytest.raises(TypeError, match="start: expected an array of real"):
         admm(F, G, np.rint, start=start.astype(complex))
+
+
+@law("admm.convex")
+@given(problems(), st.floats(0.01, 2.0))
+def test_projection_onto_a_box_gives_the_optimum_of_the_box(problem, half):
+    _, _, F, G = problem
+    found = admm(
+        F, G, lambda V: np.clip(V, -half, half), start=np.zeros_like(F), max_steps=5000, tol=1e-28
+    )
+    H, slope = found.factor, found.factor @ G - F
+    # Optimal: no entry can be moved against its slope without leaving the box.
+    assert (abs(H) <= half).all()
+    blocked = np.where(slope > 0, -half == H, half == H)
+    assert (abs(slope)[~blocked] <= 1e-6 * (1 + abs(F).max())).all()
+
+
+@law("admm.fixed", "admm.last", "admm.steps")
+@settings(max_examples=10)
+@given(seeds, st.integers(20, 60), st.integers(10, 30))
+def test_laws_hold_for_larger_factors(seed, rows, rank):
+    rng = np.random.default_rng([seed, 8])
+    K = rng.standard_normal((rank + 20, rank))
+    on_grid, G = rng.integers(-3, 4, (rows, rank)).astype(float), K.T @ K
+    rest = admm(on_grid @ G, G, np.rint, start=on_grid, max_steps=4)
+    assert np.array_equal(rest.factor, on_grid) and rest.stop_reason == "converged"
+    F = rng.standard_normal((rows, rank)) @ G
+    both = admm(F, G, np.rint, start=on_grid, max_steps=4, tol=0)
+    # Rows do not see each other: each alone makes the same steps.
+    for row in (0, rows - 1):
+        alone = admm(F[row : row + 1], G, np.rint, start=on_grid[row : row + 1], max_steps=4, tol=0)
+        assert np.allclose(alone.least_squares, both.least_squares[row], rtol=1e-9, atol=1e-9)
+        assert np.array_equal(alone.factor[0], both.factor[row])
 
 
 # --- planted faults -------------------------------------------------------------------------------

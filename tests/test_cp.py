@@ -3,6 +3,7 @@
 import sys
 import tempfile
 from fractions import Fraction
+from functools import reduce
 from math import prod
 
 import numpy as np
@@ -96,12 +97,14 @@ def assert_same_tensor(changed, cp, roundings=60):
     )
 
 
+@law("reconstruct.sum")
 @given(cps())
 def test_reconstruct_is_the_sum_over_components(cp):
     truth = loops.reconstruct(exact(cp.factors), exact(cp.weights))
     assert_within(reconstruct(cp), truth, rounding_bound([len(cp.shape), cp.rank], magnitude(cp)))
 
 
+@law("reconstruct.freedoms")
 @given(cps(elements=st.integers(-4, 4)), st.randoms(use_true_random=False))
 def test_reconstruct_is_unchanged_by_permutation_and_rescaling(cp, random):
     order = random.sample(range(cp.rank), cp.rank)
@@ -111,6 +114,7 @@ def test_reconstruct_is_unchanged_by_permutation_and_rescaling(cp, random):
     assert np.array_equal(reconstruct(same), reconstruct(cp))
 
 
+@law("inner.dense", "inner.symmetric")
 @given(cps(elements=st.integers(-4, 4)), st.data())
 def test_inner_is_that_of_the_dense_tensors(left, data):
     rank = data.draw(st.integers(1, 3))
@@ -120,6 +124,7 @@ def test_inner_is_that_of_the_dense_tensors(left, data):
     assert inner(left, right) == dense == inner(right, left)
 
 
+@law("norm.dense")
 @given(cps())
 def test_norm_is_that_of_the_dense_tensor(cp):
     dense = np.array(loops.reconstruct(exact(cp.factors), exact(cp.weights)), dtype=object)
@@ -130,6 +135,7 @@ def test_norm_is_that_of_the_dense_tensor(cp):
     assert_within(norm(cp) ** 2, square, 2 * rounding_bound(lengths, size))
 
 
+@law("normalize.tensor", "normalize.unit")
 @given(cps())
 def test_normalize_gives_unit_columns_and_the_same_tensor(cp):
     unit = normalize(cp)
@@ -141,6 +147,7 @@ def test_normalize_gives_unit_columns_and_the_same_tensor(cp):
     assert_same_tensor(unit, cp)
 
 
+@law("balance.tensor", "balance.equal")
 @given(cps())
 def test_balance_gives_equal_columns_and_the_same_tensor(cp):
     even = balance(cp)
@@ -152,7 +159,7 @@ def test_balance_gives_equal_columns_and_the_same_tensor(cp):
     assert_same_tensor(even, cp, roundings=120)
 
 
-@law("canonical.freedoms")
+@law("canonical.tensor", "canonical.freedoms")
 @given(cps() | cps_with_ties(), st.data())
 def test_canonical_form_forgets_order_signs_and_scale(cp, data):
     fixed = canonical(cp)
@@ -180,6 +187,7 @@ def test_components_of_equal_weight_are_ordered_by_their_columns():
     assert canonical(same).factors[1][0].tolist() == sorted(canonical(same).factors[1][0])[::-1]
 
 
+@law("align.tensor", "align.copy")
 @given(seeds, st.data())
 def test_align_undoes_permutation_signs_and_scale(seed, data):
     reference = random_cp((5, 4, 6), data.draw(st.integers(1, 4)), rng=seed)
@@ -195,6 +203,7 @@ def test_align_undoes_permutation_signs_and_scale(seed, data):
     assert_same_tensor(found.cp, reference)
 
 
+@law("relative_error.ends", "relative_error.scale")
 @given(cps())
 def test_relative_error_is_zero_for_itself_one_for_nothing_and_scale_free(cp):
     dense = reconstruct(cp)
@@ -211,12 +220,14 @@ def test_relative_error_of_a_zero_tensor_is_infinite_unless_met():
     assert relative_error(np.zeros((2, 2)), CP([[[1], [0]], [[1], [0]]])) == np.inf
 
 
+@law("degeneracy.orthonormal")
 @given(st.integers(1, 4), st.integers(2, 4))
 def test_orthonormal_components_are_not_degenerate(rank, modes):
     found = degeneracy(CP([np.eye(4)[:, :rank]] * modes))
     assert found == (0.0, 1.0, 1.0) and not found.suspected
 
 
+@law("degeneracy.freedoms")
 @given(seeds)
 def test_degeneracy_ignores_scale_and_order(seed):
     cp = random_cp((3, 4, 5), 3, rng=seed)
@@ -451,6 +462,93 @@ def test_bad_input_is_refused():
     for rng, error in ((None, TypeError), (0.5, TypeError), (True, TypeError), (-1, ValueError)):
         with pytest.raises(error, match="rng: expected"):
             random_cp((2, 3), 1, rng=rng)
+
+
+@law("CP.shape")
+@given(tensors_with_factors(max_dims=5), st.booleans())
+def test_rank_and_shape_are_those_of_the_factors(case, weighted):
+    X, factors = case
+    rank = len(factors[0][0])
+    cp = CP(factors, np.arange(rank) - 1.0 if weighted else None)
+    assert cp.shape == X.shape == reconstruct(cp).shape and cp.rank == rank == len(cp.weights)
+
+
+@law("reconstruct.freedoms")
+@given(cps(), st.data())
+def test_reconstruct_does_not_see_scales_and_order(cp, data):
+    order = data.draw(st.permutations(range(cp.rank)))
+    numbers = st.sampled_from([-3.0, 0.1, 1.0, 7e5, -1e-9])
+    scales = [data.draw(arrays((cp.rank,), numbers)) for _ in cp.factors]
+    factors = [(A * s)[:, order] for A, s in zip(cp.factors, scales, strict=True)]
+    assert_same_tensor(CP(factors, (cp.weights / np.prod(scales, axis=0))[order]), cp)
+
+
+@law("relative_error.scale")
+@given(cps(), seeds, st.integers(-300, 300))
+def test_relative_error_does_not_see_powers_of_two(cp, seed, power):
+    X = np.random.default_rng(seed).standard_normal(cp.shape)
+    moved = CP(cp.factors, np.ldexp(cp.weights, power))
+    assert relative_error(np.ldexp(X, power), moved) == relative_error(X, cp)
+
+
+@law("inner.linear")
+@given(cps(st.integers(-9, 9)), st.data())
+def test_inner_is_linear_in_the_weights_of_each(cp, data):
+    other = CP([A[:, ::-1] + 1.0 for A in cp.factors], data.draw(arrays((cp.rank,))))
+    a, b = data.draw(st.integers(-5, 5)), data.draw(st.integers(-5, 5))
+    w, v = data.draw(arrays((cp.rank,))), data.draw(arrays((cp.rank,)))
+    both, one, two = (CP(cp.factors, weights) for weights in (a * w + b * v, w, v))
+    assert inner(both, other) == a * inner(one, other) + b * inner(two, other)
+    assert inner(other, both) == a * inner(other, one) + b * inner(other, two)
+
+
+@law("inner.symmetric")
+@given(cps(), st.data())
+def test_the_order_of_an_inner_product_does_not_matter(left, data):
+    right = CP([A + data.draw(st.integers(-2, 2)) / 3 for A in left.factors])
+    size = inner(absolute(left), absolute(right))
+    gap = abs(Fraction(inner(left, right)) - Fraction(inner(right, left)))
+    assert gap <= Fraction(float(rounding_bound(60 + 2 * sum(left.shape), size)))
+
+
+@law("canonical.idempotent")
+@given(cps() | cps_with_ties() | wild_cps())
+def test_canonical_form_stays_but_for_rounding(cp):
+    once, message = refused(lambda: canonical(cp))
+    if message:
+        return
+    again = canonical(once)
+    assert np.allclose(again.weights, once.weights, rtol=1e-14, atol=0)
+    gaps = np.abs(np.diff(once.weights)) <= 1e-13 * once.weights[:-1]
+    tied = np.append(gaps, False) | np.append(False, gaps)
+    for r in np.flatnonzero(~tied):
+        columns = [[A[:, r] for A in form.factors] for form in (once, again)]
+        products = [reduce(np.multiply.outer, form) for form in columns]
+        assert np.allclose(*products, rtol=0, atol=1e-13)
+        peaks = [np.sort(abs(a))[-2:] for a in columns[0][:-1]]
+        if all(len(p) == 1 or p[1] > p[0] * (1 + 1e-13) for p in peaks):
+            for a, b in zip(*columns, strict=True):
+                assert np.allclose(a, b, rtol=1e-13, atol=1e-300)
+
+
+@law("align.tensor")
+@given(cps(), seeds)
+def test_align_keeps_the_tensor_whatever_the_reference(cp, seed):
+    found = align(cp, random_cp(cp.shape, cp.rank, rng=seed))
+    assert_same_tensor(found.cp, cp)
+    assert sorted(found.order) == list(range(cp.rank))
+    assert (found.cosines >= 0).all() and (found.cosines <= 1 + 1e-14).all()
+
+
+@law("random_cp.seed", "random_cp.shape")
+@given(seeds, st.lists(st.integers(1, 6), min_size=2, max_size=5), st.integers(1, 7))
+def test_a_random_tensor_is_as_asked_and_comes_again(seed, shape, rank):
+    first, again, other = (random_cp(shape, rank, rng=s) for s in (seed, seed, seed + 1))
+    assert first.shape == tuple(shape) and first.rank == rank
+    for A, B in zip(first.factors, again.factors, strict=True):
+        assert np.array_equal(A, B)
+    assert np.array_equal(first.weights, again.weights)
+    assert not np.array_equal(first.factors[0], other.factors[0])
 
 
 # --- planted faults -------------------------------------------------------------------------------

@@ -3,13 +3,24 @@
 import sys
 from fractions import Fraction
 from functools import cache
+from itertools import product
 
 import numpy as np
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq, minimize
-from support import caught, exact, seeds, shapes, tensors_with_factors
+from support import (
+    assert_in_range,
+    caught,
+    exact,
+    law,
+    seeds,
+    shapes,
+    tensors_with_factors,
+    wild,
+    wild_factors,
+)
 
 import qcp_ref as right
 from qcp_ref import (
@@ -57,6 +68,7 @@ def error_of(U, F, G, square):
     return square - 2 * np.vdot(F, U) + np.vdot(U @ G, U)
 
 
+@law("epc_update.bound")
 @given(problems())
 def test_error_after_the_update_is_the_bound(problem):
     F, G, square, bound, _, omega = problem
@@ -65,6 +77,7 @@ def test_error_after_the_update_is_the_bound(problem):
     assert abs(found.squared_error - bound) <= 1e-10 * square
 
 
+@law("epc_update.least")
 @given(problems(), seeds)
 def test_no_feasible_factor_has_a_smaller_norm(problem, seed):
     F, G, square, bound, _, omega = problem
@@ -82,6 +95,7 @@ def test_no_feasible_factor_has_a_smaller_norm(problem, seed):
                 break
 
 
+@law("epc_update.least")
 @given(problems())
 def test_gradients_of_norm_and_error_are_opposite(problem):
     # The problem is convex: with the error at its bound this is all that optimality asks for.
@@ -93,6 +107,7 @@ def test_gradients_of_norm_and_error_are_opposite(problem):
     assert cosine <= -1 + 1e-9
 
 
+@law("epc_update.bracket")
 @given(problems(singular=False))
 def test_tau_lies_in_its_bracket(problem):
     F, G, square, bound, share, omega = problem
@@ -103,6 +118,7 @@ def test_tau_lies_in_its_bracket(problem):
     assert values[0] * ratio * (1 - 1e-6) <= tau <= values[-1] * ratio * (1 + 1e-6)
 
 
+@law("epc_update.rank-one")
 @given(st.integers(1, 5), seeds, st.floats(0.01, 0.99), st.sampled_from([None, 1e-300, 3.0, 1e300]))
 def test_rank_one_has_the_closed_form(rows, seed, share, weight):
     rng = np.random.default_rng([seed, 19])
@@ -114,6 +130,7 @@ def test_rank_one_has_the_closed_form(rows, seed, share, weight):
     assert np.allclose(found.factor, (1 - np.sqrt(share)) * F / 2.5, rtol=1e-12)
 
 
+@law("epc_update.bisection")
 @settings(max_examples=60)
 @given(problems(max_rank=3, singular=False))
 def test_update_equals_bisection_on_rational_numbers(problem):
@@ -131,6 +148,7 @@ def test_update_equals_bisection_on_rational_numbers(problem):
     assert np.abs(found.factor - U).max() <= 1e-10 * (1 + abs(U).max()) * np.linalg.cond(G)
 
 
+@law("epc_update.weights")
 @given(problems(), st.sampled_from([2.0**-60, 0.1, 3.0]))
 def test_a_common_factor_of_the_weights_changes_tau_only(problem, factor):
     F, G, square, bound, _, omega = problem
@@ -142,6 +160,7 @@ def test_a_common_factor_of_the_weights_changes_tau_only(problem, factor):
     assert np.array_equal(plain.factor, equal.factor)
 
 
+@law("epc_update.bound")
 @given(st.lists(st.floats(-13, 0), min_size=1, max_size=6), seeds, st.floats(-9, -1e-9))
 @example([-13.0, -13.0, -7.0, 0.0], 0, -9.0)
 @example([-13.0, 0.0], 0, -1e-9)
@@ -203,6 +222,7 @@ def spherical(F, G, room):
     return (B + d * Z) / np.sqrt(sigma) @ V.T
 
 
+@law("epc_update.spherical")
 @given(
     st.lists(st.sampled_from([1.0, 1 + 1e-13, 1 + 1e-9, 1.001, 0.5, 0.1]), min_size=1, max_size=6),
     st.integers(1, 4),
@@ -265,6 +285,7 @@ def test_a_component_without_columns_elsewhere_gets_a_zero_column(weights):
         epc_update(np.zeros((3, 2)), np.zeros((2, 2)), 4.0, 1.0, weights=weights)
 
 
+@law("sensitivity.entries")
 @settings(max_examples=50)
 @given(tensors_with_factors(max_dims=3), st.booleans())
 def test_sensitivity_adds_up_what_each_entry_does(drawn, weighted):
@@ -301,6 +322,7 @@ def best_scaling(cp):
     return minimize(lambda logs: np.log(scaled(logs)), np.zeros((d - 1) * rank), tol=1e-10)
 
 
+@law("sensitivity.scaling")
 @settings(max_examples=15)
 @given(shapes(max_dims=4), st.integers(1, 2), seeds)
 def test_no_scaling_of_the_columns_has_a_smaller_sensitivity(shape, rank, seed):
@@ -321,6 +343,7 @@ def size_of(cp, objective):
     return float((sizes**2).sum()) if objective == "norm" else sensitivity(cp)
 
 
+@law("epc.bound", "epc.descent")
 @settings(max_examples=60)
 @given(
     shapes(max_dims=4),
@@ -355,6 +378,7 @@ def test_error_stays_within_the_bound_and_the_objective_never_rises(
     assert (np.diff(steps) <= 1e-7 * steps[:-1]).all()  # a root of the rounding level
 
 
+@law("epc.matrix")
 @settings(max_examples=15)
 @given(st.integers(2, 5), st.integers(2, 5), st.integers(0, 3), seeds)
 def test_matrices_reach_the_least_nuclear_norm(rows, columns, more, seed):
@@ -383,6 +407,7 @@ def noisy_fit(seed, rank=3):
 NO_RULE = {"tol": 0.0, "round_tol": 0.0, "ratio_tol": 0.0, "patience": 99}
 
 
+@law("epc.rounds")
 @settings(max_examples=20)
 @given(seeds, st.integers(2, 4), st.integers(1, 5), st.sampled_from(["norm", "sensitivity"]))
 def test_rounds_that_no_rule_ends_are_one_long_run(seed, rounds, sweeps, objective):
@@ -396,6 +421,7 @@ def test_rounds_that_no_rule_ends_are_one_long_run(seed, rounds, sweeps, objecti
         assert np.array_equal(one, other)
 
 
+@law("epc.rule")
 @settings(max_examples=20)
 @given(seeds, st.sampled_from([0.1, 1e-2, 1e-3]), st.sampled_from(["norm", "sensitivity"]))
 def test_rounds_end_once_the_objective_has_settled(seed, round_tol, objective):
@@ -415,6 +441,7 @@ def test_rounds_end_once_the_objective_has_settled(seed, round_tol, objective):
     assert (changes[:-1] > round_tol).all() and changes[-1] <= round_tol
 
 
+@law("epc.rule")
 @settings(max_examples=10)
 @given(seeds, st.integers(1, 3), st.sampled_from(["norm", "sensitivity"]))
 def test_rounds_end_once_the_ratio_has_settled(seed, patience, objective):
@@ -613,6 +640,7 @@ def test_bad_input_is_refused():
         epc_update(np.ones((3, 2)), np.eye(2), 9.0, 5.0, weights=["1", "2"])
 
 
+@law("epc_update.bound")
 @settings(max_examples=40)
 @given(seeds, st.integers(1, 4), st.sampled_from([1.0, 0.02]), st.booleans())
 def test_columns_of_very_different_length_are_solved_like_by_loops(seed, rank, spread, twice):
@@ -643,6 +671,86 @@ def test_columns_of_very_different_length_are_solved_like_by_loops(seed, rank, s
 def test_gram_matrices_far_from_one(size):
     found = epc_update([[size, size]], size * np.array([[1.0, 0.5], [0.5, 1.0]]), 2 * size, size)
     assert np.allclose(found.factor, 1 / 3, rtol=1e-12) and np.isclose(found.tau, 1.5 * size)
+
+
+@law("epc_update.bound")
+@given(problems(), st.sampled_from([1.0, 1 + 1e-9, 3.0, 1e300]))
+def test_a_bound_that_zero_obeys_gives_zero(problem, ratio):
+    F, G, square, _, _, omega = problem
+    found = epc_update(F, G, square, max(square, ratio * square), weights=omega)
+    assert not found.factor.any() and found.factor.shape == F.shape
+    assert found.tau == np.inf and found.squared_error == square
+
+
+@law("epc_update.reach")
+@given(problems(), st.floats(0, 0.99), st.sampled_from([0.01, 0.3, 1.0]), seeds)
+def test_a_bound_below_reach_keeps_the_error_of_the_current_factor(problem, below, size, seed):
+    F, G, square, _, _, omega = problem
+    best = least_squares(F, G)
+    rest = error_of(best, F, G, square)
+    assume(rest > 1e-6 * square)  # else the bound may be met after all
+    step = np.random.default_rng([seed, 18]).standard_normal(F.shape)
+    current = best + size * step
+    kept = error_of(current, F, G, square)
+    assume(rest + 1e-6 * square < kept < (1 - 1e-6) * square)
+    found = epc_update(F, G, square, below * rest, weights=omega, current=current)
+    assert abs(error_of(found.factor, F, G, square) - kept) <= 1e-9 * square
+    root = 1.0 if omega is None else np.sqrt(omega)
+    assert np.linalg.norm(found.factor * root) <= np.linalg.norm(current * root) * (1 + 1e-9)
+    with pytest.raises(ValueError, match=r"^squared_bound: expected at least"):
+        epc_update(F, G, square, below * rest, weights=omega)
+
+
+@law("sensitivity.range", "sensitivity.entries")
+@given(wild_factors(max_dims=3), st.data())
+def test_sensitivity_takes_entries_of_any_magnitude(factors, data):
+    weights = data.draw(wild((factors[0].shape[1],), 400))
+    truth = loops.sensitivity(exact(factors), exact(weights))
+    assert_in_range(lambda: sensitivity(CP(factors, weights)), truth, truth, 200)
+
+
+@law("sensitivity.mean")
+@settings(max_examples=40)
+@given(
+    st.sampled_from([((1, 1), 2), ((2, 1), 2), ((2, 3), 1), ((1, 2, 2), 1), ((2, 2, 1), 2)]), seeds
+)
+def test_sensitivity_is_the_mean_over_all_signs_of_small_noise(case, seed):
+    (shape, rank), sigma = case, 2.0**-20
+    cp = random_cp(shape, rank, rng=seed)
+    entries, ends = sum(shape) * rank, np.cumsum(shape)[:-1]
+    letters = "ijk"[: len(shape)]
+    terms = f"{','.join(f'n{i}r' for i in letters)}->n{letters}"
+    # All patterns of signs, each once: the mean of independent noise without drawing any.
+    signs = np.array(list(product((-sigma, sigma), repeat=entries)))
+    noise = np.split(signs.reshape(-1, sum(shape), rank), ends, axis=1)
+    noisy = np.einsum(terms, *(A + N for A, N in zip(cp.factors, noise, strict=True)))
+    mean = ((noisy - reconstruct(cp)) ** 2).sum() / len(signs) / sigma**2
+    assert sensitivity(cp) == pytest.approx(mean, rel=1e-6, abs=1e-9)
+
+
+@law("epc.rule")
+@settings(max_examples=20)
+@given(
+    seeds, st.sampled_from([0.1, 1e-3]), st.integers(1, 4), st.sampled_from(["norm", "sensitivity"])
+)
+def test_a_round_ends_once_its_sweeps_have_settled(seed, tol, patience, objective):
+    X, start = noisy_fit(seed)
+    options = {"objective": objective, "slack": 0.1, "patience": patience}
+    found = epc(X, start, tol=tol, max_sweeps=3000, **options)
+    assert found.stop_reason == "converged"
+    if objective == "norm":
+        values = [size_of(start, "norm"), *(found.history.norm_ratio * (X**2).sum())]
+    else:
+        scaled = epc(reconstruct(start), start, objective=objective).cp  # as the run begins
+        values = [sensitivity(scaled), *found.history.sensitivity]
+    small = np.abs(np.diff(values)) <= tol * np.array(values[:-1])
+    runs = [small[n : n + patience].all() for n in range(len(small) - patience + 1)]
+    assert runs[-1] and not any(runs[:-1])
+    short = epc(X, start, tol=tol, max_sweeps=len(small), **options)
+    assert short.stop_reason == "converged"
+    if len(small) > 1:
+        short = epc(X, start, tol=tol, max_sweeps=len(small) - 1, **options)
+        assert short.stop_reason == "max_sweeps" and len(short.history.error) == len(small) - 1
 
 
 # --- planted faults -------------------------------------------------------------------------------
@@ -730,9 +838,47 @@ def absolute_epc(X, cp, *, round_tol=1e-4, **options):
 BOUNDED = test_error_stays_within_the_bound_and_the_objective_never_rises
 
 
+def relentless_update(F, G, square, bound, *, weights=None, current=None):
+    """Goes as low as least squares where the bound is below reach."""
+    if current is None:
+        return right.epc_update(F, G, square, bound, weights=weights)
+    best = least_squares(np.asarray(F), np.asarray(G))
+    return right.epc_update(F, G, square, 2 * square, weights=weights)._replace(factor=best)
+
+
+def zeroless_update(F, G, square, bound, **options):
+    """Does not know that zero may be enough."""
+    return right.epc_update(F, G, square, min(bound, 0.9 * square), **options)
+
+
+def plain_sensitivity(cp):
+    """Forms squares in float64."""
+    with np.errstate(all="ignore"):
+        squares = [(A**2).sum(axis=0) for A in cp.factors]
+        rest = [np.prod(squares[:n] + squares[n + 1 :], axis=0) for n in range(len(squares))]
+        found = (cp.weights**2 * (np.array(cp.shape) @ np.array(rest))).sum()
+    return float(np.nan_to_num(found))
+
+
+def careless_epc(X, cp, *, tol=1e-5, **options):
+    """Compares the root of the objective where the objective is meant."""
+    return right.epc(X, cp, tol=2 * tol, **options)
+
+
 @pytest.mark.parametrize(
     ("test", "fault"),
     [
+        (
+            test_a_bound_below_reach_keeps_the_error_of_the_current_factor,
+            {"epc_update": relentless_update},
+        ),
+        (test_a_bound_that_zero_obeys_gives_zero, {"epc_update": zeroless_update}),
+        (test_sensitivity_takes_entries_of_any_magnitude, {"sensitivity": plain_sensitivity}),
+        (
+            test_sensitivity_is_the_mean_over_all_signs_of_small_noise,
+            {"sensitivity": sideless_sensitivity},
+        ),
+        (test_a_round_ends_once_its_sweeps_have_settled, {"epc": careless_epc}),
         (test_error_after_the_update_is_the_bound, {"epc_update": least_squares_update}),
         (test_error_after_the_update_is_the_bound, {"epc_update": unsquared_bound_update}),
         (test_gradients_of_norm_and_error_are_opposite, {"epc_update": shrunk_update}),

@@ -15,13 +15,14 @@ from grid_draws import (
     ROUNDINGS,
     SCALES,
     any_grids,
+    grids,
     lists,
     some,
     spec,
 )
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from support import arrays, assert_same, assert_within, caught, exact, floats, shapes
+from support import arrays, assert_same, assert_within, caught, exact, floats, law, seeds, shapes
 
 from qcp_ref import Grid, choose_scale, dequantize, loops, project, quantize, rounding_bound
 from qcp_ref import grid as right
@@ -87,6 +88,7 @@ def quantize_cases(draw):
     return x, grid, scale, draw(zeros | arrays(kept, zeros))
 
 
+@law("quantize.loops")
 @given(quantize_cases())
 def test_quantize_follows_the_rule_step_by_step(case):
     x, grid, scale, zero_point = case
@@ -97,6 +99,7 @@ def test_quantize_follows_the_rule_step_by_step(case):
     assert codes.dtype == grid.dtype
 
 
+@law("quantize.nearest")
 @given(lists(), any_grids(), POWERS)
 def test_quantize_takes_the_nearest_level_and_the_even_code_of_two(x, grid, scale):
     # Halves of the least step: every tie is met, and all arithmetic is exact.
@@ -111,16 +114,19 @@ def test_quantize_takes_the_nearest_level_and_the_even_code_of_two(x, grid, scal
         assert len(nearest) == 1 or code % 2 == 0 or (grid.kind == "binary" and code == 1)
 
 
+@law("quantize.monotone")
 @given(lists(), any_grids(), SCALES)
 def test_quantize_is_monotone(x, grid, scale):
     assert (np.diff(quantize(np.sort(x), grid, scale).astype(int)) >= 0).all()
 
 
+@law("quantize.power")
 @given(lists(), any_grids(), SCALES, POWERS)
 def test_quantize_does_not_see_a_common_power_of_two(x, grid, scale, power):
     assert np.array_equal(quantize(x * power, grid, scale * power), quantize(x, grid, scale))
 
 
+@law("quantize.odd")
 @given(lists(), any_grids(), SCALES)
 def test_quantize_is_odd_on_symmetric_grids(x, grid, scale):
     assume(grid.narrow or grid.mid_rise or grid.kind != "uniform")
@@ -142,6 +148,7 @@ def test_levels_come_back_as_their_codes(grid, scale):
     assert np.array_equal(quantize(dequantize(codes, scale, grid=grid), grid, scale), codes)
 
 
+@law("dequantize.rounding")
 @given(quantize_cases())
 def test_dequantize_is_one_rounding_of_scale_times_code_minus_zero_point(case):
     x, grid, scale, zero_point = case
@@ -159,6 +166,7 @@ def test_dequantize_is_one_rounding_of_scale_times_code_minus_zero_point(case):
     )
 
 
+@law("quantize.loops")
 def test_the_zero_point_is_added_after_rounding_and_before_clipping():
     x = [-2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 3.5]
     assert quantize(x, Grid(4), 1, 1).tolist() == [-1, -1, 1, 1, 3, 3, 5]
@@ -166,6 +174,7 @@ def test_the_zero_point_is_added_after_rounding_and_before_clipping():
     assert quantize([[5.0, 5.0]], Grid(4), 1, [[-8, 7]]).tolist() == [[-3, 7]]
 
 
+@law("quantize.nearest")
 def test_ties_go_to_the_even_code():
     x = np.arange(-4.5, 5)
     assert quantize(x, Grid(4), 1).tolist() == [-4, -4, -2, -2, 0, 0, 2, 2, 4, 4]
@@ -183,6 +192,7 @@ def test_ties_go_to_the_even_code():
     ]
 
 
+@law("quantize.loops")
 def test_division_is_not_a_product_with_the_reciprocal():
     # 73.5 / 49 is a tie; the rounded reciprocal of 49 is too small.
     assert 73.5 * (1 / 49) < 1.5
@@ -199,6 +209,7 @@ def test_huge_quotients_saturate_and_tiny_ones_vanish():
 # --- roundings and divisions of others ------------------------------------------------------------
 
 
+@law("quantize.loops")
 @given(
     quantize_cases(),
     st.sampled_from(ROUNDINGS),
@@ -242,6 +253,7 @@ TIED = {
 }
 
 
+@law("quantize.loops")
 @pytest.mark.parametrize("rounding", TIED)
 def test_each_rounding_on_ties_and_beside_them(rounding):
     ties = np.arange(-2.5, 3)
@@ -253,6 +265,7 @@ def test_each_rounding_on_ties_and_beside_them(rounding):
     assert quantize([0.0, 2.0, -3.0], Grid(4), 1, rounding=rounding).tolist() == [0, 2, -3]
 
 
+@law("quantize.stochastic")
 @pytest.mark.parametrize(("bits", "kind"), [(4, "uniform"), (4, "log2")])
 def test_stochastic_rounding_is_right_on_average(bits, kind):
     grid = Grid(bits, kind=kind)
@@ -275,6 +288,7 @@ def test_the_loops_round_to_float32_like_numpy(value):
     assert loops.float32(value) == Fraction(float(np.float32(value)))
 
 
+@law("quantize.loops")
 def test_float32_and_reciprocal_move_single_codes():
     # 75 / 30 and 183 / 122 are ties; the float32 reciprocals are too large and too small.
     for x, scale, divided, multiplied in ((75, 30, 2, 3), (183, 122, 2, 1)):
@@ -295,6 +309,7 @@ def test_float32_quotients_saturate(division):
     assert quantize(x, Grid(3, kind="log2"), 1, division=division).tolist() == [3, -3, 3, 0]
 
 
+@law("quantize.nearest")
 def test_log2_codes_are_nearest_by_value_and_not_by_exponent():
     # 0.72 lies nearer to 1/2 than to 1, though its logarithm is nearer to 0 than to -1. Ties: 3/4
     # between codes 6 and 7, 3/8 between 5 and 6, 2**-7 between 0 and 1.
@@ -303,6 +318,7 @@ def test_log2_codes_are_nearest_by_value_and_not_by_exponent():
     assert quantize(x * 3, Grid(4, kind="log2"), 3)[:3].tolist() == [6, -6, 7]
 
 
+@law("quantize.nearest")
 def test_binary_codes_are_signs_and_that_of_zero_is_plus():
     codes = quantize([0.0, -0.0, 1e-300, -5e-324, -7.0], Grid(1, kind="binary"), 1e10)
     assert codes.tolist() == [1, 1, 1, -1, -1] and codes.dtype == np.int8
@@ -565,6 +581,70 @@ def test_onnx_runtime_divides_in_float32(scale, zero_point, rng):
     assert np.array_equal(theirs, quantize(x, grid, scale, zero_point, division="float32"))
 
 
+@st.composite
+def wide_grids(draw):
+    """All grids, up to the most bits."""
+    kind = draw(st.sampled_from(["uniform", "unsigned", "log2", "binary", "ternary"]))
+    if kind in ("binary", "ternary"):
+        return Grid(1 + (kind == "ternary"), kind=kind)
+    if kind == "log2":
+        return Grid(draw(st.integers(2, 8)), kind=kind)
+    if kind == "unsigned":
+        return Grid(draw(st.integers(1, 16)), signed=False)
+    return draw(grids(16))
+
+
+@law("Grid.codes", "Grid.symmetric")
+@given(wide_grids())
+def test_codes_are_counted_and_levels_mirrored(grid):
+    fewer = grid.narrow or grid.kind in ("ternary", "log2")
+    found = grid.levels
+    assert len(found) == 2**grid.bits - fewer and (np.diff(found) > 0).all()
+    codes = np.arange(grid.qmin, grid.qmax + 1)
+    codes = codes[codes != 0] if grid.kind == "binary" else codes
+    assert np.array_equal(dequantize(codes, 1.0, grid=grid), found)
+    symmetric = grid.narrow or grid.mid_rise or grid.kind != "uniform"
+    assert np.array_equal(-found[::-1], found) == symmetric
+
+
+@law("quantize.inverse")
+@given(wide_grids(), st.floats(1e-260, 1e290), st.data())
+def test_codes_come_back_from_what_they_stand_for(grid, scale, data):
+    codes = np.arange(grid.qmin, grid.qmax + 1)
+    codes = codes[codes != 0] if grid.kind == "binary" else codes
+    zero = 0
+    if grid.kind == "uniform" and not grid.mid_rise:
+        zero = data.draw(st.integers(grid.qmin, grid.qmax))
+    values = dequantize(codes, scale, zero, grid=grid)
+    assert np.array_equal(quantize(values, grid, scale, zero), codes)
+    assert quantize(values, grid, scale, zero).dtype == grid.dtype
+
+
+@law("quantize.monotone")
+@given(lists(12), any_grids(), SCALES, st.sampled_from(ROUNDINGS[:-1]), st.sampled_from(DIVISIONS))
+def test_every_fixed_rounding_is_monotone(x, grid, scale, rounding, division):
+    assume(grid.kind != "binary")
+    near = np.concatenate([x, np.nextafter(x, np.inf), np.nextafter(x, -np.inf)])
+    codes = quantize(np.sort(near), grid, scale, rounding=rounding, division=division)
+    assert (np.diff(codes.astype(int)) >= 0).all()
+
+
+@law("quantize.stochastic")
+@settings(max_examples=40)
+@given(wide_grids(), st.lists(st.floats(0, 1), min_size=1, max_size=4), POWERS, seeds)
+def test_stochastic_rounding_of_any_numbers_is_right_on_average(grid, places, scale, seed):
+    assume(grid.kind != "binary")
+    low, high = grid.levels[0] * scale, grid.levels[-1] * scale
+    x = np.tile(low + np.array(places) * (high - low), (2000, 1)).clip(low, high)
+    codes = quantize(x, grid, scale, rounding="stochastic", rng=seed)
+    down, up = (quantize(x, grid, scale, rounding=name) for name in ("floor", "ceil"))
+    assert ((codes == down) | (codes == up)).all()
+    rounded = dequantize(codes, scale, grid=grid)
+    step = dequantize(up[0], scale, grid=grid) - dequantize(down[0], scale, grid=grid)
+    allowed = 7 * step / 2 / np.sqrt(len(x)) + 1e-12 * (high - low)
+    assert (abs(rounded.mean(axis=0) - x[0]) <= allowed).all()
+
+
 # --- planted faults -------------------------------------------------------------------------------
 
 
@@ -655,9 +735,26 @@ AVERAGE = test_stochastic_rounding_is_right_on_average
 ZERO_POINT = test_the_zero_point_is_added_after_rounding_and_before_clipping
 
 
+def capped(x, grid, scale, zero_point=0, **options):
+    """Never gives the highest code."""
+    codes = right.quantize(x, grid, scale, zero_point, **options)
+    return np.where(codes == grid.qmax, codes - 1, codes).astype(grid.dtype)
+
+
+def rounded_to_even(x, grid, scale, zero_point=0, *, rng=None, rounding="half-even", **options):
+    """Takes the nearest level for a draw."""
+    rounding = "half-even" if rounding == "stochastic" else rounding
+    return right.quantize(x, grid, scale, zero_point, rounding=rounding, **options)
+
+
 @pytest.mark.parametrize(
     ("test", "fault"),
     [
+        (test_codes_come_back_from_what_they_stand_for, {"quantize": capped}),
+        (
+            test_stochastic_rounding_of_any_numbers_is_right_on_average,
+            {"quantize": rounded_to_even},
+        ),
         (STEPS, {"quantize": by_rounding(np.floor)}),
         (NEAREST, {"quantize": by_rounding(np.floor)}),
         (NEAREST, {"quantize": by_rounding(half_away)}),

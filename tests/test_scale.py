@@ -22,9 +22,9 @@ from grid_draws import (
     some,
     spec,
 )
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from support import assert_within, caught, exact, shapes
+from support import assert_within, caught, exact, law, refused, shapes, wild
 
 from qcp_ref import Grid, choose_scale, loops, project, quantize, rounding_bound
 from qcp_ref import scale as right
@@ -36,6 +36,7 @@ ROUNDING = Fraction(1, 2**106)
 # --- choosing the scale ---------------------------------------------------------------------------
 
 
+@law("choose_scale.least")
 @given(lists(5), any_grids(3) | st.just(Grid(4)))
 def test_exact_scale_has_the_gain_of_brute_force_on_fractions(x, grid):
     truth = loops.choose_scale(exact(x), spec(grid))
@@ -46,6 +47,7 @@ def test_exact_scale_has_the_gain_of_brute_force_on_fractions(x, grid):
         assert scale == 1
 
 
+@law("choose_scale.least", "choose_scale.largest")
 @given(st.lists(st.integers(-12, 12), min_size=1, max_size=5), any_grids(3) | st.just(Grid(4)))
 def test_exact_scale_of_integers_is_that_of_brute_force(x, grid):
     # Small integers make equal gains common: the largest scale is meant. (Zeros: see below.)
@@ -54,6 +56,7 @@ def test_exact_scale_of_integers_is_that_of_brute_force(x, grid):
     assert choose_scale(x, grid).scale == float(truth)
 
 
+@law("project.nearest")
 @given(some(4), any_grids(2))
 def test_projection_is_the_nearest_of_all_code_assignments(x, grid):
     values = exact(x)
@@ -67,6 +70,7 @@ def test_projection_is_the_nearest_of_all_code_assignments(x, grid):
     assert error <= energy(x) * (1 + Fraction(1, 2**51)) - best + Fraction(1, 2**200)
 
 
+@law("choose_scale.least")
 @given(lists(4), any_grids(3))
 def test_no_rule_and_no_scan_beats_the_exact_scale(x, grid):
     best = gain(x, grid, choose_scale(x, grid).scale)
@@ -105,6 +109,7 @@ def test_the_exact_scale_is_the_global_minimum_where_local_ones_abound():
     assert_within(choose_scale(x, Grid(4)).scale, Fraction(7, 5), 1e-15)
 
 
+@law("choose_scale.least")
 def test_negative_numbers_have_one_level_more_on_the_full_range():
     x = np.array([-8.0, -8.0, 5.0, 3.0, -1.0])
     assert choose_scale(x, Grid(4)).scale == 1
@@ -113,6 +118,7 @@ def test_negative_numbers_have_one_level_more_on_the_full_range():
     assert choose_scale([-2.0, -3.0, 9.0], Grid(1)).scale == 2.5
 
 
+@law("choose_scale.refit")
 @given(lists(40), any_grids())
 def test_the_exact_scale_is_the_refit_of_its_own_codes(x, grid):
     scale = choose_scale(x, grid).scale
@@ -121,6 +127,7 @@ def test_the_exact_scale_is_the_refit_of_its_own_codes(x, grid):
     assert_within(scale, first / second, rounding_bound(2 * x.size + 20, scale))
 
 
+@law("choose_scale.order")
 @given(lists(30), any_grids(), POWERS, st.data())
 def test_order_does_not_matter_and_powers_of_two_pass_through(x, grid, power, data):
     rule = data.draw(st.sampled_from(rules(grid)))
@@ -131,6 +138,7 @@ def test_order_does_not_matter_and_powers_of_two_pass_through(x, grid, power, da
         assert choose_scale(x * power, grid, rule=rule).scale == scale * power
 
 
+@law("choose_scale.axis")
 @given(shapes(2, 2).flatmap(some), any_grids(), st.data())
 def test_each_row_and_column_gets_the_scale_that_it_has_alone(x, grid, data):
     rule = data.draw(st.sampled_from(rules(grid)))
@@ -153,6 +161,7 @@ def test_the_four_formulas_in_the_largest_value():
     assert choose_scale(np.negative(x), Grid(4), rule="max-abs-two-sided").scale == 1 / 7
 
 
+@law("choose_scale.unclipped")
 @given(lists(), any_grids().filter(lambda g: g.signed and (g.qmax > 0 or g.mid_rise)))
 def test_the_two_sided_scale_is_the_least_without_clipping(x, grid):
     assume(x.any())
@@ -162,6 +171,7 @@ def test_the_two_sided_scale_is_the_least_without_clipping(x, grid):
     assert reached.max() == pytest.approx(1, rel=1e-15)
 
 
+@law("choose_scale.trials")
 @given(lists(3), grids(2) | st.just(Grid(4)))
 def test_the_authors_scale_is_the_best_of_their_200_trials(x, grid):
     assume(x.any())
@@ -189,6 +199,7 @@ def test_of_equal_trials_the_first_wins():
 # --- powers of two --------------------------------------------------------------------------------
 
 
+@law("choose_scale.rounded")
 @given(lists(), any_grids(), st.data())
 def test_a_rounded_scale_is_the_power_of_two_of_plain_loops(x, grid, data):
     rule = data.draw(st.sampled_from([*rules(grid), *affine_rules(grid)[:3]]))
@@ -211,6 +222,7 @@ def test_rounded_powers_follow_the_logarithm():
     assert scales(1.7e308) == [2.0**1020, 2.0**1021, 2.0**1021]
 
 
+@law("choose_scale.powers")
 @given(lists(5), any_grids(3) | st.just(Grid(4)))
 def test_no_power_of_two_beats_the_best_one(x, grid):
     scale = float(choose_scale(x, grid, po2="mse").scale)
@@ -237,6 +249,7 @@ def affine_rules(grid):
 UNIFORM = any_grids(3).filter(affine_rules) | st.sampled_from([Grid(8), Grid(8, signed=False)])
 
 
+@law("choose_scale.range")
 @given(lists(), UNIFORM, st.sampled_from(AFFINE_RULES[:3]))
 def test_scale_and_zero_point_of_the_range_are_those_of_plain_loops(x, grid, rule):
     chosen = choose_scale(x, grid, rule=rule)
@@ -251,6 +264,7 @@ def test_scale_and_zero_point_of_the_range_are_those_of_plain_loops(x, grid, rul
     assert chosen.rule == rule
 
 
+@law("choose_scale.zero")
 @given(lists(), UNIFORM, st.sampled_from(AFFINE_RULES))
 def test_zero_keeps_a_code_and_nothing_of_the_range_is_far_away(x, grid, rule):
     chosen = choose_scale(x, grid, rule=rule)
@@ -263,6 +277,7 @@ def test_zero_keeps_a_code_and_nothing_of_the_range_is_far_away(x, grid, rule):
         assert np.array_equal(project(x, grid, rule=rule), project(x, grid, scale=chosen))
 
 
+@law("choose_scale.affine")
 @given(lists(4), UNIFORM.filter(lambda g: g.bits < 4))
 def test_exact_affine_scale_has_the_gain_of_brute_force_on_fractions(x, grid):
     truth = loops.choose_affine(exact(x), spec(grid))
@@ -273,6 +288,7 @@ def test_exact_affine_scale_has_the_gain_of_brute_force_on_fractions(x, grid):
         assert (chosen.scale, chosen.zero_point) == (1, 0)
 
 
+@law("choose_scale.affine")
 @given(st.lists(st.integers(-9, 9), min_size=1, max_size=4), UNIFORM.filter(lambda g: g.bits < 4))
 def test_exact_affine_scale_of_integers_is_that_of_brute_force(x, grid):
     scale, zero = loops.choose_affine(exact(x), spec(grid))
@@ -280,6 +296,7 @@ def test_exact_affine_scale_of_integers_is_that_of_brute_force(x, grid):
     assert Fraction(float(chosen.scale)) == Fraction(float(scale)) and chosen.zero_point == zero
 
 
+@law("choose_scale.affine")
 @given(lists(5), UNIFORM.filter(lambda g: g.bits < 4), st.sampled_from(["mse-exact", "min-max"]))
 def test_no_rule_beats_the_exact_affine_scale(x, grid, rule):
     best = choose_scale(x, grid, rule="mse-exact-affine")
@@ -299,6 +316,7 @@ def test_no_power_of_two_with_any_zero_point_beats_the_best_pair(x, grid):
             assert gain(x, grid, Fraction(2) ** power, zero) <= best
 
 
+@law("choose_scale.axis")
 @given(shapes(2, 2).flatmap(some), UNIFORM, st.sampled_from(AFFINE_RULES[:3]))
 def test_each_row_and_column_gets_the_zero_point_that_it_has_alone(x, grid, rule):
     for axis, slices in ((0, x), (1, x.T)):
@@ -392,6 +410,7 @@ def test_a_constant_is_represented_by_its_innermost_level(count, value, sign, gr
 # --- projecting -----------------------------------------------------------------------------------
 
 
+@law("project.on-grid", "project.idempotent")
 @given(
     shapes(2, 2).flatmap(some), grids(), st.sampled_from([None, 0, 1]), st.sampled_from(RULES[:3])
 )
@@ -475,6 +494,66 @@ def test_bad_rules_and_axes_are_refused():
     for options in ({"axis": 0}, {"rule": "max-abs"}, {"po2": "ceil"}):
         with pytest.raises(ValueError, match="scale: expected None together with axis or rule"):
             project(x, Grid(4), scale=1.0, **options)
+
+
+@law("choose_scale.one-sided")
+@given(
+    st.lists(st.integers(1, 9), min_size=1, max_size=5),
+    st.integers(1, 5),
+    st.lists(st.sampled_from([0.0, 0.1, 3.0, 1e9, 1e300]), min_size=1, max_size=5),
+    st.data(),
+)
+def test_numbers_on_a_side_without_levels_do_not_matter(x, bits, far, data):
+    for grid, sign in ((Grid(bits, signed=False), 1), (Grid(1), -1)):
+        alone = choose_scale(sign * np.array(x), grid).scale
+        mixed = data.draw(st.permutations([*(sign * np.array(x)), *(-sign * np.array(far))]))
+        assert choose_scale(mixed, grid).scale == alone
+        assert choose_scale(-sign * np.array(far), grid).scale == 1  # nothing that helps
+
+
+@law("choose_scale.trials")
+@settings(max_examples=30)
+@given(st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=4))
+def test_of_trials_that_are_all_equal_the_first_wins(x):
+    # Positive numbers on the levels -1 and 0: all trials give zeros.
+    scale = float(choose_scale(x, Grid(1), rule="mse-200").scale)
+    assert scale == pytest.approx(0.2 * 2 * max(x), rel=1e-14)
+
+
+@law("choose_scale.powers")
+@given(lists(5), any_grids(3) | st.just(Grid(4)))
+def test_larger_powers_of_two_are_worse_than_the_best_one(x, grid):
+    scale = Fraction(float(choose_scale(x, grid, po2="mse").scale))
+    best = gain(x, grid, scale)
+    assume(x.any() and best > 0)  # else no scale helps
+    assert all(gain(x, grid, scale * 2**power) < best for power in range(1, 12))
+    assert all(gain(x, grid, scale / 2**power) <= best for power in range(1, 12))
+
+
+@law("project.on-grid", "project.idempotent")
+@given(shapes(2, 2).flatmap(some), any_grids(), st.sampled_from([None, 0, 1]), st.data())
+def test_projections_on_all_grids_are_levels_and_stay(x, grid, axis, data):
+    rule = data.draw(st.sampled_from([*rules(grid), *affine_rules(grid)[:3]]))
+    chosen = choose_scale(x, grid, axis=axis, rule=rule)
+    projected = project(x, grid, axis=axis, rule=rule)
+    scale, zero = np.broadcast_arrays(chosen.scale, chosen.zero_point)
+    scale, zero = (np.broadcast_to(a, x.shape) for a in (scale, zero))
+    for value, s, z in zip(projected.flat, scale.flat, zero.flat, strict=True):
+        # The zero point of a mid-rise grid is its half step, which the levels have already.
+        known = grid.levels - (0 if grid.mid_rise else z)
+        assert value in s * known
+    assert np.array_equal(project(projected, grid, scale=chosen), projected)
+
+
+@law("project.finite")
+@given(st.integers(1, 4).flatmap(lambda n: wild((n,), 1020)), any_grids(), st.data())
+def test_projections_are_finite_or_refused(x, grid, data):
+    rule = data.draw(st.sampled_from([*rules(grid), *affine_rules(grid)]))
+    projected, message = refused(lambda: project(x, grid, rule=rule))
+    if message:
+        assert abs(x).max() > 1e300, message
+    else:
+        assert np.isfinite(projected).all() and projected.shape == x.shape
 
 
 # --- planted faults -------------------------------------------------------------------------------
@@ -568,9 +647,34 @@ EXACT = test_exact_scale_has_the_gain_of_brute_force_on_fractions
 RANGE = test_scale_and_zero_point_of_the_range_are_those_of_plain_loops
 
 
+def two_sided_scale(x, grid, *, rule="mse-exact", axis=None, po2=None):
+    """Lets numbers on a side without levels take part."""
+    chosen = right.choose_scale(x, grid, rule=rule, axis=axis, po2=po2)
+    low, high = grid.levels[0], grid.levels[-1]
+    return chosen._replace(scale=np.abs(x).max() / 9) if low == 0 or high == 0 else chosen
+
+
+def half_power(x, grid, *, rule="mse-exact", axis=None, po2=None):
+    """Of equal powers takes the smaller one."""
+    chosen = right.choose_scale(x, grid, rule=rule, axis=axis, po2=po2)
+    same = po2 and gain(x, grid, chosen.scale / 2) == gain(x, grid, chosen.scale)
+    return chosen._replace(scale=chosen.scale / 2) if same else chosen
+
+
+def overflowing_project(x, grid, **options):
+    """Lets what is out of range become infinite."""
+    chosen = choose_scale(x, grid, rule=options.get("rule", "mse-exact"))
+    codes = quantize(x, grid, chosen.scale, 0 if grid.mid_rise else chosen.zero_point)
+    with np.errstate(over="ignore"):
+        return chosen.scale * (codes - np.asarray(chosen.zero_point, float))
+
+
 @pytest.mark.parametrize(
     ("test", "fault"),
     [
+        (test_numbers_on_a_side_without_levels_do_not_matter, {"choose_scale": two_sided_scale}),
+        (test_larger_powers_of_two_are_worse_than_the_best_one, {"choose_scale": half_power}),
+        (test_projections_are_finite_or_refused, {"project": overflowing_project}),
         (EXACT, {"choose_scale": local_scale}),
         (
             test_negative_numbers_have_one_level_more_on_the_full_range,

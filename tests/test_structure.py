@@ -5,6 +5,7 @@ on this project; the others plant a fault in a small copy of its layout and see 
 """
 
 import ast
+import importlib.util
 import io
 import json
 import re
@@ -16,6 +17,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+_spec = importlib.util.spec_from_file_location("laws", ROOT / "docs" / "laws.py")
+laws = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(laws)
 
 # The reading order: a module imports only what stands before it. Later chapters have their place.
 GROUND = ["_checks", "_wide", "_results", "_kernels"]
@@ -379,6 +383,11 @@ def docstring_faults(function, doc):
         yield "no doctest in Examples"
 
 
+def check_laws(root):
+    """Each law has a name, a property test that cites it, and planted faults that need it."""
+    return laws.complaints(laws.read(root))
+
+
 def check_companions(root):
     """Each module has its test file, each chapter its theory page and its API page."""
     complaints = []
@@ -455,7 +464,8 @@ def check_notebooks(root):
 
 RULES = [
     *[check_reading_order, check_packages, check_silence, check_budgets, check_names],
-    *[check_labels, check_docstrings, check_companions, check_machine_paths, check_notebooks],
+    *[check_labels, check_docstrings, check_laws, check_companions, check_machine_paths],
+    check_notebooks,
 ]
 
 
@@ -489,7 +499,7 @@ def {name}(X, /, *, mode=0):
 
     **Laws**
 
-    - it is itself
+    - *same*: it is itself
 
     Examples
     --------
@@ -514,6 +524,50 @@ class Both:
     a: int
     c: int
 '''
+LAWS_TEXT = '''
+
+class Both:
+    """Two.
+
+    **Laws**
+
+    - without name,
+      as before
+
+    """
+
+    def add(self):
+        """Add.
+
+        **Laws**
+
+        - *sum*: of both
+        """
+
+    def none(self):
+        """Nothing.
+
+        **Laws**
+
+        * a star
+        """
+'''
+TESTS = """
+
+@law("{name}.same")
+@given(numbers)
+def test_same(x):
+    assert {name}(x) is x
+
+
+LAST = test_same
+TABLE = [(test_same, 1), (test_same, 2), (partial(LAST), 3)]
+
+
+@pytest.mark.parametrize(("test", "fault"), TABLE)
+def test_planted_faults_are_caught(test, fault):
+    assert caught(test, fault)
+"""
 HEADER = '"""Why? Checked by tests/test_{0}.py."""\n\nimport numpy as np\n'
 MATH = ".. math::\n   :label: {}\n\n   x = x\n"
 FIRST, SECOND = "from qcp_ref.tensor import unfold\n", "from qcp_ref.cp import norm\n"
@@ -566,8 +620,10 @@ def tree(tmp_path):
     for name in ("tensor", "cp"):
         files[f"docs/theory/{name}.rst"] = MATH.format(f"{name}-word")
         files[f"docs/api/{name}.rst"] = f":eq:`{name}-word`\n"
-    for name in ("checks", "kernels", "tensor", "cp", "loops", "cli"):
+    for name in ("checks", "kernels", "loops", "cli"):
         files[f"tests/test_{name}.py"] = ""
+    for chapter, name in (("tensor", "unfold"), ("cp", "norm")):
+        files[f"tests/test_{chapter}.py"] = TESTS.format(name=name)
     for name, text in files.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -589,6 +645,8 @@ def file_of(tree, place):
     return tree / (f"qcp_ref/{place}.py" if module else place)
 
 
+TEST = "tests/test_cp.py"
+CITED = "\n@law({})\ndef test_more():\n    pass\n"
 # rule -> where, text added at the end, what the complaint has to say
 ADDED = {
     check_reading_order: [
@@ -649,6 +707,16 @@ ADDED = {
         ("grid", '"""Why?"""\n', "which test file checks it"),
         ("grid", CLASS_TEXT, "grid.Both: lists ['a', 'b'], takes ['a', 'c']"),
     ],
+    check_laws: [
+        ("cp", LAWS_TEXT, "cp.Both: expected '- *slug*: law', got 'without name, as before'"),
+        ("cp", LAWS_TEXT, "cp: no property test cites Both.add.sum"),
+        ("cp", LAWS_TEXT, "cp.Both.none: expected '- *slug*: law', got ''"),
+        (TEST, CITED.format('"norm.same", "norm.size"'), "cites norm.size, which is no law"),
+        (TEST, CITED.format('"norm.same"'), "cites norm.same, but does not use norm"),
+        (TEST, CITED.format("NAME"), "test_cp.py: test_more cites NAME, which is no law"),
+        (TEST, CITED.format('"norm.same"').replace("test_", ""), "more cites laws, but is no test"),
+        ("grid", LAWS_TEXT, "grid: 0 planted faults"),
+    ],
     check_machine_paths: [
         ("docs/index.rst", "see /wo" + "rk/main\n", "docs/index.rst:1: a path"),
         (".ci/run", "pip install --index" + "-url x\n", "package index"),
@@ -661,9 +729,23 @@ REPLACED = {
         ("cp", "    mode : int", "    axis : int", "lists ['X', 'axis']"),
         ("cp", "Returns\n    -------", "Result\n    ------", "no Returns or Yields"),
         ("cp", "**Laws**", "Laws", "no list headed **Laws**"),
-        ("cp", "- it is", "It is", "no list headed **Laws**"),
+        ("cp", "- *same*: it", "It", "no list headed **Laws**"),
         ("cp", ">>> 1\n", "", "no doctest"),
         ("loops", '"""Return it."""', "pass", "loops.product_of: no docstring"),
+    ],
+    check_laws: [
+        ("cp", "*same*: ", "", "cp.norm: expected '- *slug*: law', got 'it is itself'"),
+        ("cp", "*same*: ", "*same* ", "got '*same* it is itself'"),
+        ("cp", "*same*: ", "*The same*: ", "got '*The same*: it is itself'"),
+        ("cp", "itself\n", "itself\n    - *same*: again\n", "norm.same: 2 laws have this name"),
+        ("cp", "itself\n", "itself\n\n    - *more*: it\n", "no property test cites norm.more"),
+        (TEST, '@law("norm.same")\n', "", "cp: no property test cites norm.same"),
+        (TEST, '@law("norm.same")\n', "", "cp: 0 planted faults are caught by tests that cite"),
+        (TEST, "@given(numbers)\n", "", "cp: no property test cites norm.same"),
+        (TEST, "LAST = test_same", "LAST = test_other", "cp: 2 planted faults"),
+        (TEST, "(test_same, 1), ", "", "cp: 2 planted faults"),
+        (TEST, "assert caught(", "assert run(", "cp: 0 planted faults"),
+        ("cp", "tests/test_cp.py", "tests/test_tensor.py", "cp: 0 planted faults"),
     ],
     check_names: [
         ("__init__", '"norm", ', "", "__all__ is not the union"),
@@ -706,6 +788,29 @@ def test_planted_change_is_caught(tree, rule, place, old, new, expected):
     assert old in text
     path.write_text(text.replace(old, new))
     assert expected in "\n".join(rule(tree))
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        "def test_fault():\n    assert caught(LAST, norm=len)\n",
+        "def test_fault():\n    test = test_same\n    assert caught(test, norm=len)\n",
+        "@pytest.mark.parametrize('x', [1])\ndef test_fault(x):\n    assert caught(test_same)\n",
+    ],
+)
+def test_faults_without_a_table_are_counted_by_calls(tree, last):
+    path = tree / TEST
+    path.write_text(path.read_text().replace("(test_same, 1), ", "") + "\n\n" + last)
+    assert check_laws(tree) == []
+
+
+def test_laws_and_their_tests_are_listed(tree):
+    text = laws.page(laws.read(tree))
+    assert text.startswith("2 laws, cited by 2 tests.\n")
+    row = (
+        "   * - :py:obj:`norm <qcp_ref.cp.norm>` *same*\n     - it is itself\n     - ``test_same``"
+    )
+    assert row in text and ":doc:`/api/tensor`" in text
 
 
 def test_every_rule_has_a_planted_fault():

@@ -5,7 +5,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import (
     arrays,
@@ -16,6 +16,8 @@ from support import (
     exact,
     floats,
     law,
+    refused,
+    seeds,
     shapes,
     tensors_with_factors,
     wild,
@@ -39,12 +41,14 @@ from qcp_ref import (
 THIS = sys.modules[__name__]
 
 
+@law("unfold.index")
 @given(shapes().flatmap(arrays), st.data())
 def test_unfold_equals_its_index_formula(X, data):
     mode = data.draw(st.integers(0, X.ndim - 1))
     assert_same(unfold(X, mode), loops.unfold(exact(X), mode))
 
 
+@law("unfold.inverse", "fold.inverse")
 @given(shapes(), st.data())
 def test_fold_inverts_unfold_both_ways(shape, data):
     mode = data.draw(st.integers(0, len(shape) - 1))
@@ -55,18 +59,21 @@ def test_fold_inverts_unfold_both_ways(shape, data):
     assert_same(fold(M, mode, shape), loops.fold(exact(M), mode, shape))
 
 
+@law("khatri_rao.index")
 @given(tensors_with_factors())
 def test_khatri_rao_equals_its_index_formula(case):
     _, factors = case
     assert_same(khatri_rao(factors), loops.khatri_rao(exact(factors)))
 
 
+@law("khatri_rao.associative")
 @given(tensors_with_factors())
 def test_khatri_rao_is_associative(case):
     _, (A, B, *_) = case
     assert np.array_equal(khatri_rao([khatri_rao([A, B]), A]), khatri_rao([A, B, A]))
 
 
+@law("gram.explicit", "khatri_rao.gram")
 @given(tensors_with_factors(), st.data())
 def test_gram_is_that_of_the_explicit_khatri_rao_product(case, data):
     _, factors = case
@@ -77,6 +84,7 @@ def test_gram_is_that_of_the_explicit_khatri_rao_product(case, data):
     assert_same(gram(factors, mode), loops.gram(exact(factors), mode))
 
 
+@law("gram.symmetric", "gram.norm")
 @given(tensors_with_factors(floats))
 def test_gram_is_symmetric_and_sums_to_the_squared_norm(case):
     _, factors = case
@@ -88,6 +96,7 @@ def test_gram_is_symmetric_and_sums_to_the_squared_norm(case):
     assert_within(G.sum(), (X * X).sum(), rounding_bound(lengths, size))
 
 
+@law("mttkrp.sum")
 @given(tensors_with_factors(floats), st.data())
 def test_mttkrp_is_the_sum_over_all_entries(case, data):
     X, factors = case
@@ -97,6 +106,7 @@ def test_mttkrp_is_the_sum_over_all_entries(case, data):
     assert_within(mttkrp(X, factors, mode), loops.mttkrp(exact(X), exact(factors), mode), bound)
 
 
+@law("mttkrp.adjoint")
 @given(tensors_with_factors(), st.data())
 def test_mttkrp_is_adjoint_to_the_reconstruction(case, data):
     X, factors = case
@@ -105,6 +115,7 @@ def test_mttkrp_is_adjoint_to_the_reconstruction(case, data):
     assert (X * dense).sum() == (factors[mode] * mttkrp(X, factors, mode)).sum()
 
 
+@law("mttkrp.blocks")
 @given(tensors_with_factors(), st.data())
 def test_blocks_of_mttkrp_do_not_show(case, data):
     X, factors = case
@@ -115,6 +126,7 @@ def test_blocks_of_mttkrp_do_not_show(case, data):
         assert np.array_equal(mttkrp(X, factors, mode), whole)
 
 
+@law("mttkrp_sweep.updated")
 @given(tensors_with_factors())
 def test_sweep_yields_the_mttkrp_with_the_factors_updated_so_far(case):
     X, factors = case
@@ -126,6 +138,7 @@ def test_sweep_yields_the_mttkrp_with_the_factors_updated_so_far(case):
     assert modes == list(range(X.ndim))
 
 
+@law("mttkrp_sweep.reads")
 @given(tensors_with_factors())
 def test_sweep_reads_the_tensor_only_twice(case):
     X, factors = case
@@ -317,6 +330,36 @@ def test_bad_factors_modes_and_shapes_are_refused():
         fold(X, 0, (2, 0))
     with pytest.raises(ValueError, match=r"row counts \(2, 3\)"):
         next(mttkrp_sweep(X, [B, A]))
+
+
+@law("gram.symmetric")
+@given(wild_factors() | tensors_with_factors(floats).map(lambda case: case[1]), st.data())
+def test_gram_without_any_mode_is_symmetric_bit_for_bit(factors, data):
+    mode = data.draw(st.none() | st.integers(0, len(factors) - 1))
+    G, message = refused(lambda: gram(factors, mode))
+    assert message or np.array_equal(G, G.T)
+
+
+@law("unfold.index", "unfold.inverse", "mttkrp.sum", "mttkrp_sweep.updated")
+@settings(max_examples=10)
+@given(st.lists(st.integers(17, 40), min_size=2, max_size=3), st.integers(30, 70), st.data())
+def test_laws_hold_for_larger_sides_and_ranks(shape, rank, data):
+    rng = np.random.default_rng(data.draw(seeds))
+    X = rng.integers(-9, 10, shape).astype(float)
+    factors = [rng.integers(-3, 4, (side, rank)).astype(float) for side in shape]
+    for mode, F in mttkrp_sweep(X, factors):
+        M = unfold(X, mode)
+        index = data.draw(st.tuples(*[st.integers(0, side - 1) for side in shape]))
+        column = 0  # the last of the other modes runs fastest
+        for n, i in enumerate(index):
+            column = column * shape[n] + i if n != mode else column
+        assert M[index[mode], column] == X[index] and np.array_equal(fold(M, mode, X.shape), X)
+        letters = "ijk"[: len(shape)]
+        others = [n for n in range(len(shape)) if n != mode]
+        terms = ",".join([letters, *(letters[n] + "r" for n in others)])
+        truth = np.einsum(f"{terms}->{letters[mode]}r", X, *(factors[n] for n in others))
+        assert np.array_equal(F, truth) and np.array_equal(mttkrp(X, factors, mode), truth)
+        factors[mode] = factors[mode][::-1].copy()
 
 
 # --- planted faults -------------------------------------------------------------------------------
