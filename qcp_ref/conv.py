@@ -165,7 +165,7 @@ def conv2d(
     - *stride*: a stride picks from the output of stride 1
     - *dilation*: a dilation is a kernel with zeros in between
     - *padding*: padding is zeros written around the image
-    - *same*: 'same' gives ``ceil(side / stride)`` outputs per axis
+    - *same*: 'same' gives ``ceil(side / stride)`` outputs per axis, the odd zero at the end
     - *pointwise*: a 1x1 kernel is a matrix product at each pixel
     - *axes*: with the spatial axes of all arguments in another order, those of the output are, too
     - *adjoint*: it is adjoint to the scattering of its output

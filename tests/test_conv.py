@@ -178,7 +178,7 @@ def as_kernel(A, d):
 # --- dense --------------------------------------------------------------------------------------
 
 
-@law("conv2d.sum")
+@law("conv2d.sum", "conv2d.same")
 @given(geometries())
 def test_dense_is_the_sum_over_kernel_entries(g):
     values = integers(g.seed)
@@ -277,6 +277,7 @@ def test_same_padding_gives_one_output_per_step(g):
     assert y.shape == (g.images[0], g.outputs, *counts)
 
 
+@law("conv2d.same")
 @pytest.mark.parametrize(("d", "axis"), [(1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (3, 2)])
 def test_same_padding_puts_the_odd_zero_at_the_end(d, axis):
     x, W = np.arange(1.0, 5), np.ones(3)
@@ -992,6 +993,12 @@ def double_cp_linear(x, cp, *, bias):
     return book.cp_linear(np.asarray(x, np.float64), cp, bias=bias)
 
 
+def single_if_images_are(x, W, **options):
+    """Answers in the type of the images, whatever that of the kernel is."""
+    single = np.asarray(x).dtype == np.float32
+    return book.conv2d(x, W, **options).astype(np.float32 if single else np.float64)
+
+
 def attribute_conv2d(x, W, *, bias):
     """Asks the argument for its type, not the array."""
     y = book.conv2d(x, W, bias=bias)
@@ -1005,6 +1012,10 @@ def attribute_conv2d(x, W, *, bias):
         (test_a_factorized_layer_takes_entries_of_any_magnitude, {"cp_conv2d": flushed_cp_conv2d}),
         (test_a_linear_layer_takes_entries_of_any_magnitude, {"cp_linear": double_cp_linear}),
         (big_endian_float32, {"conv2d": attribute_conv2d}),
+        (
+            test_float32_comes_out_if_and_only_if_all_arrays_hold_it,
+            {"conv2d": single_if_images_are},
+        ),
     ],
 )
 def test_faults_of_range_and_type_are_caught(test, fault):
