@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from support import caught, exact, seeds, shapes
+from support import caught, exact, law, seeds, shapes
 
 import qcp_ref as right
 from qcp_ref import (
@@ -71,6 +71,7 @@ def assert_on_grid(q):
 # --- polish ---------------------------------------------------------------------------------------
 
 
+@law("polish.falls", "polish.best", "polish.grid")
 @given(problems(), seeds)
 def test_without_noise_the_error_never_rises(problem, seed):
     X, q = problem
@@ -87,6 +88,7 @@ def test_without_noise_the_error_never_rises(problem, seed):
     )
 
 
+@law("polish.best", "polish.grid", "polish.seed")
 @given(problems(), seeds, st.sampled_from([0.2, 1.0]), st.integers(1, 6))
 def test_with_noise_the_best_iterate_is_returned(problem, seed, noise, sweeps):
     X, q = problem
@@ -100,6 +102,7 @@ def test_with_noise_the_best_iterate_is_returned(problem, seed, noise, sweeps):
     assert all(np.array_equal(a, b) for a, b in zip(fit.cp.codes, again.cp.codes, strict=True))
 
 
+@law("polish.one-opt", "certify.converged")
 @settings(max_examples=60)
 @given(problems(most=2), st.sampled_from([0.0, 1.0]), st.integers(1, 4))
 def test_converged_means_that_no_single_code_can_be_better(problem, noise, sweeps):
@@ -118,6 +121,39 @@ def test_converged_means_that_no_single_code_can_be_better(problem, noise, sweep
                 assert relative_error(X, other.dequantize()) >= fit.error - 1e-9
 
 
+@law("polish.falls", "polish.best", "polish.grid", "polish.one-opt", "certify.converged")
+@settings(max_examples=10)
+@given(
+    st.sampled_from([(12, 9, 8), (20, 15), (1, 16, 7), (5, 4, 6, 3)]),
+    st.integers(1, 8),
+    seeds,
+    grids,
+    axes,
+    st.sampled_from([-250, 0, 250]),
+)
+def test_larger_tensors_in_any_unit_keep_the_laws(shape, rank, seed, grid, axis, power):
+    X = np.ldexp(random_tensor(seed, shape), power)
+    q = quantize_cp(random_cp(shape, rank, rng=seed), grid, axis=axis)
+    q = QuantizedCP(q.codes, [np.ldexp(q.scales[0], power), *q.scales[1:]], grid)
+    fit = polish(X, q)
+    errors = np.append(relative_error(X, q.dequantize()), fit.history.error)
+    assert (np.diff(errors) <= 1e-7).all()
+    assert fit.error == relative_error(X, fit.cp.dequantize())
+    assert fit.error <= errors.min() + 1e-7
+    assert_on_grid(fit.cp)
+    assert [s.shape for s in fit.cp.scales] == [s.shape for s in q.scales]
+    if fit.stop_reason != "converged":
+        return
+    assert all(certify(X, fit.cp, budget=0).one_opt)
+    rng, codes = np.random.default_rng(seed), quantize(grid.levels, grid, 1.0)
+    for mode in rng.integers(0, len(shape), 20):
+        changed = [c.copy() for c in fit.cp.codes]
+        changed[mode][tuple(rng.integers(0, changed[mode].shape))] = rng.choice(codes)
+        other = QuantizedCP(changed, fit.cp.scales, grid)
+        assert relative_error(X, other.dequantize()) >= fit.error - 1e-9
+
+
+@law("polish.one-opt", "certify.converged")
 def test_converged_means_that_also_where_noise_made_it_worse():
     """From a good start a burst of noise loses more than descent wins back."""
     worse = 0
@@ -131,6 +167,7 @@ def test_converged_means_that_also_where_noise_made_it_worse():
     assert worse == 6
 
 
+@law("polish.sweep")
 @given(st.integers(2, 3), st.integers(1, 2), seeds)
 def test_the_first_sweep_equals_plain_loops(modes, rank, seed):
     rng = np.random.default_rng([seed, 73])
@@ -234,6 +271,7 @@ def few(method):
 # --- the slack ------------------------------------------------------------------------------------
 
 
+@law("choose_slack.best", "choose_slack.trials")
 @settings(max_examples=10)
 @given(seeds, grids, axes)
 def test_the_slack_returned_is_the_best_of_those_tried(seed, grid, axis):
@@ -262,6 +300,7 @@ def test_a_slack_with_room_for_the_zero_tensor_is_passed_over():
 # --- certificates ---------------------------------------------------------------------------------
 
 
+@law("certify.bound", "certify.floor")
 @settings(max_examples=40)
 @given(problems(most=2), st.integers(0, 200))
 def test_no_codes_of_one_factor_are_below_its_bound(problem, budget):
@@ -332,6 +371,7 @@ def test_certificates_see_what_is_left_to_do():
 # --- methods --------------------------------------------------------------------------------------
 
 
+@law("factorize.grid", "factorize.error", "factorize.seed")
 @settings(max_examples=8)
 @given(seeds, st.sampled_from(search.METHODS), axes)
 def test_results_lie_on_the_grid_and_come_again(seed, method, axis):
@@ -357,6 +397,7 @@ def test_methods_are_better_in_their_order():
     assert errors["authors"] < errors["als-round"] * 0.9
 
 
+@law("factorize.restarts")
 @settings(max_examples=5)
 @given(seeds)
 def test_restarts_are_never_worse(seed):
