@@ -72,7 +72,8 @@ class Histogram:
     **Laws**
 
     - *total*: counts add up to the number of numbers
-    - *merge*: merging commutes, is associative, and gives just the histogram of the concatenation
+    - *merge*: merging commutes, is associative, and gives the histogram of the concatenation,
+      exactly
 
     Examples
     --------
