@@ -331,8 +331,8 @@ def predict_error(
       expected, within 20 %
     - *lengths*: how the length of a component is spread over its columns does not matter, up to
       rounding
-    - *balanced*: to first order, at scales in proportion to the factors, no other lengths of the
-      columns than the balanced ones make the expected noise smaller
+    - *balanced*: of such factors at 5 bits and more, rounding columns of other lengths leaves no
+      smaller error, within the same 20 %
     - *scale*: with a power of two in all factors and in ``X`` alike it stays the same
 
     Examples

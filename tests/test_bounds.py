@@ -171,6 +171,11 @@ def float64_always(lengths, magnitude, dtype=np.float64):
     return right.rounding_bound(lengths, magnitude)
 
 
+def even_gamma(n, dtype=np.float64):
+    """Counts roundings in pairs."""
+    return right.gamma(n - n % 2, dtype)
+
+
 def linear_gamma(n, dtype=np.float64):
     """Forgets the denominator."""
     return n * float(np.finfo(dtype).eps) / 2
@@ -180,6 +185,11 @@ def linear_gamma(n, dtype=np.float64):
     ("test", "fault"),
     [
         (test_any_order_of_summation_lies_within_the_bound, {"rounding_bound": float64_always}),
+        (
+            test_long_sums_of_numbers_far_apart_lie_within_the_bound,
+            {"rounding_bound": float64_always},
+        ),
+        (test_gamma_increases_up_to_the_last_length_that_has_a_bound, {"gamma": even_gamma}),
         (test_a_chain_is_covered_by_the_sum_of_its_lengths, {"rounding_bound": half_bound}),
         (test_gamma_covers_products_of_rounding_factors, {"gamma": linear_gamma}),
     ],

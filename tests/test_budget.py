@@ -673,6 +673,10 @@ def last_first(frontiers, limit, *, weights=None, **options):
     ("test", "fault"),
     [
         (test_rank_fits_the_bytes_and_the_next_does_not, {"rank_for_budget": scaleless_rank}),
+        (
+            test_budgets_of_large_layers_are_spent_to_the_byte,
+            {"rank_for_budget": scaleless_rank},
+        ),
         (test_rank_fits_the_bytes_and_the_next_does_not, {"rank_for_budget": rounded_rank}),
         (
             test_rank_fits_the_bit_operations_and_the_next_does_not,

@@ -1175,6 +1175,8 @@ def double_bound(x, cp, **options):
     [
         (test_dense_is_the_sum_over_kernel_entries, {"dense": convolution}),
         (test_dense_agrees_with_scipy, {"dense": convolution}),
+        (test_large_layers_agree_with_scipy, {"conv2d": convolution}),
+        (test_large_layers_agree_with_scipy, {"cp_conv2d": first_fastest}),
         (test_stages_are_the_dense_convolution_exactly, {"dense": convolution}),
         (test_padding_is_zeros_written_around_the_image, {"dense": axis_by_axis}),
         (test_padding_is_zeros_written_around_the_image, {"dense": last_axis_first}),

@@ -368,6 +368,12 @@ def rounded_up(shape, rate):
     return cost.rank_for_rate(shape, rate) + 1
 
 
+def always_two(bits, rate):
+    """Names two widths where one is exact."""
+    low, _ = cost.equal_cost_bits(bits, rate)
+    return low, low + 1
+
+
 def swapped_bits(*arguments, weight_bits=32, activation_bits=32, **options):
     bits = {"weight_bits": activation_bits, "activation_bits": weight_bits}
     return cost.conv_costs(*arguments, **bits, **options)
@@ -408,6 +414,11 @@ def _rounded_down(right, shape, size, rank, options):
     [
         (test_rank_is_the_largest_within_the_budget, {"rank_for_rate": floored_twice}),
         (test_a_rate_is_the_decimal_number_that_is_written, {"rank_for_rate": floating_rank}),
+        (test_one_component_more_would_not_fit, {"rank_for_rate": rounded_up}),
+        (
+            test_equal_cost_bits_are_neighbours_around_the_quotient,
+            {"equal_cost_bits": always_two},
+        ),
         (test_resnet18_bops_are_affine_in_the_weight_bits, {"rank_for_rate": rounded_up}),
         (
             test_rate_and_bits_cost_what_the_dense_kernel_costs_at_fewer_bits,

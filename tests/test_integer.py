@@ -1124,6 +1124,10 @@ LIMIT = test_the_last_accumulator_that_fits_is_computed_and_the_next_one_refused
 BOUND = test_the_accumulator_bound_is_attained_and_never_exceeded
 ROOM = test_a_bias_of_the_other_sign_makes_no_room
 REFUSAL = test_a_sum_is_refused_if_and_only_if_some_codes_might_leave_int32
+LARGE = test_large_layers_of_codes_are_convolutions_of_numbers
+POWERS = test_powers_of_two_are_exact_or_vanish
+VANISHING = test_multipliers_without_a_mantissa_give_the_zero_point_only
+DOUBLE = test_powers_of_two_leave_ties_and_the_first_rounding_of_double
 PLAIN = test_requantization_is_that_of_plain_loops
 TIES = test_ties_in_the_three_modes
 NEAREST = test_exact_requantization_is_correctly_rounded_but_next_to_ties
@@ -1155,6 +1159,11 @@ def limit():
         (REFUSAL, {"int_conv": stored_as(np.float32, right_conv)}),
         (REFUSAL, {"int_linear": stored_as(np.int16, right_linear)}),
         (REFUSAL, {"int_linear": stored_as(np.float32, right_linear)}),
+        (LARGE, {"int_conv": without_zero_point}),
+        (POWERS, {"fixed_point": off_by_one_shift}),
+        (VANISHING, {"requantize": next_zero_point}),
+        (DOUBLE, {"requantize": swapped_modes}),
+        (DOUBLE, {"requantize": fixed_half_away}),
         (ROOM, {"accumulator_bound": bound_of_final_sums}),
         (BOUND, {"accumulator_bound": bound_without_zero_point}),
         (test_fixed_point_is_the_nearest_number_of_31_bits, {"fixed_point": off_by_one_shift}),

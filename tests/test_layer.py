@@ -3,6 +3,7 @@
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import current_thread, main_thread
 
 import numpy as np
 import pytest
@@ -439,6 +440,11 @@ def float_error(W, **options):
     return layer
 
 
+def seed_by_thread(W, *, rng, **options):
+    """Lets the seed depend on where the work is done."""
+    return right.compress_conv(W, rng=rng + (current_thread() is not main_thread()), **options)
+
+
 def transposed(M, **options):
     """Takes inputs for outputs when reporting the matrix."""
     layer = right.compress_linear(M, **options)
@@ -452,6 +458,14 @@ def transposed(M, **options):
     [
         (test_forward_equals_the_dense_convolution_with_its_kernel, {"compress_conv": biasless}),
         (test_error_is_that_of_the_dense_kernel, {"compress_conv": flipped}),
+        (
+            test_larger_and_hostile_kernels_make_layers_that_keep_the_laws,
+            {"compress_conv": float_error},
+        ),
+        (
+            test_any_number_of_threads_outside_gives_the_same_codes,
+            {"compress_conv": seed_by_thread},
+        ),
         (test_error_is_that_of_the_dense_kernel, {"compress_conv": float_error}),
         (test_error_is_that_of_the_dense_kernel, {"compress_linear": transposed}),
     ],

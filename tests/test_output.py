@@ -728,6 +728,11 @@ def squared_error(X, cp, S):
     return right.output_error(X, cp, S) ** 2
 
 
+def ridged_error(X, cp, S):
+    """Adds the same to any moment."""
+    return right.output_error(X, cp, S + np.eye(len(S)))
+
+
 def uncoupled_normal(X, factors, S, mode=0, *, row=None):
     """Takes the rows of all factors for independent, as they are in the plain problem."""
     alone = [np.array(A) for A in factors]
@@ -799,6 +804,12 @@ MEAN = test_mean_squared_output_of_any_kernel_is_its_form_in_the_second_moment
             {"second_moment": swapped_moment},
         ),
         (test_output_error_is_that_of_the_layers_outputs, {"output_error": squared_error}),
+        (test_only_the_shape_of_the_moment_matters, {"output_error": ridged_error}),
+        (
+            test_moments_of_large_layers_give_the_size_of_their_outputs,
+            {"second_moment": summed_moment},
+        ),
+        (test_larger_layers_keep_the_laws_of_small_ones, {"polish_output": stale_polish}),
         (test_problems_equal_loops_over_the_definition, {"output_normal": uncoupled_normal}),
         (
             test_the_form_is_the_squared_output_error_up_to_a_constant,

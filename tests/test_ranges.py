@@ -398,6 +398,34 @@ def no_outer(h, first, last, levels):
     return right.histogram_error(Histogram(kept, h.lo, h.hi), first, last, levels)
 
 
+MODEL = ("histogram_error", edge_levels)
+
+
+class Forgetful:
+    """Counts all numbers but the last one."""
+
+    @staticmethod
+    def of(x, bins):
+        return right.Histogram.of(x[:-1] if len(x) > 1 else x, bins)
+
+
+def middle_range(h, levels, **options):
+    """Ends in the middle of bins."""
+    lo, hi = right.histogram_range(h, levels, **options)
+    return lo + h.width / 2, hi - h.width / 2
+
+
+def wider(parts, grid, **options):
+    found = right.activation_scale(parts, grid, **options)
+    return found._replace(scale=found.scale * 1.2)
+
+
+def never_exact(parts, grid, *, rule, **options):
+    """Takes the ends of the data for 'mse-exact', too."""
+    rule = "min-max" if rule == "mse-exact" else rule
+    return right.activation_scale(parts, grid, rule=rule, **options)
+
+
 def one_end(parts, grid, **options):
     wrong = {**options, "percentile": max(options.get("percentile", 100) * 2 - 100, 1)}
     return right.activation_scale(parts, grid, **wrong)
@@ -410,6 +438,15 @@ def one_end(parts, grid, **options):
         (test_error_model_is_that_of_the_loops, "histogram_error", no_outer),
         (test_moving_average_is_that_of_the_loops, "activation_scale", no_average),
         (test_percentiles_are_those_of_the_loops, "activation_scale", one_end),
+        (test_batches_far_apart_merge_without_loss, "Histogram", Forgetful),
+        (test_the_model_is_the_error_of_numbers_spread_over_each_bin, *MODEL),
+        (test_ranges_of_long_histograms_end_at_edges, "histogram_range", middle_range),
+        (test_ranges_of_hostile_numbers_keep_to_them, "activation_scale", wider),
+        (
+            test_exact_least_squares_beats_every_rule_on_hostile_numbers,
+            "activation_scale",
+            never_exact,
+        ),
     ],
 )
 def test_planted_fault_is_caught(test, name, fault):

@@ -223,7 +223,6 @@ def test_the_greedy_order_decides_the_best_determined_column_first():
     assert sorted(_order(np.ones((4, 4))).tolist()) == [0, 1, 2, 3]
 
 
-@law("solve_rows.descent")
 @given(problems(most=4), seeds, st.integers(1, 4))
 def test_one_pass_equals_plain_loops(problem, seed, width):
     F, G, grid, scale = problem
@@ -498,6 +497,10 @@ def shared_refit(F, G, codes, grid, scale):
         ),
         (
             test_a_new_scale_never_raises_the_objective_and_one_is_the_best,
+            {"refit_scale": shared_refit},
+        ),
+        (
+            test_each_row_of_a_large_factor_has_the_scale_it_has_alone,
             {"refit_scale": shared_refit},
         ),
     ],

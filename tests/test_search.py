@@ -167,7 +167,6 @@ def test_converged_means_that_also_where_noise_made_it_worse():
     assert worse == 6
 
 
-@law("polish.sweep")
 @given(st.integers(2, 3), st.integers(1, 2), seeds)
 def test_the_first_sweep_equals_plain_loops(modes, rank, seed):
     rng = np.random.default_rng([seed, 73])
@@ -190,6 +189,30 @@ def test_the_first_sweep_equals_plain_loops(modes, rank, seed):
         assert k.tolist() == [[int(v) for v in row] for row in wanted]
     for s, wanted in zip(found.scales, scales, strict=True):
         assert abs(Fraction(float(s)) - wanted) <= wanted * Fraction(1, 10**12)
+
+
+@law("polish.sweep")
+@given(st.integers(2, 3), st.integers(1, 2), seeds)
+def test_a_run_of_one_sweep_is_that_of_plain_loops(modes, rank, seed):
+    rng = np.random.default_rng([seed, 75])
+    X = rng.integers(-6, 7, size=[2, 3, 2][:modes]).astype(float)
+    codes = [rng.integers(-4, 4, (side, rank)) for side in X.shape]
+    q = QuantizedCP(codes, [1.0, 0.5, 2.0][:modes], Grid(3))
+    levels, scales = [exact(k) for k in q.codes], [Fraction(float(s)) for s in q.scales]
+    try:
+        levels, scales = loops.polish_sweep(exact(X), levels, scales, (-4, 3, 0))
+    except ZeroDivisionError:  # a factor of zeros has no best scale
+        return
+    assume(X.any() and all(s > 0 for s in scales) and not tied(X, q))
+    wanted = CP([np.array(V, float) * float(s) for V, s in zip(levels, scales, strict=True)])
+    fit = polish(X, q, callback=lambda *_: True)
+    error = relative_error(X, wanted)
+    assert abs(fit.history.error[0] - error) <= 1e-7
+    if error < fit.start_error - 1e-6:  # else the start may be the best iterate
+        assert [k.tolist() for k in fit.cp.codes] == [
+            [list(map(int, v)) for v in V] for V in levels
+        ]
+        assert np.allclose(reconstruct(fit.cp.dequantize()), reconstruct(wanted), rtol=1e-9)
 
 
 def tied(X, q):
@@ -514,6 +537,8 @@ def boastful(X, q, **options):
     [
         (test_without_noise_the_error_never_rises, {"polish": last_iterate}),
         (test_with_noise_the_best_iterate_is_returned, {"polish": last_iterate}),
+        (test_a_run_of_one_sweep_is_that_of_plain_loops, {"polish": last_iterate}),
+        (test_larger_tensors_in_any_unit_keep_the_laws, {"polish": impatient}),
         (test_converged_means_that_no_single_code_can_be_better, {"polish": impatient}),
         (test_restarts_are_never_worse, {"factorize": one_run}),
         (test_the_slack_returned_is_the_best_of_those_tried, {"choose_slack": first_slack}),
