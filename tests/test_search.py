@@ -192,6 +192,7 @@ def test_the_first_sweep_equals_plain_loops(modes, rank, seed):
 
 
 @law("polish.sweep")
+@settings(max_examples=40)
 @given(st.integers(2, 3), st.integers(1, 2), seeds)
 def test_a_run_of_one_sweep_is_that_of_plain_loops(modes, rank, seed):
     rng = np.random.default_rng([seed, 75])
@@ -203,16 +204,27 @@ def test_a_run_of_one_sweep_is_that_of_plain_loops(modes, rank, seed):
         levels, scales = loops.polish_sweep(exact(X), levels, scales, (-4, 3, 0))
     except ZeroDivisionError:  # a factor of zeros has no best scale
         return
-    assume(X.any() and all(s > 0 for s in scales) and not tied(X, q))
+    assume(X.any() and all(s > 0 for s in scales))
+    # a tie that rounding may decide either way is no disagreement
+    near = [1e-9 * rng.standard_normal(X.shape) for _ in range(6)]
+    assume(not tied(X, q) and not any(differs(X, X + d, q) or differs(X, X - d, q) for d in near))
     wanted = CP([np.array(V, float) * float(s) for V, s in zip(levels, scales, strict=True)])
-    fit = polish(X, q, callback=lambda *_: True)
-    error = relative_error(X, wanted)
+    fit, error = polish(X, q, callback=lambda *_: True), relative_error(X, wanted)
     assert abs(fit.history.error[0] - error) <= 1e-7
     if error < fit.start_error - 1e-6:  # else the start may be the best iterate
         assert [k.tolist() for k in fit.cp.codes] == [
             [list(map(int, v)) for v in V] for V in levels
         ]
         assert np.allclose(reconstruct(fit.cp.dequantize()), reconstruct(wanted), rtol=1e-9)
+
+
+def differs(X, Y, q):
+    """Whether the codes after one sweep are not the same for both tensors."""
+    states = [search._Codes(Z, q, np.random.default_rng(0)) for Z in (X, Y)]
+    for state in states:
+        state.sweep(0.0)
+    pairs = zip(*(state.quantized().codes for state in states), strict=True)
+    return any(not np.array_equal(*pair) for pair in pairs)
 
 
 def tied(X, q):
