@@ -51,9 +51,9 @@ def gamma(n: int, dtype: DTypeLike = np.float64) -> float:
 
     **Laws**
 
-    - any product of ``n`` factors ``(1 + d)`` or ``1 / (1 + d)`` with ``|d| <= u`` lies within
-      ``gamma(n)`` of 1
-    - ``gamma(0)`` is 0 and ``gamma`` increases with ``n``
+    - *covers*: any product of ``n`` factors ``(1 + d)`` or ``1 / (1 + d)`` with ``|d| <= u`` lies
+      within ``gamma(n)`` of 1
+    - *increases*: ``gamma(0)`` is 0 and ``gamma`` increases with ``n``, as long as there is a bound
 
     Examples
     --------
@@ -104,8 +104,9 @@ def rounding_bound(
 
     **Laws**
 
-    - the computed result of any summation order lies within the bound of the exact result
-    - a chain of stages is covered by the sum of the stages' lengths
+    - *any-order*: the computed result of any summation order lies within the bound of the exact
+      result, as long as no product or sum leaves the normal numbers
+    - *chain*: a chain of stages is covered by the sum of the stages' lengths
     - *positive*: it is 0 only where the magnitude is, and finite
 
     Examples

@@ -225,8 +225,8 @@ def rank_for_budget(
 
     **Laws**
 
-    - this rank fits, the next does not
-    - the bytes are those of the codes, packed, and of the scales
+    - *largest*: this rank fits, the next does not
+    - *bytes*: the bytes are those of the codes, packed, and of the scales
 
     Examples
     --------
@@ -314,10 +314,12 @@ def frontier(
 
     **Laws**
 
-    - each choice fits a budget, and its cost is that of what is stored
-    - those marked optimal are the ones that no other choice undercuts; of equals, one is marked
-    - an executor changes nothing
-    - :func:`qcp_ref.search.factorize` with the same seed makes each fit again
+    - *stored*: each choice fits a budget, and its cost is that of what is stored
+    - *errors*: its errors are those of the kernel that it stores
+    - *optimal*: those marked optimal are the ones that no other choice undercuts; of equals, one is
+      marked
+    - *executor*: an executor changes nothing
+    - *again*: :func:`qcp_ref.search.factorize` with the same seed makes each fit again
 
     Examples
     --------
@@ -388,12 +390,13 @@ def allocate(
 
     **Laws**
 
-    - it is within the budget
-    - 'exact' equals trying all, ties included; so nothing uniform is better
-    - 'exact' with a larger budget is never worse
-    - no allocation within the budget does less damage than the bound, and no multiplier proves more
-    - the gap of 'lagrangian' is at most the gain of one step on a hull
-    - 'exact' gives the same cost and damage whatever the order of the layers
+    - *within*: it is within the budget
+    - *all*: 'exact' equals trying all, ties included; so nothing uniform is better
+    - *more*: 'exact' with a larger budget is never worse
+    - *bound*: no allocation within the budget does less damage than the bound, and no multiplier
+      proves more
+    - *gap*: the gap of 'lagrangian' is at most the gain of one step on a hull
+    - *order*: 'exact' gives the same cost and damage whatever the order of the layers
 
     Examples
     --------

@@ -97,7 +97,7 @@ def conv1d(x: ArrayLike, W: ArrayLike, **options: Any) -> Floats:
 
     **Laws**
 
-    - those of :func:`conv2d`; and it is :func:`conv2d` of images of height 1
+    - *height-one*: it is :func:`conv2d` of images and kernels of height 1, and keeps its laws
 
     Examples
     --------
@@ -155,15 +155,21 @@ def conv2d(
 
     **Laws**
 
-    - it equals the sum over the kernel's entries, on integers exactly, else within its bound
+    - *sum*: it equals the sum over the kernel's entries, exactly where floats hold all sums (as of
+      small integers), else within its rounding bound
     - *range*: the same holds for entries of any magnitude, in float32 and in float64
     - *dtype*: it is float32 if and only if all arrays hold float32 data, whatever made them
-    - it is linear in ``x`` and in ``W``, and each image is on its own
-    - shifting an image shifts the output, away from the border
-    - a stride picks from the output of stride 1, a dilation is a kernel with zeros in between
-    - padding is zeros written around the image; a 1x1 kernel is a matrix product
-    - with the spatial axes of all arguments in another order, those of the output are, too
-    - it is adjoint to the scattering of its output; the blocks do not show
+    - *linear*: up to rounding, like all that follows, it is linear in ``x`` and in ``W``
+    - *apart*: no image depends on the other images, no output channel on the kernels of others
+    - *shift*: shifting an image shifts the output, away from the border
+    - *stride*: a stride picks from the output of stride 1
+    - *dilation*: a dilation is a kernel with zeros in between
+    - *padding*: padding is zeros written around the image
+    - *same*: 'same' gives ``ceil(side / stride)`` outputs per axis, the odd zero at the end
+    - *pointwise*: a 1x1 kernel is a matrix product at each pixel
+    - *axes*: with the spatial axes of all arguments in another order, those of the output are, too
+    - *adjoint*: it is adjoint to the scattering of its output
+    - *blocks*: the size of the blocks does not show
 
     Examples
     --------
@@ -207,7 +213,7 @@ def conv3d(x: ArrayLike, W: ArrayLike, **options: Any) -> Floats:
 
     **Laws**
 
-    - those of :func:`conv2d`; with volumes and kernels of depth 1 it is :func:`conv2d`
+    - *depth-one*: with volumes and kernels of depth 1 it is :func:`conv2d`, and keeps its laws
 
     Examples
     --------
@@ -252,7 +258,7 @@ def pointwise(
 
     **Laws**
 
-    - it is the dense convolution with the matrix as 1x1 kernel
+    - *dense*: it is the dense convolution with the matrix as 1x1 kernel
     - *range*: the same holds for entries of any magnitude
 
     Examples
@@ -308,7 +314,7 @@ def depthwise(
 
     **Laws**
 
-    - it is the dense convolution with a kernel that is zero between different channels
+    - *dense*: it is the dense convolution with a kernel that is zero between different channels
     - *range*: the same holds for entries of any magnitude
 
     Examples
@@ -368,7 +374,7 @@ def cp_conv1d(x: ArrayLike, cp: CP, *, kernel_size: Pair, **options: Any) -> Flo
 
     **Laws**
 
-    - those of :func:`cp_conv2d`; and it is :func:`cp_conv2d` of images of height 1
+    - *height-one*: it is :func:`cp_conv2d` of images and kernels of height 1, and keeps its laws
 
     Examples
     --------
@@ -422,11 +428,11 @@ def cp_conv2d(
 
     **Laws**
 
-    - it is the dense convolution with the reconstructed kernel, exactly on integers, else within
-      :func:`cp_conv_bound`
-    - it equals the three stages as index loops, within its rounding bound
+    - *dense*: it is the dense convolution with the reconstructed kernel, exactly where floats hold
+      all sums (as of small integers), else within :func:`cp_conv_bound`
+    - *loops*: it equals the three stages as index loops, within its rounding bound
     - *range*: the same holds for entries of any magnitude, in float32 and in float64
-    - the blocks do not show
+    - *blocks*: up to rounding, the size of the blocks does not show
 
     Examples
     --------
@@ -473,7 +479,7 @@ def cp_conv3d(x: ArrayLike, cp: CP, *, kernel_size: Pair, **options: Any) -> Flo
 
     **Laws**
 
-    - those of :func:`cp_conv2d`; with volumes and kernels of depth 1 it is :func:`cp_conv2d`
+    - *depth-one*: with volumes and kernels of depth 1 it is :func:`cp_conv2d`, and keeps its laws
 
     Examples
     --------
@@ -514,7 +520,7 @@ def cp_conv_bound(x: ArrayLike, cp: CP, *, bias: ArrayLike | None = None, **opti
 
     **Laws**
 
-    - the two layers differ by no more, in float32 and in float64
+    - *bound*: the two layers differ by no more, in float32 and in float64
 
     Examples
     --------
@@ -565,7 +571,7 @@ def cp_linear(x: ArrayLike, cp: CP, *, bias: ArrayLike | None = None) -> Floats:
 
     **Laws**
 
-    - it is :func:`cp_conv2d` with a 1x1 kernel
+    - *one-pixel*: it is :func:`cp_conv2d` with a 1x1 kernel on images of one pixel
     - *range*: the same holds for entries of any magnitude
 
     Examples
@@ -613,8 +619,8 @@ def kernel_to_tensor(W: ArrayLike) -> Floats:
 
     **Laws**
 
-    - each entry sits where the index formula puts it
-    - :func:`tensor_to_kernel` inverts it
+    - *place*: each entry sits where the index formula puts it
+    - *inverse*: :func:`tensor_to_kernel` with the sides of the kernel inverts it
 
     Examples
     --------
@@ -653,7 +659,7 @@ def tensor_to_kernel(X: ArrayLike, kernel_size: Pair) -> Floats:
 
     **Laws**
 
-    - :func:`kernel_to_tensor` inverts it
+    - *inverse*: of the tensor of a kernel it makes this kernel, whatever the tensor's modes
 
     Examples
     --------

@@ -51,7 +51,7 @@ class Costs:
 
     **Laws**
 
-    - a sum of costs is the sum of each figure
+    - *sum*: a sum of costs is the sum of each figure
 
     Examples
     --------
@@ -95,7 +95,7 @@ def rank_for_rate(shape: Sequence[int], rate: Rate) -> int:
 
     **Laws**
 
-    - it is the largest rank within the budget, in exact arithmetic
+    - *largest*: it is the largest rank within the budget, in exact arithmetic
 
     Examples
     --------
@@ -164,10 +164,14 @@ def conv_costs(
 
     **Laws**
 
-    - the multiply-accumulates are the multiplications that the index loops carry out
-    - at the rank of a rate, parameters lie below ``1 / rate`` of the dense ones by less than one
-      component; so do multiply-accumulates per pixel at stride 1
-    - bit operations are linear in both numbers of bits, bytes in those of the weights
+    - *macs*: the multiply-accumulates are the multiplications that the index loops carry out, the
+      parameters the numbers that they read
+    - *rate*: at the rank of a rate, parameters are at most ``1 / rate`` of the dense ones, and less
+      than one component below; so are multiply-accumulates per pixel where input and output have as
+      many pixels
+    - *bops*: bit operations are linear in both numbers of bits; at one bit each they are the
+      multiply-accumulates
+    - *bytes*: bytes are those of the packed bits of all weights, and of the scales
 
     Examples
     --------
@@ -222,8 +226,8 @@ def equal_cost_bits(bits: int, rate: Rate) -> tuple[int, int]:
 
     **Laws**
 
-    - a dense kernel of these widths has at most, and at least, ``1 / rate`` of the bits that it has
-      at ``bits``
+    - *around*: a dense kernel of these widths has at most, and at least, ``1 / rate`` of the bits
+      that it has at ``bits``; no other whole width is between them
 
     Examples
     --------

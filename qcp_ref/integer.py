@@ -85,8 +85,8 @@ def accumulator_bound(
 
     **Laws**
 
-    - no partial sum exceeds it, in any order; some input attains it
-    - it is at most the sum of ``|w|`` times the largest ``|x - z|``, plus ``|b|``
+    - *attained*: no partial sum exceeds it, in any order; some input attains it
+    - *simple*: it is at most the sum of ``|w|`` times the largest ``|x - z|``, plus ``|b|``
 
     Examples
     --------
@@ -145,8 +145,9 @@ def int_conv(
 
     **Laws**
 
-    - it is the dense convolution of ``x - zero_point`` with zeros around it, exactly
-    - it refuses if and only if some partial sum might leave int32
+    - *dense*: it is the dense convolution of ``x - zero_point`` with zeros around it, exactly
+    - *refusal*: it refuses if and only if the magnitude of some partial sum might exceed
+      ``2**31 - 1``, for any codes that the type of ``x`` has
 
     Examples
     --------
@@ -193,7 +194,7 @@ def int_linear(
 
     **Laws**
 
-    - it is :func:`int_conv` with a 1x1 kernel
+    - *one-pixel*: it is :func:`int_conv` with a 1x1 kernel on images of one pixel
 
     Examples
     --------
@@ -237,8 +238,9 @@ def fixed_point(multiplier: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.in
 
     **Laws**
 
-    - the relative error is at most 2**-31, and 0 for powers of two
-    - where both are 0, no 32-bit accumulator is requantized to anything but the zero point
+    - *nearest*: where ``m`` is not 0, the relative error is at most 2**-31, and 0 for powers of two
+    - *vanishing*: where ``m`` is 0, no 32-bit accumulator is requantized to anything but the zero
+      point, in any mode
 
     Examples
     --------
@@ -294,9 +296,14 @@ def requantize(
 
     **Laws**
 
-    - 'exact' is the correctly rounded product unless that lies within a relative 2**-53 of a tie
-    - 'single' and 'double' differ from 'exact' by at most one code; each pair differs somewhere
-    - monotone in ``acc``; a power of two as multiplier leaves only ties to differ about
+    - *exact*: 'exact' is the correctly rounded product, clipped, unless that lies within a relative
+      2**-53 of a tie
+    - *one-code*: 'single' and 'double' differ from 'exact' by at most one code; each pair differs
+      somewhere
+    - *monotone*: a larger ``acc`` never has a smaller code
+    - *power-of-two*: with a power of two as multiplier 'exact' rounds ties to even and 'single'
+      upwards; 'double' first rounds to a multiple of twice the multiplier, if that is at most 1,
+      ties upwards, and then to an integer, ties away from zero
 
     Examples
     --------
@@ -444,9 +451,10 @@ def integer_cp(
 
     **Laws**
 
-    - the layer equals plain loops over Python integers, code by code
-    - its output stays within :eq:`integer-error` of the layer in real numbers
-    - all that a scale per column does to the output, the multipliers do
+    - *loops*: the layer equals plain loops over Python integers, code by code
+    - *error*: its output stays within :eq:`integer-error` of the layer in real numbers
+    - *columns*: powers of two per column of ``a_out`` move between its scale and that of the factor
+      before it without changing the output
     - *range*: multipliers and bias are those of exact ratios, up to rounding, for scales of any
       magnitude; a power of two times all scales and the bias changes nothing
 

@@ -70,8 +70,10 @@ class CPLinear:
 
     **Laws**
 
-    - ``forward`` equals the product with the reconstructed matrix within the rounding bound
-    - *dtype*: it computes in float32 if and only if ``x`` holds float32 data, whatever made it
+    - *dense*: of float64 data ``forward`` equals the product with ``matrix()`` within the rounding
+      bound of both
+    - *dtype*: ``forward`` answers in float32 if and only if ``x`` holds float32 data, whatever made
+      it
 
     Examples
     --------
@@ -136,8 +138,10 @@ class CPConv:
 
     **Laws**
 
-    - ``forward`` equals the dense convolution with ``kernel()`` within the rounding bound
-    - *dtype*: it computes in float32 if and only if ``x`` holds float32 data, whatever made it
+    - *dense*: of float64 data ``forward`` equals the dense convolution with ``kernel()`` within
+      :func:`qcp_ref.conv.cp_conv_bound`
+    - *dtype*: ``forward`` answers in float32 if and only if ``x`` holds float32 data, whatever made
+      it
 
     Examples
     --------
@@ -258,9 +262,9 @@ def compress_conv(
 
     **Laws**
 
-    - ``error`` is that of the dense kernel
-    - a second moment never makes the error of the output larger
-    - the same seed gives the same codes whatever the number of threads outside
+    - *error*: ``error`` is that of the dense kernel
+    - *moment*: a second moment never makes the error of the output larger, but for rounding
+    - *threads*: the same seed gives the same codes whatever the number of threads outside
 
     Examples
     --------
@@ -335,7 +339,7 @@ def compress_linear(
 
     **Laws**
 
-    - ``error`` is that of the dense matrix
+    - *error*: ``error`` is that of the dense matrix
 
     Examples
     --------

@@ -132,10 +132,12 @@ def second_moment(
 
     **Laws**
 
-    - for any kernel the mean over images and positions of the squared outputs, summed over the
-      output channels, is ``tr(X_(0) S X_(0)^T)``
-    - it equals plain loops over images, positions and pairs, on integers exactly up to the division
-    - the order of the images does not matter, and the blocks do not show
+    - *outputs*: for any kernel the mean over images and positions of the squared outputs, summed
+      over the output channels, is ``tr(X_(0) S X_(0)^T)``, up to rounding
+    - *loops*: it equals plain loops over images, positions and pairs, on integers but for the
+      rounding of the division
+    - *order*: up to rounding, the order of the images does not matter
+    - *blocks*: up to rounding, the size of the blocks does not show
 
     Examples
     --------
@@ -187,9 +189,9 @@ def output_error(X: ArrayLike, cp: CP, S: ArrayLike) -> float:
 
     **Laws**
 
-    - it is what the two layers' outputs on those inputs give
-    - with the identity for ``S`` it is the relative Frobenius error
-    - scaling ``S`` by a power of two leaves it unchanged
+    - *outputs*: it is what the two layers' outputs on those inputs give, up to rounding
+    - *identity*: with the identity for ``S`` it is the relative Frobenius error, up to rounding
+    - *scale*: a power of four times ``S`` leaves it unchanged, any other factor up to rounding
     - *range*: it is what exact sums give, up to rounding, for approximations of any magnitude
 
     Examples
@@ -250,9 +252,10 @@ def output_normal(
 
     **Laws**
 
-    - up to a constant ``a G a - 2 F a`` is the squared output error, whatever the rows ``a`` are
-    - it equals plain loops over the definition, exactly on integers
-    - with the identity for ``S`` it is MTTKRP and Gram matrix
+    - *form*: up to a constant ``a G a - 2 F a`` is the squared output error, whatever the rows
+      ``a`` are
+    - *loops*: it equals plain loops over the definition, exactly on integers
+    - *identity*: with the identity for ``S`` it is MTTKRP and Gram matrix
     - *scale*: a power of two in a column of another mode appears in ``F`` once and in ``G`` once
       per row and column, whatever it is
 
@@ -326,10 +329,11 @@ def output_als(
 
     **Laws**
 
-    - the output error never rises by more than the root of the rounding level
-    - the first sweep equals plain loops on rational numbers
-    - with the identity for ``S`` the sweeps are those of :func:`qcp_ref.als.cp_als`
-    - a tensor of exactly that rank stays fitted when started at its factors
+    - *falls*: the squared output error never rises by more than its own rounding
+    - *sweep*: where rows are unique, the first sweep equals plain loops on rational numbers
+    - *identity*: with the identity for ``S``, where rows are unique, the sweeps are those of
+      :func:`qcp_ref.als.cp_als`
+    - *fitted*: a tensor of exactly that rank stays fitted when started at its factors
 
     Examples
     --------
@@ -400,10 +404,13 @@ def polish_output(
 
     **Laws**
 
-    - the output error never rises, and the result lies on the same grid
-    - where it says "converged" no single code can be changed for the better
-    - the first sweep equals plain loops on rational numbers that try every code
-    - with the identity for ``S`` it sweeps as :func:`qcp_ref.search.polish` does without noise
+    - *falls*: the squared output error never rises by more than its own rounding
+    - *grid*: the result lies on the grid of the start, with scales of the same shape
+    - *one-opt*: where it says "converged" no single code can be changed for the better, but for
+      what rounding hides
+    - *sweep*: the first sweep equals plain loops on rational numbers that try every code
+    - *identity*: with the identity for ``S`` it sweeps as :func:`qcp_ref.search.polish` does
+      without noise, up to ties that rounding decides
 
     Examples
     --------

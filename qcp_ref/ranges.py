@@ -71,8 +71,9 @@ class Histogram:
 
     **Laws**
 
-    - counts add up to the number of numbers
-    - merging commutes, is associative, and gives the histogram of the concatenation, exactly
+    - *total*: counts add up to the number of numbers
+    - *merge*: merging commutes, is associative, and gives the histogram of the concatenation,
+      exactly
 
     Examples
     --------
@@ -154,8 +155,8 @@ def histogram_error(histogram: Histogram, first: int, last: int, levels: int) ->
 
     **Laws**
 
-    - it is the measured error of data that are spread evenly over each bin
-    - the measured error of any data differs by no more than :eq:`ranges-bound`
+    - *even*: it is the measured error of data that are spread evenly over each bin
+    - *bound*: the measured error of any data differs by no more than :eq:`ranges-bound`
 
     Examples
     --------
@@ -206,9 +207,10 @@ def histogram_range(
 
     **Laws**
 
-    - both ends are edges of bins, between the first and the last bin that is not empty
-    - no range between these has a smaller predicted error than that of 'all-pairs'
-    - a power of two times the data multiplies the range
+    - *edges*: both ends are edges of bins, between the first and the last bin that is not empty
+    - *all-pairs*: no range between these has a smaller predicted error than that of 'all-pairs',
+      but for rounding
+    - *scale*: a power of two times the data multiplies the range
 
     Examples
     --------
@@ -262,9 +264,13 @@ def activation_scale(
 
     **Laws**
 
-    - zero is a level; apart from that no range goes beyond the least and the greatest number
-    - but for 'moving-average', neither the order of batches nor how data are split matters
-    - 'mse-exact' has no more squared error on the data than any other rule
+    - *zero*: zero is a level
+    - *range*: but for 'mse-exact', the range is no wider than that of the numbers and zero, and
+      goes beyond it by half a step at most, which makes room for a level at zero
+    - *order*: but for 'moving-average', neither the order of batches nor how data are split matters
+    - *loops*: 'moving-average' and 'percentile' are what plain loops give, up to rounding
+    - *least*: 'mse-exact' has no more squared error on the data than any other rule, but for
+      rounding
 
     Examples
     --------

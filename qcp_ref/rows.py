@@ -151,8 +151,8 @@ def solve_rows(
     **Laws**
 
     - *descent*: descent never raises an objective, and ends where no single code can be changed for
-      the better
-    - *gptq*: 'babai' is GPTQ run over the codes in the same order
+      the better, but for rounding
+    - *gptq*: where ``G`` is regular, 'babai' is GPTQ run over the codes in the same order
     - *width-one*: 'k-best' of width 1 is 'babai'
     - *proved*: a proved row is optimal: no point of the box is better, in exact arithmetic
     - *bound*: no point of the box is below the bound, in exact arithmetic
@@ -257,8 +257,10 @@ def refit_scale(
 
     **Laws**
 
-    - the objective never rises
-    - for one scale, and for rows, no other scale has a smaller one
+    - *falls*: the objective never rises, but for rounding
+    - *best*: for one scale, and for each row, no other positive scale has a smaller objective, but
+      where the best one is not positive and the old one is kept
+    - *rows*: the scale of a row is the one that the row alone would get
 
     Examples
     --------

@@ -176,8 +176,8 @@ def choose_slack(
 
     **Laws**
 
-    - none of the slacks tried has a smaller error than the one returned
-    - each trial is what correction, rounding and a short search give by hand
+    - *best*: none of the slacks tried has a smaller error than the one returned
+    - *trials*: each trial is what correction, signs, rounding and a short search give by hand
 
     Examples
     --------
@@ -248,11 +248,13 @@ def polish(
 
     **Laws**
 
-    - without noise the error never rises
-    - the result is no worse than the start, and lies on the same kind of grid
-    - where it says "converged" no single code can be changed for the better
-    - the first sweep equals plain loops on rational numbers, code by code
-    - the same seed gives the same codes
+    - *falls*: without noise the error never rises, but for rounding (1e-7 next to an exact fit)
+    - *best*: the result is no worse than the start or any sweep, but for the same rounding
+    - *grid*: the result lies on the grid of the start, with scales of the same shape
+    - *one-opt*: where it says "converged" no single code can be changed for the better
+    - *sweep*: a sweep without noise equals plain loops on rational numbers, code by code, up to
+      ties that rounding decides
+    - *seed*: the same seed gives the same codes
 
     Examples
     --------
@@ -518,9 +520,10 @@ def factorize(
 
     **Laws**
 
-    - the result lies on its grid, and its error is that of the dense difference
-    - the same seed gives the same codes
-    - more restarts are never worse
+    - *grid*: the result lies on the grid that was asked for
+    - *error*: its error is that of the dense difference
+    - *seed*: the same seed gives the same codes
+    - *restarts*: with the same seed more restarts are never worse
 
     Examples
     --------

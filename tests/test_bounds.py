@@ -16,6 +16,7 @@ THIS = sys.modules[__name__]
 dtypes = st.sampled_from([np.float32, np.float64])
 
 
+@law("gamma.covers")
 @given(st.integers(0, 10**5), dtypes)
 def test_gamma_covers_products_of_rounding_factors(n, dtype):
     u = Fraction(float(np.finfo(dtype).eps)) / 2
@@ -28,12 +29,25 @@ def test_gamma_covers_products_of_rounding_factors(n, dtype):
     assert Fraction(gamma(n, dtype)) <= n * u / (1 - n * u) * (1 + Fraction(1, 2**50))
 
 
+@law("gamma.increases")
 @given(st.integers(0, 1000), dtypes)
 def test_gamma_starts_at_zero_and_increases(n, dtype):
     assert gamma(0, dtype) == 0
     assert gamma(n + 1, dtype) > gamma(n, dtype)
 
 
+@law("gamma.increases")
+@given(st.integers(0, 2**53 - 2), st.integers(1, 2**40), st.integers(0, 2**24 - 2))
+def test_gamma_increases_up_to_the_last_length_that_has_a_bound(n, more, single):
+    assert gamma(n) < gamma(n + 1) <= gamma(min(n + more, 2**53 - 1))
+    assert gamma(single, np.float32) < gamma(single + 1, np.float32)
+    for last, dtype in ((2**53 - 1, np.float64), (2**24 - 1, np.float32)):
+        assert np.isfinite(gamma(last, dtype))
+        with pytest.raises(ValueError, match="exceed any bound"):
+            gamma(last + 1, dtype)
+
+
+@law("rounding_bound.any-order")
 @given(
     st.integers(1, 40).flatmap(lambda n: st.tuples(*[arrays((n,), floats)] * 2)),
     dtypes,
@@ -52,6 +66,31 @@ def test_any_order_of_summation_lies_within_the_bound(case, dtype, random):
         assert abs(Fraction(float(result)) - truth) <= allowed
 
 
+@law("rounding_bound.any-order")
+@given(
+    st.integers(1, 4000),
+    st.sampled_from([(0, 0), (-20, 20), (-60, 60)]),
+    dtypes,
+    st.integers(0, 2**31),
+    st.booleans(),
+)
+def test_long_sums_of_numbers_far_apart_lie_within_the_bound(n, powers, dtype, seed, cancel):
+    rng = np.random.default_rng(seed)
+    x = np.ldexp(rng.uniform(1, 2, n), rng.integers(powers[0] // 2, powers[1] // 2 + 1, n))
+    x = (x * rng.choice([-1, 1], n)).astype(dtype)
+    y = np.where(rng.random(n) < 0.5, 1, rng.uniform(1, 2, n)).astype(dtype)
+    if cancel:  # all but the last term add up to 0
+        x, y = np.r_[x, -x[::-1], x[:1]], np.r_[y, y[::-1], y[:1]]
+    truth = sum(a * b for a, b in zip(exact(x.astype(float)), exact(y.astype(float)), strict=True))
+    magnitude = np.abs(x.astype(float)) @ np.abs(y.astype(float))
+    allowed = Fraction(float(rounding_bound(len(x), magnitude, dtype=dtype)))
+    products = x * y
+    orders = (np.sort(products), products[np.argsort(-abs(products))], rng.permutation(products))
+    for result in (x @ y, products.sum(), *(np.cumsum(terms)[-1] for terms in orders)):
+        assert abs(Fraction(float(result)) - truth) <= allowed
+
+
+@law("rounding_bound.chain")
 @given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 6), dtypes, st.data())
 def test_a_chain_is_covered_by_the_sum_of_its_lengths(i, j, k, dtype, data):
     A, B = (data.draw(arrays(shape, floats)).astype(dtype) for shape in ((i, j), (j, k)))
@@ -132,6 +171,11 @@ def float64_always(lengths, magnitude, dtype=np.float64):
     return right.rounding_bound(lengths, magnitude)
 
 
+def even_gamma(n, dtype=np.float64):
+    """Counts roundings in pairs."""
+    return right.gamma(n - n % 2, dtype)
+
+
 def linear_gamma(n, dtype=np.float64):
     """Forgets the denominator."""
     return n * float(np.finfo(dtype).eps) / 2
@@ -141,6 +185,11 @@ def linear_gamma(n, dtype=np.float64):
     ("test", "fault"),
     [
         (test_any_order_of_summation_lies_within_the_bound, {"rounding_bound": float64_always}),
+        (
+            test_long_sums_of_numbers_far_apart_lie_within_the_bound,
+            {"rounding_bound": float64_always},
+        ),
+        (test_gamma_increases_up_to_the_last_length_that_has_a_bound, {"gamma": even_gamma}),
         (test_a_chain_is_covered_by_the_sum_of_its_lengths, {"rounding_bound": half_bound}),
         (test_gamma_covers_products_of_rounding_factors, {"gamma": linear_gamma}),
     ],

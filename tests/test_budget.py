@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import Bounds, LinearConstraint, milp
-from support import caught, seeds, sides
+from support import caught, law, seeds, sides
 
 import qcp_ref as right
 from qcp_ref import (
@@ -61,6 +61,7 @@ def agrees(expected, price, shape, limit, **options):
     assert found == expected and (found or f"expected at least {price(1)} " in message)
 
 
+@law("rank_for_budget.largest", "rank_for_budget.bytes")
 @given(kernels, bit_widths, axes, st.sampled_from([1, 2, 4, 8]), st.integers(0, 300))
 def test_rank_fits_the_bytes_and_the_next_does_not(shape, bits, axis, scale_bytes, limit):
     def cost(rank):
@@ -76,6 +77,7 @@ def test_rank_fits_the_bytes_and_the_next_does_not(shape, bits, axis, scale_byte
         assert expected == 8 * (limit - fixed * scale_bytes) // bits_each
 
 
+@law("rank_for_budget.largest")
 @given(kernels, bit_widths, st.integers(1, 8), st.integers(1, 3), st.data())
 def test_rank_fits_the_bit_operations_and_the_next_does_not(shape, bits, width, stride, data):
     place = {"stride": stride, "padding": data.draw(st.sampled_from([1, "same"]))}
@@ -91,6 +93,30 @@ def test_rank_fits_the_bit_operations_and_the_next_does_not(shape, bits, width, 
     limit = data.draw(st.sampled_from([0, exactly - 1, exactly, exactly + 1]))
     expected = loops.rank_for_budget(cost, limit)
     agrees(expected, cost, shape, limit, bits=bits, cost="bops", input_size=size, **options)
+
+
+@law("rank_for_budget.largest", "rank_for_budget.bytes")
+@given(
+    st.lists(st.sampled_from([1, 2, 3, 7, 64, 1000, 10**5]), min_size=2, max_size=5),
+    bit_widths,
+    axes,
+    st.sampled_from([1, 4, 8]),
+    st.integers(1, 10**6),
+    st.sampled_from([-1, 0, 1]),
+)
+def test_budgets_of_large_layers_are_spent_to_the_byte(shape, bits, axis, scale_bytes, rank, off):
+    """Bits and scales of a tensor that is never made."""
+    sides = modes(tuple(shape))
+
+    def stored(rank):
+        scales = {None: len(sides), 0: sum(sides), 1: len(sides) * rank}[axis]
+        return len(range(0, bits * rank * sum(sides), 8)) + scales * scale_bytes
+
+    limit = stored(rank) + off
+    if limit < stored(1) or limit > 2**53:
+        return
+    found = rank_for_budget(shape, limit, bits=bits, axis=axis, scale_bytes=scale_bytes)
+    assert stored(found) <= limit < stored(found + 1)
 
 
 def test_a_linear_layer_counts_for_one_position_unless_more_are_given():
@@ -152,6 +178,7 @@ def dense_error(W, bits):
     return float(np.sqrt(min(sums)) / np.linalg.norm(W))
 
 
+@law("frontier.stored", "rank_for_budget.bytes")
 @settings(max_examples=8)
 @given(problems())
 def test_choices_are_what_fits_and_cost_what_is_stored(problem):
@@ -179,6 +206,7 @@ def test_choices_are_what_fits_and_cost_what_is_stored(problem):
     assert [c.cost for c in found] == sorted(c.cost for c in found)
 
 
+@law("frontier.errors", "frontier.again")
 @settings(max_examples=8)
 @given(problems())
 def test_errors_are_those_of_the_kernel_and_fits_can_be_made_again(problem):
@@ -196,6 +224,7 @@ def test_errors_are_those_of_the_kernel_and_fits_can_be_made_again(problem):
             assert (mine == other).all()
 
 
+@law("frontier.optimal")
 @settings(max_examples=8)
 @given(problems())
 def test_optimal_choices_are_those_that_no_other_undercuts(problem):
@@ -225,6 +254,7 @@ def same(left, right):
     )
 
 
+@law("frontier.executor")
 @settings(max_examples=4)
 @given(problems())
 def test_an_executor_changes_nothing(problem):
@@ -315,6 +345,7 @@ def picks_of(found):
     return [choice.rank - 1 for choice in found.choices]
 
 
+@law("allocate.all", "allocate.within")
 @given(knapsacks())
 def test_exact_equals_trying_all(problem):
     layers, weights, limit = problem
@@ -337,6 +368,7 @@ def largest_step(pairs):
     return max(gains)
 
 
+@law("allocate.bound", "allocate.gap", "allocate.within")
 @given(knapsacks())
 def test_relaxation_bounds_the_damage_and_stays_within_one_step(problem):
     layers, weights, limit = problem
@@ -353,6 +385,7 @@ def test_relaxation_bounds_the_damage_and_stays_within_one_step(problem):
     assert damage - bound <= max(largest_step(pairs) for pairs in exactly)
 
 
+@law("allocate.more")
 @given(knapsacks(), st.integers(0, 10))
 def test_a_larger_budget_is_never_worse(problem, more):
     layers, weights, limit = problem
@@ -361,6 +394,7 @@ def test_a_larger_budget_is_never_worse(problem, more):
     assert large.damage <= small.damage
 
 
+@law("allocate.order")
 @given(knapsacks(), seeds)
 def test_the_order_of_layers_does_not_matter(problem, seed):
     layers, weights, limit = problem
@@ -383,6 +417,7 @@ def large_network(seed, layers=20, choices=9):
     return network
 
 
+@law("allocate.all", "allocate.bound", "allocate.within")
 @settings(max_examples=10)
 @given(seeds, st.floats(0.1, 0.9))
 def test_nothing_uniform_is_better_in_a_large_network(seed, share):
@@ -398,6 +433,7 @@ def test_nothing_uniform_is_better_in_a_large_network(seed, share):
             assert found.damage <= float(sum(Fraction(d) for _, d in column))
 
 
+@law("allocate.all")
 def test_an_integer_programming_solver_finds_the_same():
     for seed in range(3):
         layers = large_network(seed, layers=8, choices=6)
@@ -417,6 +453,7 @@ def test_an_integer_programming_solver_finds_the_same():
         assert np.isclose(allocate(network_of(layers), limit).damage, other.fun, rtol=1e-9)
 
 
+@law("allocate.all")
 def test_a_case_by_hand():
     # Hulls: 10 -> 4 for 4 (slope -3/2), 6 -> 1 for 5 (slope -1). With 8 the first step fits, the
     # second does not; the relaxation stops there. Two half-way choices off the hulls do better.
@@ -427,6 +464,7 @@ def test_a_case_by_hand():
     assert (picks_of(found), found.cost, found.damage, found.gap) == ([2, 1], 8, 8.5, 0.0)
 
 
+@law("allocate.all")
 def test_ties_take_the_least_cost_then_the_cheaper_choice_in_the_first_layer():
     twins = [(1, 5.0), (2, 3.0)]
     assert picks_of(allocate(network_of([twins, twins]), 3)) == [0, 1]
@@ -635,6 +673,10 @@ def last_first(frontiers, limit, *, weights=None, **options):
     ("test", "fault"),
     [
         (test_rank_fits_the_bytes_and_the_next_does_not, {"rank_for_budget": scaleless_rank}),
+        (
+            test_budgets_of_large_layers_are_spent_to_the_byte,
+            {"rank_for_budget": scaleless_rank},
+        ),
         (test_rank_fits_the_bytes_and_the_next_does_not, {"rank_for_budget": rounded_rank}),
         (
             test_rank_fits_the_bit_operations_and_the_next_does_not,

@@ -178,6 +178,7 @@ def as_kernel(A, d):
 # --- dense --------------------------------------------------------------------------------------
 
 
+@law("conv2d.sum", "conv2d.same")
 @given(geometries())
 def test_dense_is_the_sum_over_kernel_entries(g):
     values = integers(g.seed)
@@ -186,6 +187,7 @@ def test_dense_is_the_sum_over_kernel_entries(g):
     assert_same(dense(x, W, bias=b, **g.options), truth)
 
 
+@law("conv2d.sum")
 @settings(max_examples=30)
 @given(geometries(), DTYPES)
 def test_dense_stays_within_its_rounding_bound(g, dtype):
@@ -198,6 +200,7 @@ def test_dense_stays_within_its_rounding_bound(g, dtype):
     assert_within(actual, truth, rounding_bound(W[0].size + 1, size, dtype=dtype))
 
 
+@law("conv2d.linear")
 @given(geometries())
 def test_dense_is_linear_in_image_and_kernel(g):
     values = integers(g.seed)
@@ -207,6 +210,7 @@ def test_dense_is_linear_in_image_and_kernel(g):
     assert np.array_equal(dense(x, 2 * W - W2, **g.options), 2 * y - dense(x, W2, **g.options))
 
 
+@law("conv2d.apart")
 @given(geometries())
 def test_each_image_and_each_output_channel_is_on_its_own(g):
     values = integers(g.seed)
@@ -217,6 +221,7 @@ def test_each_image_and_each_output_channel_is_on_its_own(g):
     assert np.array_equal(dense(x, W[:1], **g.options), y[:, :1])
 
 
+@law("conv2d.shift")
 @given(geometries(paddings=("valid",)), st.tuples(*[st.integers(0, 2)] * 3))
 def test_a_shifted_image_gives_a_shifted_output(g, shift):
     values = integers(g.seed)
@@ -229,6 +234,7 @@ def test_a_shifted_image_gives_a_shifted_output(g, shift):
     assert np.array_equal(shifted, np.roll(dense(x, W, **options), shift, axes))
 
 
+@law("conv2d.stride")
 @given(geometries(paddings=("numbers", "begins and ends", "valid")))
 def test_a_stride_picks_from_the_output_of_stride_one(g):
     values = integers(g.seed)
@@ -238,6 +244,7 @@ def test_a_stride_picks_from_the_output_of_stride_one(g):
     assert np.array_equal(dense(x, W, **g.options), picked)
 
 
+@law("conv2d.dilation")
 @given(geometries())
 def test_a_dilation_is_a_kernel_with_zeros_in_between(g):
     values = integers(g.seed)
@@ -248,6 +255,7 @@ def test_a_dilation_is_a_kernel_with_zeros_in_between(g):
     assert np.array_equal(dense(x, W, **g.options), dense(x, stuffed, **plain))
 
 
+@law("conv2d.padding")
 @given(geometries(), st.tuples(*[st.integers(0, 3)] * 6))
 def test_padding_is_zeros_written_around_the_image(g, zeros):
     values = integers(g.seed)
@@ -260,6 +268,7 @@ def test_padding_is_zeros_written_around_the_image(g, zeros):
     assert np.array_equal(dense(x, W, **options), expected)
 
 
+@law("conv2d.same")
 @given(geometries(paddings=("same",)))
 def test_same_padding_gives_one_output_per_step(g):
     y = dense(np.ones(g.x_shape), np.ones(g.W_shape), **g.options)
@@ -268,6 +277,7 @@ def test_same_padding_gives_one_output_per_step(g):
     assert y.shape == (g.images[0], g.outputs, *counts)
 
 
+@law("conv2d.same")
 @pytest.mark.parametrize(("d", "axis"), [(1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (3, 2)])
 def test_same_padding_puts_the_odd_zero_at_the_end(d, axis):
     x, W = np.arange(1.0, 5), np.ones(3)
@@ -276,6 +286,7 @@ def test_same_padding_puts_the_odd_zero_at_the_end(d, axis):
     assert y.ravel().tolist() == [6.0, 7.0]
 
 
+@law("conv1d.height-one", "conv3d.depth-one", "cp_conv1d.height-one", "cp_conv3d.depth-one")
 @given(geometries(axes=(1, 2)), st.integers(1, 3), st.data())
 def test_an_axis_of_one_pixel_does_not_show(g, stride, data):
     values, d = integers(g.seed), len(g.size)
@@ -297,6 +308,7 @@ def test_an_axis_of_one_pixel_does_not_show(g, stride, data):
     assert np.array_equal(depthwise(x[:, :, None], C, **size, **longer)[:, :, 0], y)
 
 
+@law("conv2d.axes")
 @given(geometries(axes=(2, 3)), st.data())
 def test_no_spatial_axis_is_special(g, data):
     values, d = integers(g.seed), len(g.size)
@@ -316,6 +328,7 @@ def test_no_spatial_axis_is_special(g, data):
     assert np.array_equal(y, dense(x, W, **g.options).transpose(axes))
 
 
+@law("conv2d.adjoint")
 @given(geometries())
 def test_dense_is_adjoint_to_the_scattering_of_its_output(g):
     values = integers(g.seed)
@@ -334,6 +347,7 @@ def test_dense_is_adjoint_to_the_scattering_of_its_output(g):
     assert (y * weights).sum() == (reached * scattered).sum()
 
 
+@law("conv2d.sum")
 @given(geometries(paddings=("valid",)))
 def test_dense_agrees_with_scipy(g):
     from scipy.signal import correlate
@@ -346,6 +360,36 @@ def test_dense_agrees_with_scipy(g):
         [correlate(image, kernel, mode="valid", method="direct")[0] for kernel in W] for image in x
     ]
     assert np.array_equal(dense(x, W), expected)
+
+
+@law("conv2d.sum", "conv2d.stride", "pointwise.dense", "cp_conv2d.dense")
+@settings(max_examples=25)
+@given(
+    st.tuples(*[st.sampled_from([1, 2, 7, 20])] * 3),  # images are few, all else up to 20 and 40
+    st.tuples(*[st.sampled_from([1, 3, 23, 40])] * 2),
+    st.tuples(*[st.integers(1, 5)] * 2),
+    st.integers(1, 3),
+    DTYPES,
+    seeds,
+)
+def test_large_layers_agree_with_scipy(sides, size, kernel, stride, dtype, seed):
+    from scipy.signal import correlate
+
+    count, channels, outputs = sides
+    values = integers(seed)
+    kernel = tuple(map(min, kernel, size))
+    x, bias = values((1 + count % 3, channels, *size)), values(outputs)
+    cp = CP([np.sign(values((side, 3))) for side in (outputs, channels, prod(kernel))])
+    W = kernel_of(cp, Geometry((1, channels), size, outputs, kernel, {}, 0))
+    every = [[correlate(image, w, "valid", "direct")[0] for w in W] for image in x]
+    truth = np.array(every)[steps(stride, 2)] + bias.reshape(-1, 1, 1)
+    x, W, bias = (a.astype(dtype) for a in (x, W, bias))
+    assert np.array_equal(conv2d(x, W, stride=stride, bias=bias), truth)
+    single = CP([A.astype(dtype) for A in cp.factors])
+    found = cp_conv2d(x, single, kernel_size=kernel, stride=stride, bias=bias)
+    assert np.array_equal(found, truth)
+    if kernel == (1, 1):
+        assert np.array_equal(pointwise(x, W[:, :, 0, 0], stride=stride, bias=bias), truth)
 
 
 @pytest.mark.parametrize("d", [1, 2, 3])
@@ -377,6 +421,7 @@ def test_both_layers_agree_with_torch(d, stride, padding, dilation, dtype):
 # --- stages -------------------------------------------------------------------------------------
 
 
+@law("pointwise.dense", "conv2d.pointwise")
 @given(geometries(paddings=("valid",)))
 def test_pointwise_is_a_matrix_product_at_each_pixel(g):
     values, d = integers(g.seed), len(g.size)
@@ -389,6 +434,7 @@ def test_pointwise_is_a_matrix_product_at_each_pixel(g):
     assert np.array_equal(y[0].reshape(len(A), -1)[:, -1], A @ last + b)
 
 
+@law("depthwise.dense")
 @given(geometries())
 def test_depthwise_is_a_kernel_that_keeps_channels_apart(g):
     values = integers(g.seed)
@@ -402,6 +448,7 @@ def test_depthwise_is_a_kernel_that_keeps_channels_apart(g):
     assert_same(y, loops.depthwise(ints(x), ints(C), kernel_size=g.kernel, **g.options))
 
 
+@law("cp_conv2d.dense")
 @given(geometries(), st.data())
 def test_stages_are_the_dense_convolution_exactly(g, data):
     values = integers(g.seed)
@@ -411,6 +458,7 @@ def test_stages_are_the_dense_convolution_exactly(g, data):
     assert np.array_equal(y, dense(x, kernel_of(cp, g), bias=bias, **g.options))
 
 
+@law("cp_conv2d.dense", "cp_conv_bound.bound")
 @given(geometries(), DTYPES, st.data())
 def test_stages_are_the_dense_convolution_within_the_bound(g, dtype, data):
     values = normals(g.seed, dtype)
@@ -440,6 +488,7 @@ def test_stages_are_the_dense_convolution_at_the_size_of_real_layers(
     assert 1e-4 < share.max() < 1  # a bound that nothing comes near would prove little
 
 
+@law("cp_conv2d.loops")
 @settings(max_examples=30)
 @given(geometries(), DTYPES, st.data())
 def test_stages_equal_the_index_loops(g, dtype, data):
@@ -452,6 +501,7 @@ def test_stages_equal_the_index_loops(g, dtype, data):
         assert_within(stages(x, cp, bias=bias, **options), truth, bound)
 
 
+@law("cp_linear.one-pixel")
 @given(st.lists(sides, max_size=3), sides, sides, sides, seeds)
 def test_cp_linear_is_the_layer_of_one_pixel(lead, outputs, inputs, rank, seed):
     values = integers(seed)
@@ -463,6 +513,7 @@ def test_cp_linear_is_the_layer_of_one_pixel(lead, outputs, inputs, rank, seed):
     assert np.array_equal(y.reshape(-1, outputs), pixels[:, :, 0, 0])
 
 
+@law("kernel_to_tensor.place", "kernel_to_tensor.inverse", "tensor_to_kernel.inverse")
 @given(geometries())
 def test_kernel_and_tensor_are_views_of_each_other(g):
     W = integers(g.seed)(g.W_shape)
@@ -481,6 +532,7 @@ def test_kernel_and_tensor_are_views_of_each_other(g):
 # --- memory and precision -------------------------------------------------------------------------
 
 
+@law("conv2d.blocks", "cp_conv2d.blocks")
 @given(geometries(), st.sampled_from([1, 300, 2000]), st.data())
 def test_blocks_do_not_show(g, block, data):
     values = integers(g.seed)
@@ -868,6 +920,36 @@ def test_the_type_is_that_of_the_data_whatever_made_them(form, dtype, rng):
         assert np.array_equal(found, expected)
 
 
+def as_list(x):
+    return x.tolist()
+
+
+def as_it_is(x):
+    return x
+
+
+@law("conv2d.dtype")
+@given(
+    st.tuples(*[st.sampled_from([np.float32] * 4 + [np.float64, np.float16, np.int8])] * 3),
+    st.tuples(*[st.sampled_from([as_it_is, big_endian, spread_out, read_only, Foreign])] * 3),
+    st.sampled_from([None, 0, 1, 2]),
+    geometries(),
+)
+def test_float32_comes_out_if_and_only_if_all_arrays_hold_it(dtypes, forms, listed, g):
+    values = integers(g.seed)
+    arrays = [values(g.x_shape), values(g.W_shape), values(g.outputs)]
+    given_arrays = [form(a.astype(t)) for a, t, form in zip(arrays, dtypes, forms, strict=True)]
+    if listed is not None:  # a list holds numbers of Python, which are float64
+        given_arrays[listed] = as_list(arrays[listed])
+    all_single = listed is None and set(dtypes) == {np.float32}
+    x, W, bias = given_arrays
+    d = arrays[0].ndim - 3
+    y = (conv1d, conv2d, conv3d)[d](x, W, bias=bias, **g.options)
+    assert y.dtype == (np.float32 if all_single else np.float64)
+    assert y.dtype.isnative
+    assert np.array_equal(y, dense(*arrays[:2], bias=arrays[2], **g.options))
+
+
 def test_what_a_type_cannot_hold_is_refused_without_a_warning():
     x = np.full((1, 1, 1, 1), 1e30, np.float32)
     with pytest.raises(ValueError, match="x, W, bias: the result exceeds the range of float32"):
@@ -911,6 +993,12 @@ def double_cp_linear(x, cp, *, bias):
     return book.cp_linear(np.asarray(x, np.float64), cp, bias=bias)
 
 
+def single_if_images_are(x, W, **options):
+    """Answers in the type of the images, whatever that of the kernel is."""
+    single = np.asarray(x).dtype == np.float32
+    return book.conv2d(x, W, **options).astype(np.float32 if single else np.float64)
+
+
 def attribute_conv2d(x, W, *, bias):
     """Asks the argument for its type, not the array."""
     y = book.conv2d(x, W, bias=bias)
@@ -924,6 +1012,10 @@ def attribute_conv2d(x, W, *, bias):
         (test_a_factorized_layer_takes_entries_of_any_magnitude, {"cp_conv2d": flushed_cp_conv2d}),
         (test_a_linear_layer_takes_entries_of_any_magnitude, {"cp_linear": double_cp_linear}),
         (big_endian_float32, {"conv2d": attribute_conv2d}),
+        (
+            test_float32_comes_out_if_and_only_if_all_arrays_hold_it,
+            {"conv2d": single_if_images_are},
+        ),
     ],
 )
 def test_faults_of_range_and_type_are_caught(test, fault):
@@ -1083,6 +1175,8 @@ def double_bound(x, cp, **options):
     [
         (test_dense_is_the_sum_over_kernel_entries, {"dense": convolution}),
         (test_dense_agrees_with_scipy, {"dense": convolution}),
+        (test_large_layers_agree_with_scipy, {"conv2d": convolution}),
+        (test_large_layers_agree_with_scipy, {"cp_conv2d": first_fastest}),
         (test_stages_are_the_dense_convolution_exactly, {"dense": convolution}),
         (test_padding_is_zeros_written_around_the_image, {"dense": axis_by_axis}),
         (test_padding_is_zeros_written_around_the_image, {"dense": last_axis_first}),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import caught, sides
+from support import caught, law, sides
 from test_conv import geometries
 
 from qcp_ref import Costs, conv_costs, cost, equal_cost_bits, loops, rank_for_rate
@@ -24,6 +24,7 @@ bit_widths = st.integers(1, 32)
 # --- rank -----------------------------------------------------------------------------------------
 
 
+@law("rank_for_rate.largest")
 @given(shapes, rates)
 def test_rank_is_the_largest_within_the_budget(shape, rate):
     expected = loops.rank_for_rate(shape, rate)
@@ -34,6 +35,7 @@ def test_rank_is_the_largest_within_the_budget(shape, rate):
             rank_for_rate(shape, rate)
 
 
+@law("rank_for_rate.largest")
 @given(st.integers(1, 10**6), st.sampled_from(["1.1", "1.2", "1.5", "2.3", "0.7", "2"]))
 def test_a_rate_is_the_decimal_number_that_is_written(multiple, rate):
     # The quotient is a whole number, so that the slightest error of the rate would show.
@@ -48,6 +50,21 @@ def test_a_rate_is_the_decimal_number_that_is_written(multiple, rate):
         np.float32(rate),
     ):
         assert rank_for_rate((side, side), form) == expected
+
+
+@law("rank_for_rate.largest")
+@given(
+    st.lists(st.integers(1, 10**9), min_size=2, max_size=6),
+    st.fractions(Fraction(1, 10**6), 10**6) | rates,
+)
+def test_one_component_more_would_not_fit(shape, rate):
+    entries, component = prod(shape), sum(shape)
+    if component * rate > entries:
+        with pytest.raises(ValueError, match="no component would be left"):
+            rank_for_rate(shape, rate)
+        return
+    rank = rank_for_rate(shape, rate)
+    assert rank * component * rate <= entries < (rank + 1) * component * rate
 
 
 def test_dividing_in_floating_point_would_lose_a_component():
@@ -85,6 +102,7 @@ def counted(shape):
     return loops.build(shape, lambda *index: Counted())
 
 
+@law("conv_costs.macs")
 @given(geometries(), st.none() | sides)
 def test_macs_and_parameters_are_those_of_the_index_loops(g, rank):
     one_image = counted((1, *g.x_shape[1:]))
@@ -102,6 +120,7 @@ def test_macs_and_parameters_are_those_of_the_index_loops(g, rank):
     assert costs.parameters == sum(prod(loops.shape_of(A)) for A in weights)
 
 
+@law("conv_costs.bops")
 @given(geometries(), st.none() | sides, bit_widths, bit_widths)
 def test_bops_and_bytes_are_linear_in_the_bits(g, rank, weight_bits, activation_bits):
     def bops(**bits):
@@ -115,6 +134,7 @@ def test_bops_and_bytes_are_linear_in_the_bits(g, rank, weight_bits, activation_
     assert costs.bops == bops(weight_bits=32, activation_bits=32)  # the defaults are a float layer
 
 
+@law("conv_costs.bytes")
 @given(geometries(), st.none() | sides, bit_widths, bit_widths, sides, st.sampled_from([4, 8]))
 def test_bytes_are_those_of_packed_bits(g, rank, weight_bits, activation_bits, scales, scale_bytes):
     options = {"weight_bits": weight_bits, "activation_bits": activation_bits, **g.options}
@@ -126,6 +146,7 @@ def test_bytes_are_those_of_packed_bits(g, rank, weight_bits, activation_bits, s
     assert conv_costs(g.W_shape, g.size, rank=rank, **options).bytes == packed.nbytes
 
 
+@law("Costs.sum")
 @given(st.lists(st.tuples(*[st.integers(0, 99)] * 4)))
 def test_costs_add_up_figure_by_figure(rows):
     total = sum((Costs(*row) for row in rows), Costs())
@@ -133,6 +154,7 @@ def test_costs_add_up_figure_by_figure(rows):
     assert figures == tuple(np.array(rows, int).reshape(-1, 4).sum(axis=0))
 
 
+@law("conv_costs.macs")
 def test_a_linear_layer_is_a_convolution_of_one_pixel():
     dense, small = conv_costs((10, 64, 1, 1), 1), conv_costs((10, 64, 1, 1), 1, rank=3)
     assert (dense.parameters, dense.macs) == (640, 640)
@@ -142,6 +164,7 @@ def test_a_linear_layer_is_a_convolution_of_one_pixel():
 # --- equal cost -----------------------------------------------------------------------------------
 
 
+@law("conv_costs.rate", "equal_cost_bits.around")
 @given(
     st.tuples(*[st.integers(1, 300)] * 2, *[st.integers(1, 5)] * 3),
     st.integers(1, 3),
@@ -167,6 +190,14 @@ def test_rate_and_bits_cost_what_the_dense_kernel_costs_at_fewer_bits(shape, d, 
     low, high = equal_cost_bits(bits, rate)
     assert low * dense.bops <= dense.bops * bits / rate <= high * dense.bops
     assert high - low == (0 if (bits / rate).denominator == 1 else 1)
+
+
+@law("equal_cost_bits.around")
+@given(st.integers(1, 10**9), st.fractions(Fraction(1, 10**6), 10**6) | rates)
+def test_equal_cost_bits_are_neighbours_around_the_quotient(bits, rate):
+    low, high = equal_cost_bits(bits, rate)
+    assert low * rate <= bits <= high * rate
+    assert high - low == (low * rate != bits)
 
 
 def test_equal_cost_bits_of_the_headline():
@@ -250,6 +281,7 @@ def test_resnet18_digit_for_digit(rate, macs, bops, percent):
     assert f"{100 * costs.bops / (1_819_040_768 * 32 * 32):.2f}" == percent
 
 
+@law("conv_costs.bops")
 def test_resnet18_bops_are_affine_in_the_weight_bits():
     bops = [total(2, bits).bops for bits in (4, 5, 6, 8)]
     assert bops[1] - bops[0] == bops[2] - bops[1] == (bops[3] - bops[2]) / 2
@@ -336,6 +368,12 @@ def rounded_up(shape, rate):
     return cost.rank_for_rate(shape, rate) + 1
 
 
+def always_two(bits, rate):
+    """Names two widths where one is exact."""
+    low, _ = cost.equal_cost_bits(bits, rate)
+    return low, low + 1
+
+
 def swapped_bits(*arguments, weight_bits=32, activation_bits=32, **options):
     bits = {"weight_bits": activation_bits, "activation_bits": weight_bits}
     return cost.conv_costs(*arguments, **bits, **options)
@@ -376,6 +414,11 @@ def _rounded_down(right, shape, size, rank, options):
     [
         (test_rank_is_the_largest_within_the_budget, {"rank_for_rate": floored_twice}),
         (test_a_rate_is_the_decimal_number_that_is_written, {"rank_for_rate": floating_rank}),
+        (test_one_component_more_would_not_fit, {"rank_for_rate": rounded_up}),
+        (
+            test_equal_cost_bits_are_neighbours_around_the_quotient,
+            {"equal_cost_bits": always_two},
+        ),
         (test_resnet18_bops_are_affine_in_the_weight_bits, {"rank_for_rate": rounded_up}),
         (
             test_rate_and_bits_cost_what_the_dense_kernel_costs_at_fewer_bits,

@@ -87,6 +87,7 @@ def codes(rng, shape, grid):
 # --- accumulators ---------------------------------------------------------------------------------
 
 
+@law("int_conv.dense")
 @given(geometries(), st.sampled_from([SIGNED, UNSIGNED]), st.integers(2, 8), st.data())
 def test_accumulators_are_those_of_plain_loops(g, grid, bits, data):
     z, rng = data.draw(zero_points(grid)), np.random.default_rng(g.seed)
@@ -100,6 +101,7 @@ def test_accumulators_are_those_of_plain_loops(g, grid, bits, data):
     assert acc.dtype == np.int32 and acc.tolist() == truth
 
 
+@law("int_conv.dense")
 @given(geometries((2,)), st.sampled_from([SIGNED, UNSIGNED]), st.data())
 def test_padding_is_the_zero_point_and_so_a_zero_in_real_numbers(g, grid, data):
     z, rng = data.draw(zero_points(grid)), np.random.default_rng(g.seed)
@@ -116,6 +118,7 @@ def test_padding_is_the_zero_point_and_so_a_zero_in_real_numbers(g, grid, data):
     assert np.array_equal(dequantize(acc, 0.125), real)
 
 
+@law("int_linear.one-pixel")
 @given(sides, sides, sides, st.sampled_from([SIGNED, UNSIGNED]), seeds, st.data())
 def test_a_linear_layer_is_a_convolution_of_one_pixel(n, inputs, outputs, grid, seed, data):
     z, rng = data.draw(zero_points(grid)), np.random.default_rng(seed)
@@ -135,6 +138,7 @@ def weights(draw):
     return codes(rng, shape, Grid(draw(st.integers(2, 8)))), bias
 
 
+@law("accumulator_bound.attained", "accumulator_bound.simple")
 @given(weights(), GRIDS, st.data())
 def test_the_accumulator_bound_is_attained_and_never_exceeded(case, grid, data):
     (W, bias), z = case, data.draw(zero_points(grid))
@@ -156,6 +160,7 @@ def test_the_accumulator_bound_is_attained_and_never_exceeded(case, grid, data):
             assert np.abs(np.cumsum(np.append(w * x, b)[order])).max() <= largest
 
 
+@law("accumulator_bound.attained")
 def test_a_bias_of_the_other_sign_makes_no_room():
     assert accumulator_bound([[-1], [-1], [1]], UNSIGNED, bias=[3, -3, -300]).tolist() == [
         255,
@@ -164,6 +169,7 @@ def test_a_bias_of_the_other_sign_makes_no_room():
     ]
 
 
+@law("int_conv.refusal")
 @pytest.mark.parametrize(("grid", "zero_point", "code"), [(UNSIGNED, 0, 255), (SIGNED, 127, -128)])
 def test_the_last_accumulator_that_fits_is_computed_and_the_next_one_refused(
     grid, zero_point, code
@@ -185,6 +191,66 @@ def test_the_last_accumulator_that_fits_is_computed_and_the_next_one_refused(
         int_conv(image, W[:, :, None], zero_point=zero_point, bias=[0, rest + sign])
 
 
+@law("int_conv.refusal")
+@given(
+    weights(),
+    st.sampled_from([SIGNED, UNSIGNED]),
+    st.sampled_from([1, -1]),
+    st.integers(-2, 2) | st.integers(-(2**30), 2**20),
+    st.data(),
+)
+def test_a_sum_is_refused_if_and_only_if_some_codes_might_leave_int32(case, grid, sign, over, data):
+    W, z = case[0][:, :, 0], data.draw(zero_points(grid))
+    codes_of_x = range(grid.qmin, grid.qmax + 1)
+    worst = [
+        sum(max(0, *(sign * w * (q - z) for q in codes_of_x)) for w in row) for row in W.tolist()
+    ]
+    last = max(range(len(worst)), key=worst.__getitem__)
+    bias = np.zeros(len(W), int)
+    bias[last] = sign * (TOP - worst[last] + over)
+    if abs(bias[last]) > TOP:
+        return
+    x = np.random.default_rng(0).integers(grid.qmin, grid.qmax + 1, (3, W.shape[1]))
+    x = x.astype(grid.dtype)
+    options = {"zero_point": z, "bias": bias}
+    if over > 0:
+        with pytest.raises(ValueError, match=f"output channel {last} may reach {TOP + over}, bey"):
+            int_linear(x, W, **options)
+        with pytest.raises(ValueError, match=f"output channel {last} may reach {TOP + over}, bey"):
+            int_conv(x[..., None], W[..., None], **options)
+        return
+    truth = (x.astype(int) - z) @ W.T.astype(int) + bias
+    assert np.array_equal(int_linear(x, W, **options), truth)
+    assert np.array_equal(int_conv(x[..., None], W[..., None], **options)[..., 0], truth)
+
+
+@law("int_conv.dense", "int_linear.one-pixel")
+@settings(max_examples=25)
+@given(
+    st.sampled_from([1, 3, 64, 500]),
+    st.sampled_from([1, 2, 33]),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.sampled_from([SIGNED, UNSIGNED]),
+    seeds,
+)
+def test_large_layers_of_codes_are_convolutions_of_numbers(
+    channels, outputs, k, stride, grid, seed
+):
+    rng = np.random.default_rng(seed)
+    z = int(rng.integers(grid.qmin, grid.qmax + 1))
+    x, W = codes(rng, (2, channels, 7, 5), grid), codes(rng, (outputs, channels, k, k), SIGNED)
+    options = {"stride": stride, "padding": k // 2}
+    # 500 * 9 * 128 * 255 is below 2**31, and far below 2**53
+    real = conv2d(x.astype(float) - z, W.astype(float), **options)
+    acc = int_conv(x, W, zero_point=z, **options)
+    assert acc.dtype == np.int32
+    assert np.array_equal(acc, real)
+    rows, A = x[:, :, 0].transpose(0, 2, 1), W[:, :, 0, 0]
+    pixels = int_conv(rows.reshape(-1, channels, 1), A[:, :, None], zero_point=z)
+    assert np.array_equal(int_linear(rows, A, zero_point=z).reshape(-1, outputs), pixels[..., 0])
+
+
 # --- requantization -------------------------------------------------------------------------------
 
 ACCUMULATORS = st.integers(-(2**31), TOP) | st.integers(-300, 300)
@@ -198,6 +264,7 @@ MULTIPLIERS = (
 )
 
 
+@law("fixed_point.nearest")
 @given(st.lists(MULTIPLIERS, min_size=1, max_size=5))
 def test_fixed_point_is_the_nearest_number_of_31_bits(multipliers):
     m, shift = fixed_point(multipliers)
@@ -212,6 +279,35 @@ def test_fixed_point_is_the_nearest_number_of_31_bits(multipliers):
         assert abs(Fraction(digits) * Fraction(2) ** (power - 31) - M) <= M / 2**31
 
 
+@law("fixed_point.nearest")
+@given(st.integers(-1000, 29))
+def test_powers_of_two_are_exact_or_vanish(power):
+    m, shift = fixed_point(2.0**power)
+    if power >= -32:
+        assert Fraction(int(m)) * Fraction(2) ** (int(shift) - 31) == Fraction(2) ** power
+    else:
+        assert m == shift == 0
+
+
+@law("fixed_point.vanishing")
+@given(
+    st.floats(2.0**-1000, 2.0**-29) | st.floats(2.0**-36, 2.0**-29) | st.just(2.0**-32),
+    st.lists(st.integers(-(2**31), TOP), min_size=1, max_size=4),
+    GRIDS,
+    st.data(),
+)
+def test_multipliers_without_a_mantissa_give_the_zero_point_only(multiplier, acc, grid, data):
+    m, shift = fixed_point([multiplier, np.nextafter(2.0**-32, 0)])
+    assert m[1] == 2**30 and shift[1] == -31  # the last one that is rounded up to 2**-32
+    for M in [multiplier] if m[0] == 0 else [multiplier * 2.0**-4]:
+        assert fixed_point(M) == (0, 0)
+        for mode in MODES:
+            z = data.draw(zero_points(grid))
+            found = requantize([*acc, TOP, -(2**31)], M, z, grid, mode=mode)
+            assert (found == z).all()
+
+
+@law("fixed_point.nearest", "fixed_point.vanishing")
 def test_fixed_point_at_its_ends():
     almost = np.nextafter(1.0, 0)
     pairs = [fixed_point(M) for M in (2.0**29, almost, 0.5, 2.0**-32, almost * 2.0**-32, 2.0**-33)]
@@ -220,6 +316,7 @@ def test_fixed_point_at_its_ends():
     ]
 
 
+@law("requantize.exact", "requantize.one-code")
 @given(st.lists(ACCUMULATORS, min_size=1, max_size=6), MULTIPLIERS, GRIDS, st.data())
 def test_requantization_is_that_of_plain_loops(acc, multiplier, grid, data):
     z = data.draw(zero_points(grid))
@@ -229,6 +326,7 @@ def test_requantization_is_that_of_plain_loops(acc, multiplier, grid, data):
         assert found.tolist() == loops.requantize(acc, multiplier, z, spec(grid), mode=mode)
 
 
+@law("requantize.exact")
 @given(st.lists(ACCUMULATORS, min_size=1, max_size=6), MULTIPLIERS)
 def test_exact_requantization_is_correctly_rounded_but_next_to_ties(acc, multiplier):
     found = requantize(acc, multiplier, 0, SIGNED)
@@ -239,6 +337,7 @@ def test_exact_requantization_is_correctly_rounded_but_next_to_ties(acc, multipl
         assert code in [min(max(k, -128), 127) for k in near]
 
 
+@law("requantize.one-code", "requantize.monotone")
 @given(st.lists(ACCUMULATORS, min_size=1, max_size=6), MULTIPLIERS, GRIDS, st.data())
 def test_fixed_point_modes_stay_within_one_code_and_all_modes_are_monotone(acc, M, grid, data):
     z = data.draw(zero_points(grid))
@@ -262,6 +361,7 @@ def device_single(a, m, shift):
     return (a * m + (1 << (30 - shift))) >> (31 - shift)
 
 
+@law("requantize.one-code")
 @settings(max_examples=300)
 @given(st.integers(-(2**23), 2**23) | st.integers(-300, 300), st.floats(2.0**-30, 100.0) | DYADIC)
 def test_fixed_point_modes_are_those_that_devices_publish(a, multiplier):
@@ -271,6 +371,7 @@ def test_fixed_point_modes_are_those_that_devices_publish(a, multiplier):
         assert requantize(a, multiplier, 0, SIGNED, mode=mode) == code
 
 
+@law("requantize.power-of-two")
 def test_ties_in_the_three_modes():
     quarters = np.arange(-10, 11, 4)  # times 1/4: -2.5, -1.5, ..., 2.5
     found = {mode: requantize(quarters, 0.25, 0, SIGNED, mode=mode).tolist() for mode in MODES}
@@ -286,6 +387,24 @@ def test_ties_in_the_three_modes():
         assert moved.tolist() == [code + 3 for code in found[mode]]
 
 
+@law("requantize.power-of-two")
+@given(st.lists(ACCUMULATORS, min_size=1, max_size=6), st.integers(-33, 3), st.integers(-300, 300))
+def test_powers_of_two_leave_ties_and_the_first_rounding_of_double(acc, power, near):
+    M = Fraction(2) ** power
+    acc += [int(max(-(2**31), min(TOP, round(near / 2 / M))))]  # at a tie or at an integer
+    found = {mode: requantize(acc, float(M), 0, SIGNED, mode=mode).tolist() for mode in MODES}
+    for n, a in enumerate(acc):
+        product, half = a * M, Fraction(1, 2)
+        first = product
+        if 2 * M <= 1 and power >= -32:
+            first = floor(product / (2 * M) + half) * 2 * M
+        away = floor(abs(first) + half) * (1 if first > 0 else -1)
+        truth = {"exact": round(product), "single": floor(product + half), "double": away}
+        for mode, code in truth.items():
+            assert found[mode][n] == min(max(code, -128), 127), (mode, a)
+
+
+@law("requantize.one-code")
 def test_each_pair_of_modes_differs_off_ties():
     rng, seen = np.random.default_rng(5), set()
     for _ in range(2000):
@@ -298,6 +417,7 @@ def test_each_pair_of_modes_differs_off_ties():
     assert seen == {(p, q) for p in MODES for q in MODES if p != q}
 
 
+@law("requantize.exact")
 @given(st.lists(ACCUMULATORS, min_size=2, max_size=5), st.data())
 def test_multipliers_belong_to_their_channels(acc, data):
     M = data.draw(st.lists(MULTIPLIERS, min_size=len(acc), max_size=len(acc)))
@@ -386,6 +506,7 @@ def by_loops(case, mode):
     )
 
 
+@law("integer_cp.loops")
 @given(cases(), st.sampled_from(MODES))
 def test_the_layer_is_that_of_plain_loops(case, mode):
     layer = integer_cp(case.cp, case.scales, case.grid, mode=mode, **case.options)
@@ -393,6 +514,7 @@ def test_the_layer_is_that_of_plain_loops(case, mode):
     assert y.dtype == case.grid.dtype and y.tolist() == by_loops(case, mode)
 
 
+@law("integer_cp.loops")
 def test_a_layer_full_of_ties_is_that_of_plain_loops():
     # Every code comes in, every multiplier is a few quarters, eighths or sixteenths.
     factors = [[[1, 2, -1], [0, -3, 1]], [[1, 2, -3], [-2, 1, 1]], [[1, -1, 0], [2, 1, 3]]]
@@ -454,6 +576,7 @@ def by_pixel(v, A, options):
     )
 
 
+@law("integer_cp.error")
 @settings(max_examples=60)
 @given(cases())
 def test_the_layer_stays_within_its_bound_of_the_layer_in_real_numbers(case):
@@ -464,6 +587,7 @@ def test_the_layer_stays_within_its_bound_of_the_layer_in_real_numbers(case):
         assert (np.abs(y - real) <= allowed[mode] * (1 + 1e-9)).all()
 
 
+@law("integer_cp.error")
 def test_typical_errors_are_a_few_steps():
     # The bound is not vacuous: with calibrated ranges the errors are small against the range.
     rng = np.random.default_rng(3)
@@ -482,6 +606,7 @@ def test_typical_errors_are_a_few_steps():
     assert np.sqrt(np.mean(error**2)) < 2 * scales[-1].scale
 
 
+@law("integer_cp.columns")
 @given(cases(dyadic=True), st.sampled_from(MODES))
 def test_a_scale_per_column_of_a_out_moves_to_the_stage_before(case, mode):
     cp = case.cp
@@ -524,6 +649,7 @@ def test_a_linear_layer_is_a_layer_of_one_pixel(case, mode):
     assert np.array_equal(layer.forward(rows), layer.forward(rows[..., None])[..., 0])
 
 
+@law("integer_cp.loops")
 def test_relu_clamps_at_the_zero_point_and_padding_is_that_of_the_stage():
     cp = QuantizedCP([[[1]], [[1]], [[1]] * 3], [1.0, 1.0, 1.0], Grid(4))
     scales = [Scale(np.array(1.0), z, "given") for z in (7.0, 20.0, 0.0, -5.0)]
@@ -997,6 +1123,11 @@ PADDED = test_padding_is_the_zero_point_and_so_a_zero_in_real_numbers
 LIMIT = test_the_last_accumulator_that_fits_is_computed_and_the_next_one_refused
 BOUND = test_the_accumulator_bound_is_attained_and_never_exceeded
 ROOM = test_a_bias_of_the_other_sign_makes_no_room
+REFUSAL = test_a_sum_is_refused_if_and_only_if_some_codes_might_leave_int32
+LARGE = test_large_layers_of_codes_are_convolutions_of_numbers
+POWERS = test_powers_of_two_are_exact_or_vanish
+VANISHING = test_multipliers_without_a_mantissa_give_the_zero_point_only
+DOUBLE = test_powers_of_two_leave_ties_and_the_first_rounding_of_double
 PLAIN = test_requantization_is_that_of_plain_loops
 TIES = test_ties_in_the_three_modes
 NEAREST = test_exact_requantization_is_correctly_rounded_but_next_to_ties
@@ -1024,6 +1155,15 @@ def limit():
         (limit, {"int_conv": stored_as(np.float32, right_conv)}),
         (limit, {"int_linear": stored_as(np.int16, right_linear)}),
         (limit, {"int_linear": stored_as(np.float32, right_linear)}),
+        (REFUSAL, {"int_conv": stored_as(np.int16, right_conv)}),
+        (REFUSAL, {"int_conv": stored_as(np.float32, right_conv)}),
+        (REFUSAL, {"int_linear": stored_as(np.int16, right_linear)}),
+        (REFUSAL, {"int_linear": stored_as(np.float32, right_linear)}),
+        (LARGE, {"int_conv": without_zero_point}),
+        (POWERS, {"fixed_point": off_by_one_shift}),
+        (VANISHING, {"requantize": next_zero_point}),
+        (DOUBLE, {"requantize": swapped_modes}),
+        (DOUBLE, {"requantize": fixed_half_away}),
         (ROOM, {"accumulator_bound": bound_of_final_sums}),
         (BOUND, {"accumulator_bound": bound_without_zero_point}),
         (test_fixed_point_is_the_nearest_number_of_31_bits, {"fixed_point": off_by_one_shift}),

@@ -3,6 +3,7 @@
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import current_thread, main_thread
 
 import numpy as np
 import pytest
@@ -34,6 +35,7 @@ def kernel(seed, shape=(4, 3, 3, 2)):
     return np.random.default_rng([seed, 41]).standard_normal(shape)
 
 
+@law("CPConv.dense")
 @settings(max_examples=25)
 @given(
     seeds,
@@ -58,6 +60,7 @@ def test_forward_equals_the_dense_convolution_with_its_kernel(seed, shape, d, ra
     assert (abs(layer.forward(x) - dense) <= bound).all()
 
 
+@law("compress_conv.error", "compress_linear.error")
 @settings(max_examples=25)
 @given(seeds, st.integers(1, 4), methods)
 def test_error_is_that_of_the_dense_kernel(seed, rank, method):
@@ -73,6 +76,7 @@ def test_error_is_that_of_the_dense_kernel(seed, rank, method):
     assert np.isclose(linear.error, expected, rtol=1e-12)
 
 
+@law("CPLinear.dense")
 @settings(max_examples=25)
 @given(seeds, st.integers(1, 4), st.integers(1, 6))
 def test_linear_forward_is_the_product_with_its_matrix(seed, rank, outputs):
@@ -87,6 +91,73 @@ def test_linear_forward_is_the_product_with_its_matrix(seed, rank, outputs):
     assert (abs(layer.forward(x) - (x @ layer.matrix().T + bias)) <= bound).all()
 
 
+@law("CPConv.dense", "CPLinear.dense", "compress_conv.error", "compress_linear.error")
+@settings(max_examples=15)
+@given(
+    st.sampled_from([(24, 16, 3, 3), (1, 30, 5, 1), (30, 1, 1, 1), (9, 8, 7), (6, 5, 3, 2, 3)]),
+    st.sampled_from(["normal", "constant", "zero", "channels far apart", "sparse"]),
+    st.sampled_from([-200, 0, 200]),
+    st.integers(1, 8),
+    st.sampled_from([1, 2, 3]),
+    seeds,
+)
+def test_larger_and_hostile_kernels_make_layers_that_keep_the_laws(
+    shape, kind, power, rank, stride, seed
+):
+    rng, W = np.random.default_rng(seed), kernel(seed, shape)
+    if kind in ("constant", "zero"):
+        W[:] = float(kind == "constant")
+    if kind == "channels far apart":
+        W *= 10.0 ** rng.integers(-8, 9, (shape[0], *[1] * (len(shape) - 1)))
+    if kind == "sparse":
+        W[rng.random(shape) < 0.9] = 0
+    W, d = np.ldexp(W, power), len(shape) - 2
+    options = {"rank": rank, "method": "als-round", "rng": seed}
+    place = {"stride": stride, "padding": 2}
+    layer = compress_conv(W, **options, **place)
+    size = np.linalg.norm(W)
+    if size:
+        left = np.linalg.norm(W - layer.kernel()) / size
+        assert np.isclose(layer.error, left, rtol=1e-9)
+    else:
+        assert layer.error == 0 and not layer.kernel().any()
+    x = rng.standard_normal((2, shape[1], *(17, 12, 9)[:d]))
+    dense = (conv1d, conv2d, conv3d)[d - 1](x, layer.kernel(), **place)
+    bound = cp_conv_bound(x, layer.cp.dequantize(), kernel_size=shape[2:], **place)
+    assert (abs(layer.forward(x) - dense) <= bound).all()
+    M = W.reshape(len(W), -1)
+    linear, rows = compress_linear(M, **options), rng.standard_normal((3, M.shape[1]))
+    if size:
+        left = np.linalg.norm(M - linear.matrix()) / size
+        assert np.isclose(linear.error, left, rtol=1e-9)
+    a_out, a_in = map(np.abs, linear.cp.dequantize().factors)
+    allowed = 2 * rounding_bound([M.shape[1], rank + 3], abs(rows) @ a_in @ a_out.T)
+    assert (abs(linear.forward(rows) - rows @ linear.matrix().T) <= allowed).all()
+
+
+@law("compress_conv.threads")
+@settings(max_examples=4)
+@given(
+    st.lists(st.tuples(seeds, st.integers(1, 4)), min_size=2, max_size=4),
+    st.integers(2, 4),
+    st.sampled_from(["als-round", "authors", "best", "sequential"]),
+)
+def test_any_number_of_threads_outside_gives_the_same_codes(jobs, threads, method):
+    options = {"method": method, **({"sweeps": 5} if method == "best" else {})}
+
+    def run(job):
+        seed, rank = job
+        return compress_conv(kernel(seed, (7, 6, 3, 2)), rank=rank, rng=seed, **options)
+
+    serial = [run(job) for job in jobs]
+    with ThreadPoolExecutor(threads) as pool:
+        for a, b in zip(serial, pool.map(run, jobs), strict=True):
+            assert all(np.array_equal(p, q) for p, q in zip(a.cp.codes, b.cp.codes, strict=True))
+            assert all(np.array_equal(p, q) for p, q in zip(a.cp.scales, b.cp.scales, strict=True))
+            assert a.error == b.error
+
+
+@law("compress_conv.threads")
 def test_same_codes_whatever_the_threads_outside():
     kernels = [kernel(seed, (12, 10, 3, 3)) for seed in range(3)]
     serial = [compress_conv(W, rate=2, rng=1) for W in kernels]
@@ -123,6 +194,7 @@ def test_dilation_and_strides_per_axis_reach_the_convolution():
     assert np.allclose(layer.forward(x), conv2d(x, layer.kernel(), **options), rtol=0, atol=1e-12)
 
 
+@law("compress_conv.moment")
 @settings(max_examples=15)
 @given(seeds, st.integers(1, 4), st.sampled_from([None, 0, 1]))
 def test_a_second_moment_never_makes_the_error_of_the_output_larger(seed, rank, axis):
@@ -368,6 +440,11 @@ def float_error(W, **options):
     return layer
 
 
+def seed_by_thread(W, *, rng, **options):
+    """Lets the seed depend on where the work is done."""
+    return right.compress_conv(W, rng=rng + (current_thread() is not main_thread()), **options)
+
+
 def transposed(M, **options):
     """Takes inputs for outputs when reporting the matrix."""
     layer = right.compress_linear(M, **options)
@@ -381,6 +458,14 @@ def transposed(M, **options):
     [
         (test_forward_equals_the_dense_convolution_with_its_kernel, {"compress_conv": biasless}),
         (test_error_is_that_of_the_dense_kernel, {"compress_conv": flipped}),
+        (
+            test_larger_and_hostile_kernels_make_layers_that_keep_the_laws,
+            {"compress_conv": float_error},
+        ),
+        (
+            test_any_number_of_threads_outside_gives_the_same_codes,
+            {"compress_conv": seed_by_thread},
+        ),
         (test_error_is_that_of_the_dense_kernel, {"compress_conv": float_error}),
         (test_error_is_that_of_the_dense_kernel, {"compress_linear": transposed}),
     ],

@@ -102,6 +102,7 @@ def assert_falls(history, level):
 # --- second moment --------------------------------------------------------------------------------
 
 
+@law("second_moment.outputs")
 @given(geometries(), st.sampled_from([np.float32, np.float64]))
 def test_mean_squared_output_of_any_kernel_is_its_form_in_the_second_moment(g, dtype):
     rng = np.random.default_rng(g.seed)
@@ -114,6 +115,7 @@ def test_mean_squared_output_of_any_kernel_is_its_form_in_the_second_moment(g, d
     assert np.isclose(np.trace(M @ S @ M.T), mean, rtol=1e-12, atol=1e-12 * (abs(M) @ abs(S)).sum())
 
 
+@law("second_moment.loops")
 @settings(max_examples=30)
 @given(geometries())
 def test_second_moment_is_the_average_over_all_patches(g):
@@ -124,6 +126,7 @@ def test_second_moment_is_the_average_over_all_patches(g):
     assert np.array_equal(S, S.T)
 
 
+@law("second_moment.order", "second_moment.blocks")
 @settings(max_examples=30)
 @given(geometries(), st.integers(1, 400))
 def test_neither_the_order_of_images_nor_the_blocks_show(g, size):
@@ -135,6 +138,7 @@ def test_neither_the_order_of_images_nor_the_blocks_show(g, size):
         assert np.array_equal(second_moment(x, g.kernel, **g.options), S)
 
 
+@law("second_moment.loops")
 @settings(max_examples=20)
 @given(geometries(paddings=("numbers", "valid"), axes=(2,)))
 def test_second_moment_agrees_with_the_patches_of_pytorch(g):
@@ -144,6 +148,31 @@ def test_second_moment_agrees_with_the_patches_of_pytorch(g):
     patches = torch.nn.functional.unfold(torch.tensor(x), g.kernel, **options).numpy()
     S = np.einsum("npl,nql->pq", patches, patches) / (len(x) * patches.shape[2])
     assert np.array_equal(second_moment(x, g.kernel, **g.options), S)
+
+
+@law("second_moment.outputs", "second_moment.order", "output_error.outputs")
+@settings(max_examples=15)
+@given(
+    st.tuples(st.integers(1, 9), st.integers(1, 8)),
+    st.tuples(*[st.sampled_from([1, 5, 17, 30])] * 2),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    seeds,
+)
+def test_moments_of_large_layers_give_the_size_of_their_outputs(images, size, side, stride, seed):
+    rng = np.random.default_rng(seed)
+    options = {"stride": stride, "padding": side // 2}
+    x = rng.integers(-9, 10, (*images, *size)).astype(float)
+    W = rng.integers(-9, 10, (11, images[1], side, side)).astype(float)
+    S, X = second_moment(x, side, **options), kernel_to_tensor(W)
+    assert np.array_equal(S, second_moment(rng.permutation(x), side, **options))
+    y = dense(x, W, **options)
+    mean = (y**2).sum(axis=1).mean()
+    M = unfold(X, 0)
+    assert np.isclose(np.trace(M @ S @ M.T), mean, rtol=1e-12)
+    half = CP([X.reshape(len(X), -1) / 2, np.eye(X[0].size)])  # half of the kernel, as a matrix
+    if y.any():
+        assert np.isclose(output_error(X.reshape(len(X), -1), half, S), 0.5, rtol=1e-12)
 
 
 def test_second_moment_takes_little_memory_beside_its_result():
@@ -159,6 +188,7 @@ def test_second_moment_takes_little_memory_beside_its_result():
 # --- output error ---------------------------------------------------------------------------------
 
 
+@law("output_error.outputs")
 @given(geometries(), st.integers(1, 3))
 @example(  # the filters cancel all that they see, and the moment, a mean of three, is rounded
     Geometry(
@@ -186,6 +216,7 @@ def test_output_error_is_that_of_the_layers_outputs(g, rank):
         assert found == (np.inf if change.any() else 0)
 
 
+@law("output_error.outputs", "output_error.identity", "output_error.scale")
 @given(shapes, seeds, st.integers(1, 3), kinds)
 def test_output_error_is_exact_on_integers_and_free_of_scale(shape, seed, rank, kind):
     X, factors, S = integer_case(seed, shape, rank, kind)
@@ -197,6 +228,18 @@ def test_output_error_is_exact_on_integers_and_free_of_scale(shape, seed, rank, 
     assert output_error(X, cp, S * 2.0**-40) == found
     plain, error = output_error(X, cp, np.eye(len(S))), relative_error(X, cp)
     assert plain == error or np.isclose(plain, error, rtol=1e-14, atol=0)
+
+
+@law("output_error.scale")
+@given(shapes, seeds, kinds, st.integers(-48, 48), st.integers(3, 99))
+def test_only_the_shape_of_the_moment_matters(shape, seed, kind, power, factor):
+    X, S = real_case(seed, shape, kind)
+    cp = random_cp(shape, 2, rng=seed)
+    found = output_error(X, cp, S)
+    assert output_error(X, cp, S * 4.0**power) == found
+    for other in (2 * 4.0**power, factor / 7):  # roots of these are rounded in another place
+        same = output_error(X, cp, S * other)
+        assert found == same or np.isclose(found, same, rtol=1e-9, atol=1e-12)
 
 
 def test_zero_outputs_are_defined():
@@ -211,6 +254,7 @@ def test_zero_outputs_are_defined():
 # --- the problems ---------------------------------------------------------------------------------
 
 
+@law("output_normal.loops")
 @settings(max_examples=40)
 @given(shapes, seeds, st.integers(1, 3), kinds, st.data())
 def test_problems_equal_loops_over_the_definition(shape, seed, rank, kind, data):
@@ -224,6 +268,7 @@ def test_problems_equal_loops_over_the_definition(shape, seed, rank, kind, data)
     assert_same(G, quadratic)
 
 
+@law("output_normal.form")
 @given(shapes, seeds, st.integers(1, 3), kinds, st.data())
 def test_the_form_is_the_squared_output_error_up_to_a_constant(shape, seed, rank, kind, data):
     X, factors, S = integer_case(seed, shape, rank, kind)
@@ -239,6 +284,7 @@ def test_the_form_is_the_squared_output_error_up_to_a_constant(shape, seed, rank
     assert len(constants) == 1
 
 
+@law("output_normal.identity")
 @given(shapes, seeds, st.integers(1, 4), st.data())
 def test_with_the_identity_they_are_mttkrp_and_gram(shape, seed, rank, data):
     X, factors, S = integer_case(seed, shape, rank, "regular")
@@ -294,6 +340,7 @@ def test_gptq_is_the_nearest_plane_on_a_kernel_that_is_not_factorized():
 # --- float factors --------------------------------------------------------------------------------
 
 
+@law("output_als.falls")
 @given(shapes, seeds, st.integers(1, 4), kinds)
 def test_float_fits_never_lose_output_error(shape, seed, rank, kind):
     X, S = real_case(seed, shape, kind)
@@ -304,6 +351,7 @@ def test_float_fits_never_lose_output_error(shape, seed, rank, kind):
     assert fit.error == relative_error(X, fit.cp)
 
 
+@law("output_als.sweep")
 @settings(max_examples=15)
 @given(st.sampled_from([(3, 2, 2), (2, 3), (1, 2, 3), (2, 1, 2)]), seeds, st.integers(1, 2))
 def test_first_float_sweep_equals_plain_loops_on_rational_numbers(shape, seed, rank):
@@ -318,6 +366,7 @@ def test_first_float_sweep_equals_plain_loops_on_rational_numbers(shape, seed, r
     assert np.allclose(reconstruct(fit.cp), dense_truth, rtol=1e-7, atol=1e-7 * abs(X).max())
 
 
+@law("output_als.identity")
 @settings(max_examples=40)
 @given(shapes, seeds, st.integers(1, 3), st.integers(1, 3))
 def test_with_the_identity_float_sweeps_are_those_of_als(shape, seed, rank, sweeps):
@@ -329,6 +378,7 @@ def test_with_the_identity_float_sweeps_are_those_of_als(shape, seed, rank, swee
         assert np.allclose(reconstruct(fit.cp), reconstruct(plain.cp), atol=1e-6 * abs(X).max())
 
 
+@law("output_als.fitted")
 @given(shapes, seeds, kinds)
 def test_a_tensor_of_that_rank_stays_fitted(shape, seed, kind):
     truth = random_cp(shape, 2, rng=seed)
@@ -355,6 +405,7 @@ def quantized(seed, shape, rank, grid, axis):
     return quantize_cp(random_cp(shape, rank, rng=seed), grid, axis=axis)
 
 
+@law("polish_output.falls", "polish_output.grid")
 @settings(max_examples=50)
 @given(shapes, seeds, st.integers(1, 3), grids, axes, kinds)
 def test_codes_never_lose_output_error_and_stay_on_their_grid(shape, seed, rank, grid, axis, kind):
@@ -373,6 +424,7 @@ def test_codes_never_lose_output_error_and_stay_on_their_grid(shape, seed, rank,
     assert fit.error == relative_error(X, cp)
 
 
+@law("polish_output.one-opt")
 @settings(max_examples=20)
 @given(shapes, seeds, st.integers(1, 2), grids, axes, kinds)
 def test_where_it_converged_no_single_code_can_be_changed(shape, seed, rank, grid, axis, kind):
@@ -392,6 +444,38 @@ def test_where_it_converged_no_single_code_can_be_changed(shape, seed, rank, gri
                 assert_falls(errors, rounding_level(X, S, changed))
 
 
+@law("polish_output.falls", "polish_output.grid", "polish_output.one-opt", "output_als.falls")
+@settings(max_examples=10)
+@given(
+    st.sampled_from([(7, 5, 6), (16, 5, 4), (1, 9, 5), (12, 20), (6, 5, 3, 2)]),
+    seeds,
+    st.integers(1, 5),
+    grids,
+    axes,
+    kinds,
+)
+def test_larger_layers_keep_the_laws_of_small_ones(shape, seed, rank, grid, axis, kind):
+    X, S = real_case(seed, shape, kind)
+    plain = output_als(X, random_cp(shape, rank, rng=seed), S, max_sweeps=3)
+    fit = polish_output(X, quantize_cp(plain.cp, grid, axis=axis), S, max_sweeps=20)
+    q = fit.cp
+    if fit.stop_reason == "zero output":
+        return
+    assert_falls(plain.history, 10 * rounding_level(X, S, plain.cp))
+    assert_falls(fit.history, rounding_level(X, S, q.dequantize()))
+    for k, s, A in zip(q.codes, q.scales, q.dequantize().factors, strict=True):
+        assert np.array_equal(quantize(A, grid, s), k)
+    rng = np.random.default_rng(seed)
+    for mode in rng.integers(0, len(shape), 20 * (fit.stop_reason == "converged")):
+        other = [c.copy() for c in q.codes]
+        index = tuple(rng.integers(0, other[mode].shape))
+        other[mode][index] = rng.choice([grid.qmin, grid.qmax])
+        changed = QuantizedCP(other, q.scales, grid).dequantize()
+        errors = np.array([output_error(X, changed, S), fit.output_error])
+        assert_falls(errors, rounding_level(X, S, changed))
+
+
+@law("polish_output.sweep")
 @settings(max_examples=25)
 @given(
     st.sampled_from([(2, 2, 2), (3, 2), (1, 2, 3), (2, 1, 2)]),
@@ -421,6 +505,7 @@ def test_first_sweep_of_codes_equals_loops_that_try_every_code(shape, seed, rank
         assert np.allclose(found, np.array(truth, dtype=float), rtol=1e-8, atol=1e-12)
 
 
+@law("polish_output.identity")
 @settings(max_examples=30)
 @given(shapes, seeds, st.integers(1, 3), grids, axes)
 def test_with_the_identity_it_is_the_plain_descent(shape, seed, rank, grid, axis):
@@ -643,6 +728,11 @@ def squared_error(X, cp, S):
     return right.output_error(X, cp, S) ** 2
 
 
+def ridged_error(X, cp, S):
+    """Adds the same to any moment."""
+    return right.output_error(X, cp, S + np.eye(len(S)))
+
+
 def uncoupled_normal(X, factors, S, mode=0, *, row=None):
     """Takes the rows of all factors for independent, as they are in the plain problem."""
     alone = [np.array(A) for A in factors]
@@ -714,6 +804,12 @@ MEAN = test_mean_squared_output_of_any_kernel_is_its_form_in_the_second_moment
             {"second_moment": swapped_moment},
         ),
         (test_output_error_is_that_of_the_layers_outputs, {"output_error": squared_error}),
+        (test_only_the_shape_of_the_moment_matters, {"output_error": ridged_error}),
+        (
+            test_moments_of_large_layers_give_the_size_of_their_outputs,
+            {"second_moment": summed_moment},
+        ),
+        (test_larger_layers_keep_the_laws_of_small_ones, {"polish_output": stale_polish}),
         (test_problems_equal_loops_over_the_definition, {"output_normal": uncoupled_normal}),
         (
             test_the_form_is_the_squared_output_error_up_to_a_constant,

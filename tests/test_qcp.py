@@ -51,6 +51,7 @@ def assert_on_grid(q):
         assert np.array_equal(quantize(A, q.grid, s), k)
 
 
+@law("quantize_cp.projection", "QuantizedCP.codes")
 @given(shapes(max_dims=3), st.integers(1, 4), seeds, grids, axes)
 def test_rounding_is_the_projection_of_the_balanced_factors(shape, rank, seed, grid, axis):
     cp = random_cp(shape, rank, rng=seed)
@@ -65,6 +66,80 @@ def test_rounding_is_the_projection_of_the_balanced_factors(shape, rank, seed, g
             assert ((A - project(A, grid, scale=scale)) ** 2).sum() >= best - 1e-12
 
 
+@st.composite
+def grid_tensors(draw):
+    """A balanced tensor on a grid, one scale per factor or per column, and that choice.
+
+    The columns of a component are permutations of each other, up to signs.
+    """
+    kind, bits = draw(st.sampled_from(["full", "narrow", "mid-rise"])), draw(st.integers(2, 16))
+    grid = Grid(bits, narrow=kind == "narrow", mid_rise=kind == "mid-rise")
+    modes, rank, side = draw(st.integers(2, 3)), draw(st.integers(1, 3)), draw(st.integers(1, 5))
+    axis, rng = draw(st.sampled_from([None, 1])), np.random.default_rng(draw(seeds))
+    magnitudes = rng.integers(0, grid.qmax + 1, (side, rank))
+    # One among them, in each column: there is no common divisor. At full range or far from it.
+    magnitudes //= draw(st.sampled_from([1, 1, 2, 100]))
+    magnitudes[0] = kind != "mid-rise"
+    codes = []
+    for _ in range(modes):
+        k = np.stack([rng.permutation(column) for column in magnitudes.T], axis=1)
+        codes.append(np.where(rng.random(k.shape) < 0.5, k, -k - (kind == "mid-rise")))
+    scale = np.ldexp(rng.uniform(1, 2, rank if axis else ()), draw(st.integers(-200, 200)))
+    return QuantizedCP(codes, [scale[None] if axis else scale] * modes, grid), axis
+
+
+@law("quantize_cp.on-grid")
+@given(grid_tensors())
+def test_a_tensor_on_a_grid_keeps_its_codes(case):
+    q, axis = case
+    found = quantize_cp(q.dequantize(), q.grid, axis=axis)
+    for k, s, kept, scale in zip(q.codes, q.scales, found.codes, found.scales, strict=True):
+        assert np.array_equal(k, kept)
+        assert np.allclose(s, scale, rtol=1e-14, atol=0)
+
+
+@law("quantize_cp.on-grid")
+@given(grid_tensors(), st.sampled_from(["max-abs", "max-abs-narrow", "mse-200"]))
+def test_a_tensor_on_the_grid_of_its_rule_keeps_its_values(case, rule):
+    q, axis = case
+    if rule != "max-abs" and q.grid.mid_rise:
+        return
+    cp = quantize_cp(q.dequantize(), q.grid, axis=axis, rule=rule).dequantize()
+    for A in balance(cp).factors:  # is it on the grid that the rule chooses for it?
+        scale = choose_scale(A, q.grid, rule=rule, axis=axis).scale
+        if not np.allclose(project(A, q.grid, scale=scale), A, rtol=1e-9, atol=0):
+            return
+    again = quantize_cp(cp, q.grid, axis=axis, rule=rule).dequantize()
+    for A, B in zip(balance(cp).factors, again.factors, strict=True):
+        assert np.allclose(A, B, rtol=1e-9, atol=0)
+
+
+KINDS = st.sampled_from(
+    [
+        *[Grid(2), Grid(8), Grid(16), Grid(5, narrow=True), Grid(16, mid_rise=True)],
+        *[Grid(1, signed=False), Grid(7, signed=False), Grid(1, kind="binary")],
+        *[Grid(2, kind="ternary"), Grid(3, kind="log2"), Grid(5, kind="log2")],
+    ]
+)
+
+
+@law("QuantizedCP.codes")
+@given(KINDS, st.lists(st.integers(1, 40), min_size=2, max_size=4), st.integers(1, 3), seeds, axes)
+def test_codes_survive_the_way_to_numbers_and_back(grid, sides, rank, seed, axis):
+    rng = np.random.default_rng(seed)
+    codes, scales = [], []
+    for side in sides:
+        values = np.arange(grid.qmin, grid.qmax + 1)
+        values = values[values != 0] if grid.kind == "binary" else values
+        codes.append(rng.choice(values, (side, rank)))
+        shape = {None: (), 0: (side, 1), 1: (1, rank)}[axis]
+        scales.append(np.ldexp(rng.uniform(1, 2, shape), rng.integers(-900, 900, shape)))
+    q = QuantizedCP(codes, scales, grid)
+    assert_on_grid(q)
+    assert all(np.array_equal(k, kept) for k, kept in zip(codes, q.codes, strict=True))
+
+
+@law("ao_admm.grid", "ao_admm.error", "ao_admm.best")
 @given(
     shapes(max_dims=3),
     st.integers(1, 4),
@@ -86,6 +161,7 @@ def test_result_is_on_its_grid_and_is_the_best_sweep(shape, rank, seed, grid, ax
     assert fit.history.steps.shape[1] == len(shape) and fit.history.steps.max() <= 5
 
 
+@law("ao_admm.loops")
 @given(st.integers(2, 3), st.integers(1, 2), seeds, st.integers(1, 4))
 def test_first_sweep_with_frozen_scales_equals_plain_loops(modes, rank, seed, steps):
     rng = np.random.default_rng([seed, 37])
@@ -124,6 +200,20 @@ def test_first_sweep_with_frozen_scales_equals_plain_loops(modes, rank, seed, st
         assert [[int(h / scale) for h in row] for row in H] == k.tolist()
 
 
+@law("ao_admm.seed")
+@settings(max_examples=10)
+@given(shapes(max_dims=3), seeds, st.integers(1, 3), st.sampled_from(["epc", "als", "random"]))
+def test_the_seed_of_the_start_decides_all_codes(shape, seed, rank, start):
+    X = random_tensor(seed, shape)
+    options = {"start": start, "max_sweeps": 2, "max_steps": 4}
+    for source in (int, np.random.default_rng):
+        first, second = (ao_admm(X, rank, Grid(3), rng=source(seed), **options) for _ in range(2))
+        for one, other in ((first.cp.codes, second.cp.codes), (first.cp.scales, second.cp.scales)):
+            assert all(np.array_equal(p, q) for p, q in zip(one, other, strict=True))
+        assert np.array_equal(first.history.error, second.history.error)
+
+
+@law("factorize.seed")
 @settings(max_examples=10)
 @given(seeds)
 def test_same_seed_same_codes_and_both_methods_share_the_fit(seed):
@@ -237,6 +327,7 @@ def test_dead_and_duplicate_components_are_survived():
     assert np.isfinite(ao_admm(X, 2, Grid(4), start=twice, max_sweeps=5).error)
 
 
+@law("QuantizedCP.pruned")
 @given(shapes(max_dims=3), st.integers(1, 4), seeds, axes)
 def test_dead_components_are_reported_and_may_be_left_out(shape, rank, seed, axis):
     rng = np.random.default_rng([seed, 41])
@@ -358,6 +449,7 @@ def test_bad_input_is_refused():
 # --- prediction and signs -------------------------------------------------------------------------
 
 
+@law("predict_error.bound")
 @given(shapes(max_dims=3), st.integers(1, 4), seeds, st.integers(2, 6), axes, st.booleans())
 def test_rounding_stays_below_its_guarantee(shape, rank, seed, bits, axis, mid_rise):
     X, cp, grid = (
@@ -371,6 +463,7 @@ def test_rounding_stays_below_its_guarantee(shape, rank, seed, bits, axis, mid_r
     assert 0 < prediction.expected <= prediction.bound * (1 + 1e-9)
 
 
+@law("predict_error.expected")
 def test_errors_are_as_expected_on_average():
     for shape, rank, bits in (((20, 24, 9), 16, 4), ((30, 40), 20, 5), ((24, 20, 9), 12, 8)):
         ratios = []
@@ -380,6 +473,53 @@ def test_errors_are_as_expected_on_average():
             expected = predict_error(X, cp, Grid(bits)).expected
             ratios.append(relative_error(X, quantize_cp(cp, Grid(bits)).dequantize()) / expected)
         assert abs(np.mean(ratios) - 1) < 0.1, (shape, bits, ratios)
+
+
+@law("predict_error.expected")
+@settings(max_examples=15)
+@given(
+    st.sampled_from([((20, 24, 9), 16), ((30, 40), 20), ((9, 24, 20), 12), ((100, 40), 5)]),
+    st.integers(3, 8),
+    seeds,
+)
+def test_errors_of_larger_tensors_are_as_expected(size, bits, seed):
+    shape, rank = size
+    cp, grid = random_cp(shape, rank, rng=seed), Grid(bits)
+    X = reconstruct(cp)
+    error = relative_error(X, quantize_cp(cp, grid).dequantize())
+    assert 0.8 < error / predict_error(X, cp, grid).expected < 1.2
+
+
+@law("predict_error.balanced")
+@settings(max_examples=20)
+@given(
+    st.sampled_from([((20, 24, 9), 16), ((30, 40), 20), ((9, 24, 20), 12), ((100, 40), 5)]),
+    st.integers(5, 8),
+    st.sampled_from([0.1, 0.5, 2.0]),
+    seeds,
+)
+def test_columns_of_other_lengths_are_rounded_worse(size, bits, strength, seed):
+    (shape, rank), rng = size, np.random.default_rng([seed, 101])
+    cp, grid = balance(random_cp(shape, rank, rng=seed)), Grid(bits)
+    X, stretch = reconstruct(cp), np.exp(strength * rng.standard_normal((len(shape), rank)))
+    stretch[-1] = 1 / np.prod(stretch[:-1], axis=0)
+    other = [A * t for A, t in zip(cp.factors, stretch, strict=True)]
+    rounded = CP([project(A, grid) for A in other])
+    assert relative_error(X, rounded) > 0.8 * predict_error(X, cp, grid).expected
+
+
+@law("predict_error.lengths")
+@settings(max_examples=40)
+@given(shapes(max_dims=3), st.integers(1, 3), seeds, st.integers(2, 6), axes)
+def test_the_lengths_of_the_columns_do_not_matter(shape, rank, seed, bits, axis):
+    rng = np.random.default_rng([seed, 97])
+    cp, X = random_cp(shape, rank, rng=seed), random_tensor(seed, shape)
+    stretch = 10.0 ** rng.uniform(-30, 30, (len(shape), rank))
+    stretch[-1] = rng.choice([-1.0, 1.0], rank) / np.prod(stretch[:-1], axis=0)
+    other = CP([A * t for A, t in zip(cp.factors, stretch, strict=True)], cp.weights)
+    other = CP(other.factors, other.weights * np.sign(stretch[-1]))
+    found = predict_error(X, other, Grid(bits, narrow=True), axis=axis)
+    assert np.allclose(found, predict_error(X, cp, Grid(bits, narrow=True), axis=axis), rtol=1e-6)
 
 
 def test_the_expectation_is_that_of_random_noise():
@@ -423,6 +563,7 @@ def test_balanced_columns_are_the_ones_to_round(shape, rank, seed):
     assert noise(cp.factors) <= noise(other) * (1 + 1e-9)
 
 
+@law("orient.same", "orient.one-short")
 @given(
     shapes(max_dims=4), st.integers(1, 4), seeds, st.sampled_from([Grid(4), Grid(3, signed=False)])
 )
@@ -435,6 +576,36 @@ def test_signs_are_turned_in_pairs_to_the_longer_side(shape, rank, seed, grid):
     assert (np.sum(short, axis=0) <= 1).all()
     for A, B in zip(cp.factors, turned.factors, strict=True):
         assert np.array_equal(abs(A), abs(B))
+
+
+@law("orient.same", "orient.one-short")
+@settings(max_examples=40)
+@given(
+    st.lists(st.integers(1, 30), min_size=2, max_size=5),
+    st.integers(1, 6),
+    seeds,
+    st.sampled_from([Grid(4), Grid(2), Grid(3, signed=False), Grid(2, kind="ternary")]),
+    st.sampled_from(["normal", "integers", "one sign", "far apart"]),
+)
+def test_signs_of_hostile_columns_are_turned_in_pairs(sides, rank, seed, grid, kind):
+    rng = np.random.default_rng(seed)
+    factors = [rng.standard_normal((side, rank)) for side in sides]
+    if kind == "integers":  # ties between the sides, and columns of zeros
+        factors = [rng.integers(-1, 2, A.shape).astype(float) for A in factors]
+    if kind == "one sign":
+        factors = [abs(A) * rng.choice([-1, 1], rank) for A in factors]
+    if kind == "far apart":
+        factors = [np.ldexp(A, rng.integers(-200, 200, rank)) for A in factors]
+    cp = CP(factors)
+    turned = orient(cp, grid)
+    before, after = (reconstruct(CP([A[:, :1] for A in c.factors])) for c in (cp, turned))
+    assert before.tobytes() == after.tobytes()
+    assert reconstruct(cp).tobytes() == reconstruct(turned).tobytes()
+    if -grid.levels[0] == grid.levels[-1]:
+        return
+    sign = 1.0 if grid.levels[0] < -grid.levels[-1] else -1.0
+    short = [(sign * A).max(axis=0) > (-sign * A).max(axis=0) for A in turned.factors]
+    assert (np.sum(short, axis=0) <= 1).all()
 
 
 def test_symmetric_grids_leave_signs_alone_and_the_odd_one_costs_least():
@@ -506,6 +677,39 @@ def forgets_ends(X, cp, grid, **options):
     return found._replace(expected=found.expected * sqrt(2))
 
 
+def pessimist(X, cp, grid, **options):
+    found = right.predict_error(X, cp, grid, **options)
+    return found._replace(expected=4 * found.expected, bound=4 * found.bound)
+
+
+def as_it_comes(X, cp, grid, **options):
+    """Lets the length of the first columns count."""
+    found = right.predict_error(X, cp, grid, **options)
+    return found._replace(expected=found.expected * float(np.linalg.norm(cp.factors[0])))
+
+
+def by_maximum(cp, grid, *, rule="mse-exact", **options):
+    """Chooses scales by another rule."""
+    return right.quantize_cp(cp, grid, rule="max-abs", **options)
+
+
+def too_small(cp, grid, **options):
+    """Cuts off the largest numbers."""
+    q = right.quantize_cp(cp, grid, **options)
+    scales = [0.75 * s for s in q.scales]
+    factors = zip(balance(cp).factors, scales, strict=True)
+    return QuantizedCP([quantize(A, grid, s) for A, s in factors], scales, grid)
+
+
+def cut_off(x, grid, scale, *_):
+    """Cuts digits off instead of rounding."""
+    return np.trunc(x / scale).astype(grid.dtype)
+
+
+def unseeded(X, rank, grid, **options):
+    return right.ao_admm(X, rank, grid, **{**options, "rng": np.random.default_rng()})
+
+
 def single_flips(cp, grid):
     return CP([A * np.where(A.max(axis=0) > -A.min(axis=0), -1, 1) for A in cp.factors])
 
@@ -516,6 +720,14 @@ def single_flips(cp, grid):
         (test_rounding_stays_below_its_guarantee, {"predict_error": optimist}),
         (test_errors_are_as_expected_on_average, {"predict_error": forgets_ends}),
         (test_signs_are_turned_in_pairs_to_the_longer_side, {"orient": single_flips}),
+        (test_signs_of_hostile_columns_are_turned_in_pairs, {"orient": single_flips}),
+        (test_errors_of_larger_tensors_are_as_expected, {"predict_error": forgets_ends}),
+        (test_columns_of_other_lengths_are_rounded_worse, {"predict_error": pessimist}),
+        (test_the_lengths_of_the_columns_do_not_matter, {"predict_error": as_it_comes}),
+        (test_a_tensor_on_a_grid_keeps_its_codes, {"quantize_cp": by_maximum}),
+        (test_a_tensor_on_the_grid_of_its_rule_keeps_its_values, {"quantize_cp": too_small}),
+        (test_codes_survive_the_way_to_numbers_and_back, {"quantize": cut_off}),
+        (test_the_seed_of_the_start_decides_all_codes, {"ao_admm": unseeded}),
         (
             test_rounding_is_the_projection_of_the_balanced_factors,
             {"quantize_cp": unbalanced_rounding},

@@ -5,9 +5,9 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import caught, exact
+from support import caught, exact, law, seeds
 
 import qcp_ref as right
 from qcp_ref import (
@@ -47,11 +47,13 @@ def error(x, scale, grid):
 # --- histograms -----------------------------------------------------------------------------------
 
 
+@law("Histogram.total")
 @given(samples, st.integers(2, 12))
 def test_counts_are_those_of_the_loops(x, bins):
     assert table(Histogram.of(x, bins)) == loops.histogram(exact(x), bins)
 
 
+@law("Histogram.total", "Histogram.merge")
 @given(samples, samples, samples, st.integers(2, 40))
 def test_merging_loses_nothing(x, y, z, bins):
     a, b, c = (Histogram.of(part, bins) for part in (x, y, z))
@@ -61,6 +63,7 @@ def test_merging_loses_nothing(x, y, z, bins):
     assert a.merge(b).counts.sum() == len(x) + len(y)
 
 
+@law("histogram_error.even")
 @given(counts, st.integers(1, 6), st.data())
 def test_error_model_is_that_of_the_loops(c, levels, data):
     h = Histogram(c, -1.0, len(c) / 4 - 1)
@@ -70,6 +73,44 @@ def test_error_model_is_that_of_the_loops(c, levels, data):
     assert histogram_error(h, first, last, levels) == pytest.approx(float(expected), abs=1e-12)
 
 
+@law("Histogram.total", "Histogram.merge")
+@given(
+    st.lists(st.tuples(st.integers(-300, 300), st.integers(1, 300)), min_size=2, max_size=5),
+    st.sampled_from([2, 3, 64, 2048]),
+    seeds,
+)
+def test_batches_far_apart_merge_without_loss(parts, bins, seed):
+    rng = np.random.default_rng(seed)
+    batches = [np.ldexp(rng.standard_normal(n), power) for power, n in parts]
+    hists = [Histogram.of(x, bins) for x in batches]
+    assert [h.counts.sum() for h in hists] == [n for _, n in parts]
+    whole = Histogram.of(np.concatenate(batches), bins)
+    for order in (hists, hists[::-1], [hists[n] for n in rng.permutation(len(hists))]):
+        merged = order[0]
+        for h in order[1:]:
+            merged = merged.merge(h)
+        assert same(merged, whole)
+    pairs = hists[0].merge(hists[1]), hists[-1]
+    assert same(pairs[0].merge(pairs[1]), pairs[1].merge(pairs[0]))
+
+
+@law("histogram_error.even")
+@settings(max_examples=50)
+@given(counts, st.integers(1, 7), st.data())
+def test_the_model_is_the_error_of_numbers_spread_over_each_bin(c, levels, data):
+    lo = data.draw(st.integers(-4, 4)) / 2
+    h = Histogram(c, lo, lo + len(c) / 2)
+    first = data.draw(st.integers(0, len(c) - 1))
+    last = data.draw(st.integers(first, len(c) - 1))
+    low, high = (lo + edge / 2 for edge in (first, last + 1))
+    middles = np.linspace(low, high, 2 * levels + 1)[1::2]
+    spread = (np.arange(3000) + 0.5) / 6000  # from 0 to the width of a bin
+    each = [abs((lo + b / 2 + spread)[:, None] - middles).min(axis=1) for b in range(len(c))]
+    measured = np.average([(d**2).mean() for d in each], weights=c)
+    assert histogram_error(h, first, last, levels) == pytest.approx(measured, rel=1e-5, abs=1e-9)
+
+
+@law("histogram_error.even")
 def test_error_model_is_the_measured_error_of_evenly_spread_numbers():
     c, fine = np.array([3, 0, 5, 1]), 2000
     h = Histogram(c, 0.0, 4.0)
@@ -81,6 +122,7 @@ def test_error_model_is_the_measured_error_of_evenly_spread_numbers():
     assert histogram_error(h, 1, 2, 3) == pytest.approx(measured, rel=1e-6)
 
 
+@law("histogram_error.bound")
 @given(samples, st.integers(2, 8), st.integers(1, 5))
 def test_error_of_any_data_stays_within_the_bound(x, bins, levels):
     h = Histogram.of(x, bins)
@@ -98,6 +140,7 @@ def test_error_of_any_data_stays_within_the_bound(x, bins, levels):
     assert abs(measured - histogram_error(h, first, last, levels)) <= slack * (1 + 1e-9) + 1e-12
 
 
+@law("histogram_range.edges", "histogram_range.all-pairs", "histogram_range.scale")
 @given(counts, st.integers(1, 5))
 def test_ranges_are_those_of_the_loops(c, levels):
     h = Histogram(c, -2.0, len(c) / 2 - 2)
@@ -116,9 +159,40 @@ def test_ranges_are_those_of_the_loops(c, levels):
     assert histogram_range(doubled, levels, steps=20) == tuple(2 * e for e in greedy)
 
 
+@law("histogram_range.edges", "histogram_range.all-pairs", "histogram_range.scale")
+@settings(max_examples=40)
+@given(
+    st.integers(2, 40),
+    st.integers(1, 300),
+    st.integers(-300, 300),
+    st.sampled_from(["greedy", "all-pairs"]),
+    st.sampled_from([0.2, 0.9]),
+    seeds,
+)
+def test_ranges_of_long_histograms_end_at_edges(bins, levels, power, search, empty, seed):
+    rng = np.random.default_rng(seed)
+    c = rng.geometric(0.02, bins) * (rng.random(bins) >= empty)
+    c[rng.integers(bins)] += 1
+    first = int(rng.integers(-bins, 1))
+    h = Histogram(c, float(first), float(first + bins))
+    lo, hi = histogram_range(h, levels, search=search, steps=500)
+    used = np.flatnonzero(c)
+    assert lo == int(lo) and hi == int(hi)
+    assert first + used[0] <= lo < hi <= first + used[-1] + 1
+    unit = 2.0**power
+    scaled = Histogram(c, first * unit, (first + bins) * unit)
+    assert histogram_range(scaled, levels, search=search, steps=500) == (lo * unit, hi * unit)
+    if search == "all-pairs":
+        least = histogram_error(h, int(lo) - first, int(hi) - 1 - first, levels)
+        for _ in range(20):
+            p, q = sorted(rng.integers(used[0], used[-1] + 1, 2).tolist())
+            assert histogram_error(h, p, q, levels) >= least * (1 - 1e-9)
+
+
 # --- rules ----------------------------------------------------------------------------------------
 
 
+@law("activation_scale.zero", "activation_scale.range")
 @given(batches, st.sampled_from(RULES))
 def test_zero_is_a_level_and_the_range_is_that_of_the_data(parts, rule):
     s = activation_scale(parts, U4, rule=rule)
@@ -131,6 +205,7 @@ def test_zero_is_a_level_and_the_range_is_that_of_the_data(parts, rule):
         assert s.scale * 15 <= width * (1 + 1e-12) or width == 0
 
 
+@law("activation_scale.order")
 @given(batches, st.sampled_from(["min-max", "percentile", "histogram", "mse-exact"]))
 def test_order_and_division_of_the_data_do_not_matter(parts, rule):
     one = activation_scale(parts, U4, rule=rule)
@@ -139,6 +214,56 @@ def test_order_and_division_of_the_data_do_not_matter(parts, rule):
     assert one.zero_point == other.zero_point
 
 
+HOSTILE = st.tuples(
+    st.sampled_from(["normal", "positive", "negative", "constant", "outlier"]),
+    st.integers(1, 50),
+    st.sampled_from([-300, -1, 0, 1, 300]),
+    seeds,
+)
+
+
+def hostile(kind, count, power, seed):
+    """Numbers of one sign, without spread, with an outlier, in any unit."""
+    x = np.random.default_rng(seed).standard_normal(count)
+    x = {"positive": abs(x), "negative": -abs(x), "constant": 0 * x + x[0]}.get(kind, x)
+    x[0] *= 1e6 if kind == "outlier" else 1
+    return np.ldexp(x, power)
+
+
+@law("activation_scale.zero", "activation_scale.range", "activation_scale.order")
+@settings(max_examples=40)
+@given(HOSTILE, st.sampled_from(RULES), st.sampled_from([U4, Grid(2), Grid(1, signed=False)]))
+def test_ranges_of_hostile_numbers_keep_to_them(drawn, rule, grid):
+    x = hostile(*drawn)
+    options = {"bins": 64} if "histogram" in rule else {}
+    s = activation_scale([x], grid, rule=rule, **options)
+    assert grid.qmin <= s.zero_point <= grid.qmax and s.zero_point == int(s.zero_point)
+    ends = [float(s.scale * (code - s.zero_point)) for code in (grid.qmin, grid.qmax)]
+    low, high = min(x.min(), 0.0), max(x.max(), 0.0)
+    if rule != "mse-exact":
+        assert ends[1] - ends[0] <= (high - low) * (1 + 1e-12)
+        beyond = max(low - ends[0], ends[1] - high)
+        assert beyond <= s.scale * (0.5 + 1e-9)
+    if rule != "moving-average":
+        parts = np.split(x[::-1], sorted({1, len(x) // 2} - {0, len(x)}))
+        other = activation_scale(parts, grid, rule=rule, **options)
+        assert other.scale == pytest.approx(float(s.scale), rel=1e-12)
+        assert other.zero_point == s.zero_point
+
+
+@law("activation_scale.least")
+@settings(max_examples=40)
+@given(HOSTILE, st.sampled_from(RULES[:-1]), st.sampled_from([U4, Grid(2), Grid(3)]))
+def test_exact_least_squares_beats_every_rule_on_hostile_numbers(drawn, rule, grid):
+    kind, count, power, seed = drawn
+    x = hostile(kind, count, power // 100, seed)
+    options = {"bins": 64} if "histogram" in rule else {}
+    other = error(x, activation_scale([x], grid, rule=rule, **options), grid)
+    best = error(x, activation_scale([x], grid, rule="mse-exact"), grid)
+    assert best <= other * (1 + 1e-9) + 1e-20 * (x**2).sum()
+
+
+@law("activation_scale.loops")
 @given(batches, st.sampled_from([0.25, 0.5, 1.0]))
 def test_moving_average_is_that_of_the_loops(parts, share):
     s = activation_scale(parts, U8, rule="moving-average", averaging=share)
@@ -148,6 +273,7 @@ def test_moving_average_is_that_of_the_loops(parts, share):
     assert abs(s.zero_point - float(expected[1])) <= 1
 
 
+@law("activation_scale.loops")
 @given(samples, st.sampled_from([50.0, 90.0, 100.0]))
 def test_percentiles_are_those_of_the_loops(x, share):
     s = activation_scale([x], U8, rule="percentile", percentile=share)
@@ -156,6 +282,7 @@ def test_percentiles_are_those_of_the_loops(x, share):
     assert s.scale == pytest.approx(float(expected[0]), rel=1e-9)
 
 
+@law("activation_scale.least")
 @given(st.lists(numbers, min_size=2, max_size=8), st.sampled_from(RULES[:-1]))
 def test_exact_least_squares_beats_every_rule(x, rule):
     grid = Grid(2, signed=False)
@@ -271,6 +398,34 @@ def no_outer(h, first, last, levels):
     return right.histogram_error(Histogram(kept, h.lo, h.hi), first, last, levels)
 
 
+MODEL = ("histogram_error", edge_levels)
+
+
+class Forgetful:
+    """Counts all numbers but the last one."""
+
+    @staticmethod
+    def of(x, bins):
+        return right.Histogram.of(x[:-1] if len(x) > 1 else x, bins)
+
+
+def middle_range(h, levels, **options):
+    """Ends in the middle of bins."""
+    lo, hi = right.histogram_range(h, levels, **options)
+    return lo + h.width / 2, hi - h.width / 2
+
+
+def wider(parts, grid, **options):
+    found = right.activation_scale(parts, grid, **options)
+    return found._replace(scale=found.scale * 1.2)
+
+
+def never_exact(parts, grid, *, rule, **options):
+    """Takes the ends of the data for 'mse-exact', too."""
+    rule = "min-max" if rule == "mse-exact" else rule
+    return right.activation_scale(parts, grid, rule=rule, **options)
+
+
 def one_end(parts, grid, **options):
     wrong = {**options, "percentile": max(options.get("percentile", 100) * 2 - 100, 1)}
     return right.activation_scale(parts, grid, **wrong)
@@ -283,6 +438,15 @@ def one_end(parts, grid, **options):
         (test_error_model_is_that_of_the_loops, "histogram_error", no_outer),
         (test_moving_average_is_that_of_the_loops, "activation_scale", no_average),
         (test_percentiles_are_those_of_the_loops, "activation_scale", one_end),
+        (test_batches_far_apart_merge_without_loss, "Histogram", Forgetful),
+        (test_the_model_is_the_error_of_numbers_spread_over_each_bin, *MODEL),
+        (test_ranges_of_long_histograms_end_at_edges, "histogram_range", middle_range),
+        (test_ranges_of_hostile_numbers_keep_to_them, "activation_scale", wider),
+        (
+            test_exact_least_squares_beats_every_rule_on_hostile_numbers,
+            "activation_scale",
+            never_exact,
+        ),
     ],
 )
 def test_planted_fault_is_caught(test, name, fault):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
-from support import arrays, caught, exact, seeds
+from support import arrays, caught, exact, law, seeds
 
 import qcp_ref as right
 from qcp_ref import Grid, dequantize, loops, quantize, refit_scale, rows, solve_rows
@@ -84,6 +84,7 @@ def tolerance(F, G, A):
     return 1e-9 * (1 + np.abs(F).sum() * np.abs(A).sum() + np.abs(G).sum() * (A**2).sum())
 
 
+@law("solve_rows.bound")
 @settings(max_examples=150)
 @given(problems(), methods)
 def test_results_are_codes_with_their_objective_above_the_bound(problem, method):
@@ -98,6 +99,7 @@ def test_results_are_codes_with_their_objective_above_the_bound(problem, method)
         assert fit.bound[row] <= float(least(F, G, grid, scale, row)) + tolerance(F, G, A)
 
 
+@law("solve_rows.proved")
 @settings(max_examples=100)
 @given(problems(), st.sampled_from(["greedy", "natural"]))
 def test_a_finished_search_is_that_of_all_rows(problem, order):
@@ -117,6 +119,7 @@ STRAYED = (  # a search of two nodes ends one unit above the best row
 )
 
 
+@law("solve_rows.bound", "solve_rows.proved")
 @given(problems(most=5), st.integers(0, 6))
 @example(STRAYED, 2)
 def test_a_search_out_of_budget_still_bounds_the_best(problem, budget):
@@ -131,6 +134,7 @@ def test_a_search_out_of_budget_still_bounds_the_best(problem, budget):
     assert good[fit.proved].all()
 
 
+@law("solve_rows.descent", "solve_rows.start")
 @given(problems(most=5), seeds)
 def test_descent_never_rises_and_ends_at_a_row_no_code_improves(problem, seed):
     F, G, grid, scale = problem
@@ -167,6 +171,7 @@ def regular_problems(draw, most=6):
     return F, G + np.eye(len(G)), grid, scale
 
 
+@law("solve_rows.gptq", "solve_rows.width-one")
 @given(regular_problems(), st.sampled_from(["greedy", "natural"]))
 def test_the_nearest_plane_is_gptq_and_exact_conditional_rounding(problem, order):
     F, G, grid, scale = problem
@@ -256,6 +261,7 @@ def clear(f, G, before, after, dither):
     return True
 
 
+@law("refit_scale.falls", "refit_scale.best")
 @given(problems(most=4), seeds)
 def test_a_new_scale_never_raises_the_objective_and_one_is_the_best(problem, seed):
     F, G, grid, scale = problem
@@ -276,6 +282,31 @@ def test_a_new_scale_never_raises_the_objective_and_one_is_the_best(problem, see
             assert (each >= (after if scale.ndim else after.sum()) - slack).all()
 
 
+@law("refit_scale.rows", "refit_scale.falls", "refit_scale.best")
+@settings(max_examples=50)
+@given(st.integers(1, 30), st.integers(1, 9), st.integers(1, 12), st.integers(-150, 150), seeds)
+def test_each_row_of_a_large_factor_has_the_scale_it_has_alone(count, rank, tall, power, seed):
+    rng, grid = np.random.default_rng([seed, 61]), Grid(4)
+    # Integers in any unit: columns that cancel leave no rounding behind.
+    K = np.ldexp(rng.integers(-9, 10, (tall, rank)).astype(float), power)
+    F, G = np.ldexp(rng.integers(-9, 10, (count, tall)).astype(float), power) @ K, K.T @ K
+    codes = rng.integers(-8, 8, F.shape)
+    codes[rng.random(count) < 0.2] = 0  # rows without a best scale
+    scale = np.ldexp(rng.uniform(1, 2, (count, 1)), rng.integers(-20, 20, (count, 1)))
+    new = refit_scale(F, G, codes, grid, scale)
+    M = np.ldexp(1.0, -2 * power)  # objectives in a unit where rounding is that of numbers near 1
+    for row in range(count):
+        f, k, s = F[row : row + 1], codes[row : row + 1], scale[row, 0]
+        alone = float(refit_scale(f, G, k, grid, s))
+        assert np.isclose(alone, new[row, 0], rtol=1e-8)
+        if alone == s:
+            continue
+        found, *others = (objective(f * M, G * M, k * t)[0] for t in (alone, s, alone * 1.01))
+        size = abs(f * M * k * alone).sum() + ((abs(k) * alone) @ abs(G * M) * abs(k) * alone).sum()
+        assert all(found <= other + 1e-9 * size for other in others)
+
+
+@law("refit_scale.best")
 @given(arrays((2, 3)), arrays((4, 3)), arrays((2, 3), st.integers(-8, 7)))
 def test_the_scale_equals_plain_loops(F, K, V):
     G = K.T @ K
@@ -466,6 +497,10 @@ def shared_refit(F, G, codes, grid, scale):
         ),
         (
             test_a_new_scale_never_raises_the_objective_and_one_is_the_best,
+            {"refit_scale": shared_refit},
+        ),
+        (
+            test_each_row_of_a_large_factor_has_the_scale_it_has_alone,
             {"refit_scale": shared_refit},
         ),
     ],

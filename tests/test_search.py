@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from support import caught, exact, seeds, shapes
+from support import caught, exact, law, seeds, shapes
 
 import qcp_ref as right
 from qcp_ref import (
@@ -71,6 +71,7 @@ def assert_on_grid(q):
 # --- polish ---------------------------------------------------------------------------------------
 
 
+@law("polish.falls", "polish.best", "polish.grid")
 @given(problems(), seeds)
 def test_without_noise_the_error_never_rises(problem, seed):
     X, q = problem
@@ -87,6 +88,7 @@ def test_without_noise_the_error_never_rises(problem, seed):
     )
 
 
+@law("polish.best", "polish.grid", "polish.seed")
 @given(problems(), seeds, st.sampled_from([0.2, 1.0]), st.integers(1, 6))
 def test_with_noise_the_best_iterate_is_returned(problem, seed, noise, sweeps):
     X, q = problem
@@ -100,6 +102,7 @@ def test_with_noise_the_best_iterate_is_returned(problem, seed, noise, sweeps):
     assert all(np.array_equal(a, b) for a, b in zip(fit.cp.codes, again.cp.codes, strict=True))
 
 
+@law("polish.one-opt", "certify.converged")
 @settings(max_examples=60)
 @given(problems(most=2), st.sampled_from([0.0, 1.0]), st.integers(1, 4))
 def test_converged_means_that_no_single_code_can_be_better(problem, noise, sweeps):
@@ -118,6 +121,39 @@ def test_converged_means_that_no_single_code_can_be_better(problem, noise, sweep
                 assert relative_error(X, other.dequantize()) >= fit.error - 1e-9
 
 
+@law("polish.falls", "polish.best", "polish.grid", "polish.one-opt", "certify.converged")
+@settings(max_examples=10)
+@given(
+    st.sampled_from([(12, 9, 8), (20, 15), (1, 16, 7), (5, 4, 6, 3)]),
+    st.integers(1, 8),
+    seeds,
+    grids,
+    axes,
+    st.sampled_from([-250, 0, 250]),
+)
+def test_larger_tensors_in_any_unit_keep_the_laws(shape, rank, seed, grid, axis, power):
+    X = np.ldexp(random_tensor(seed, shape), power)
+    q = quantize_cp(random_cp(shape, rank, rng=seed), grid, axis=axis)
+    q = QuantizedCP(q.codes, [np.ldexp(q.scales[0], power), *q.scales[1:]], grid)
+    fit = polish(X, q)
+    errors = np.append(relative_error(X, q.dequantize()), fit.history.error)
+    assert (np.diff(errors) <= 1e-7).all()
+    assert fit.error == relative_error(X, fit.cp.dequantize())
+    assert fit.error <= errors.min() + 1e-7
+    assert_on_grid(fit.cp)
+    assert [s.shape for s in fit.cp.scales] == [s.shape for s in q.scales]
+    if fit.stop_reason != "converged":
+        return
+    assert all(certify(X, fit.cp, budget=0).one_opt)
+    rng, codes = np.random.default_rng(seed), quantize(grid.levels, grid, 1.0)
+    for mode in rng.integers(0, len(shape), 20):
+        changed = [c.copy() for c in fit.cp.codes]
+        changed[mode][tuple(rng.integers(0, changed[mode].shape))] = rng.choice(codes)
+        other = QuantizedCP(changed, fit.cp.scales, grid)
+        assert relative_error(X, other.dequantize()) >= fit.error - 1e-9
+
+
+@law("polish.one-opt", "certify.converged")
 def test_converged_means_that_also_where_noise_made_it_worse():
     """From a good start a burst of noise loses more than descent wins back."""
     worse = 0
@@ -153,6 +189,42 @@ def test_the_first_sweep_equals_plain_loops(modes, rank, seed):
         assert k.tolist() == [[int(v) for v in row] for row in wanted]
     for s, wanted in zip(found.scales, scales, strict=True):
         assert abs(Fraction(float(s)) - wanted) <= wanted * Fraction(1, 10**12)
+
+
+@law("polish.sweep")
+@settings(max_examples=40)
+@given(st.integers(2, 3), st.integers(1, 2), seeds)
+def test_a_run_of_one_sweep_is_that_of_plain_loops(modes, rank, seed):
+    rng = np.random.default_rng([seed, 75])
+    X = rng.integers(-6, 7, size=[2, 3, 2][:modes]).astype(float)
+    codes = [rng.integers(-4, 4, (side, rank)) for side in X.shape]
+    q = QuantizedCP(codes, [1.0, 0.5, 2.0][:modes], Grid(3))
+    levels, scales = [exact(k) for k in q.codes], [Fraction(float(s)) for s in q.scales]
+    try:
+        levels, scales = loops.polish_sweep(exact(X), levels, scales, (-4, 3, 0))
+    except ZeroDivisionError:  # a factor of zeros has no best scale
+        return
+    assume(X.any() and all(s > 0 for s in scales))
+    # a tie that rounding may decide either way is no disagreement
+    near = [1e-9 * rng.standard_normal(X.shape) for _ in range(6)]
+    assume(not tied(X, q) and not any(differs(X, X + d, q) or differs(X, X - d, q) for d in near))
+    wanted = CP([np.array(V, float) * float(s) for V, s in zip(levels, scales, strict=True)])
+    fit, error = polish(X, q, callback=lambda *_: True), relative_error(X, wanted)
+    assert abs(fit.history.error[0] - error) <= 1e-7
+    if error < fit.start_error - 1e-6:  # else the start may be the best iterate
+        assert [k.tolist() for k in fit.cp.codes] == [
+            [list(map(int, v)) for v in V] for V in levels
+        ]
+        assert np.allclose(reconstruct(fit.cp.dequantize()), reconstruct(wanted), rtol=1e-9)
+
+
+def differs(X, Y, q):
+    """Whether the codes after one sweep are not the same for both tensors."""
+    states = [search._Codes(Z, q, np.random.default_rng(0)) for Z in (X, Y)]
+    for state in states:
+        state.sweep(0.0)
+    pairs = zip(*(state.quantized().codes for state in states), strict=True)
+    return any(not np.array_equal(*pair) for pair in pairs)
 
 
 def tied(X, q):
@@ -234,6 +306,7 @@ def few(method):
 # --- the slack ------------------------------------------------------------------------------------
 
 
+@law("choose_slack.best", "choose_slack.trials")
 @settings(max_examples=10)
 @given(seeds, grids, axes)
 def test_the_slack_returned_is_the_best_of_those_tried(seed, grid, axis):
@@ -262,6 +335,7 @@ def test_a_slack_with_room_for_the_zero_tensor_is_passed_over():
 # --- certificates ---------------------------------------------------------------------------------
 
 
+@law("certify.bound", "certify.floor")
 @settings(max_examples=40)
 @given(problems(most=2), st.integers(0, 200))
 def test_no_codes_of_one_factor_are_below_its_bound(problem, budget):
@@ -332,6 +406,7 @@ def test_certificates_see_what_is_left_to_do():
 # --- methods --------------------------------------------------------------------------------------
 
 
+@law("factorize.grid", "factorize.error", "factorize.seed")
 @settings(max_examples=8)
 @given(seeds, st.sampled_from(search.METHODS), axes)
 def test_results_lie_on_the_grid_and_come_again(seed, method, axis):
@@ -357,6 +432,7 @@ def test_methods_are_better_in_their_order():
     assert errors["authors"] < errors["als-round"] * 0.9
 
 
+@law("factorize.restarts")
 @settings(max_examples=5)
 @given(seeds)
 def test_restarts_are_never_worse(seed):
@@ -473,6 +549,8 @@ def boastful(X, q, **options):
     [
         (test_without_noise_the_error_never_rises, {"polish": last_iterate}),
         (test_with_noise_the_best_iterate_is_returned, {"polish": last_iterate}),
+        (test_a_run_of_one_sweep_is_that_of_plain_loops, {"polish": last_iterate}),
+        (test_larger_tensors_in_any_unit_keep_the_laws, {"polish": impatient}),
         (test_converged_means_that_no_single_code_can_be_better, {"polish": impatient}),
         (test_restarts_are_never_worse, {"factorize": one_run}),
         (test_the_slack_returned_is_the_best_of_those_tried, {"choose_slack": first_slack}),
