@@ -661,9 +661,8 @@ def _check_cp(cp: Any, name: str) -> None:
         )
 
 
-def _weighted(cp: CP, name: str = "cp") -> list[Array]:
+def _weighted(cp: CP) -> list[Array]:
     """Return the factors in float64, the weights multiplied into the last one."""
-    _check_cp(cp, name)
     factors = [A.astype(np.float64) for A in cp.factors]
     factors[-1] = factors[-1] * cp.weights
     return factors
@@ -699,7 +698,7 @@ def _spans(cp: CP) -> list[Span]:
 def frobenius(X: Array) -> Wide:
     """Return the norm of an array, whose square float64 may not hold."""
     peak = float(np.abs(X).max())
-    if peak == 0 or _FAR**-0.5 < peak < (_FAR / X.size) ** 0.5:
+    if peak == 0 or _FAR**-0.5 < peak < _FAR**0.5:
         return wide(np.linalg.norm(X))
     unit = wide(peak)._replace(mantissa=np.array(0.5))  # a power of two changes no digit
     return times(wide(np.linalg.norm(narrow(over(wide(X), unit), "X"))), unit)
