@@ -196,7 +196,7 @@ def test_a_residual_at_the_limit_is_not_below_it():
     larger = set()
     for shift in (0.0, 1.0, 100.0):
 
-        def run(steps, tol, start=np.full_like(F, shift)):
+        def run(steps, tol, start=shift + 0 * F):
             return admm(F, G, np.abs, start=start, max_steps=steps, tol=float(tol))
 
         found = run(30, 0)
