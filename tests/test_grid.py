@@ -327,7 +327,7 @@ def test_bad_numbers_are_refused(x, error, message):
         lambda: choose_scale(x, Grid(4)),
         lambda: project(x, Grid(4)),
     ):
-        with pytest.raises(error, match=message):
+        with pytest.raises(error, match=f"^{message}"):
             use()
 
 
@@ -343,24 +343,24 @@ def test_bad_numbers_are_refused(x, error, message):
     ],
 )
 def test_bad_bits_are_refused(bits, error):
-    with pytest.raises(error, match="bits: expected"):
+    with pytest.raises(error, match=r"^bits: expected"):
         Grid(bits)
 
 
 def test_bad_flags_are_refused():
-    with pytest.raises(TypeError, match="narrow: expected True or False, got 1"):
+    with pytest.raises(TypeError, match=r"^narrow: expected True or False, got 1"):
         Grid(4, narrow=1)
-    with pytest.raises(TypeError, match="mid_rise: expected True or False"):
+    with pytest.raises(TypeError, match=r"^mid_rise: expected True or False"):
         Grid(4, mid_rise=None)
-    with pytest.raises(ValueError, match="narrow: a mid-rise grid"):
+    with pytest.raises(ValueError, match=r"^narrow: a mid-rise grid"):
         Grid(4, narrow=True, mid_rise=True)
-    with pytest.raises(ValueError, match="narrow: with 1 bit"):
+    with pytest.raises(ValueError, match=r"^narrow: with 1 bit"):
         Grid(1, narrow=True)
-    with pytest.raises(TypeError, match="positional"):
+    with pytest.raises(TypeError, match=r"positional"):
         Grid(4, True)
-    with pytest.raises(TypeError, match="grid: expected a Grid, got int"):
+    with pytest.raises(TypeError, match=r"^grid: expected a Grid, got int"):
         quantize([1.0], 4, 1)
-    with pytest.raises(TypeError, match="grid: expected a Grid, got dict"):
+    with pytest.raises(TypeError, match=r"^grid: expected a Grid, got dict"):
         choose_scale([1.0], {"bits": 4})
 
 
@@ -379,29 +379,29 @@ def test_bad_flags_are_refused():
     ],
 )
 def test_bad_scales_are_refused(scale, error, message):
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=f"^{message}"):
         quantize(np.ones((2, 3)), Grid(4), scale)
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=f"^{message}"):
         dequantize(np.ones((2, 3), int), scale)
     if scale is not None:
-        with pytest.raises(error, match=message):
+        with pytest.raises(error, match=f"^{message}"):
             project(np.ones((2, 3)), Grid(4), scale=scale)
 
 
 def test_bad_zero_points_and_codes_are_refused():
     for zero_point in (0.5, -9, 8):
-        with pytest.raises(ValueError, match="zero_point: expected an integer from -8 to 7"):
+        with pytest.raises(ValueError, match=r"^zero_point: expected an integer from -8 to 7"):
             quantize([1.0], Grid(4), 1, zero_point)
     middle = Grid(4, mid_rise=True)
-    with pytest.raises(ValueError, match="zero_point: expected -1/2 on a mid-rise grid"):
+    with pytest.raises(ValueError, match=r"^zero_point: expected -1/2 on a mid-rise grid"):
         quantize([1.0], middle, 1, 1)
     assert quantize([1.0], middle, 1, -0.5) == quantize([1.0], middle, 1)
-    with pytest.raises(ValueError, match="zero_point: expected one number or a shape"):
+    with pytest.raises(ValueError, match=r"^zero_point: expected one number or a shape"):
         quantize([1.0, 2.0], Grid(4), 1, [0, 0, 0])
     for codes in ([1.0], [True], [None]):
-        with pytest.raises(TypeError, match="codes: expected integers"):
+        with pytest.raises(TypeError, match=r"^codes: expected integers"):
             dequantize(codes, 1)
-    with pytest.raises(ValueError, match="scale: scale times code exceeds"):
+    with pytest.raises(ValueError, match=r"^scale: scale times code exceeds"):
         dequantize([-8, 7], 1e308)
 
 
@@ -424,7 +424,7 @@ def test_bad_zero_points_and_codes_are_refused():
     ],
 )
 def test_meaningless_grids_are_refused(bits, options, error, message):
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=f"^{message}"):
         Grid(bits, **options)
 
 
@@ -437,17 +437,45 @@ def test_meaningless_grids_are_refused(bits, options, error, message):
         ({"rounding": "stochastic"}, ValueError, "rng: belongs to rounding 'stochastic'"),
         ({"rng": 3}, ValueError, "rng: belongs to rounding 'stochastic', got rng=3 with"),
         ({"rounding": "stochastic", "rng": 1.5}, TypeError, "rng: expected an int"),
-        ({"grid": Grid(1, kind="binary"), "rounding": "floor"}, ValueError, "takes signs"),
-        ({"grid": Grid(1, kind="binary"), "division": "float32"}, ValueError, "takes signs"),
-        ({"grid": Grid(4, kind="log2"), "zero_point": 1}, ValueError, "expected 0 on a log2 grid"),
-        ({"grid": Grid(4, signed=False), "zero_point": 16}, ValueError, "integer from 0 to 15"),
-        ({"scale": 1e-60, "division": "float32"}, ValueError, "numbers that float32 can hold"),
-        ({"scale": 1e60, "division": "reciprocal"}, ValueError, "numbers that float32 can hold"),
-        ({"scale": 1e-39, "division": "reciprocal"}, ValueError, "numbers that float32 can hold"),
+        (
+            {"grid": Grid(1, kind="binary"), "rounding": "floor"},
+            ValueError,
+            "rounding, division: .* takes signs",
+        ),
+        (
+            {"grid": Grid(1, kind="binary"), "division": "float32"},
+            ValueError,
+            "rounding, division: .* takes signs",
+        ),
+        (
+            {"grid": Grid(4, kind="log2"), "zero_point": 1},
+            ValueError,
+            "zero_point: expected 0 on a log2 grid",
+        ),
+        (
+            {"grid": Grid(4, signed=False), "zero_point": 16},
+            ValueError,
+            "zero_point: expected an integer from 0 to 15",
+        ),
+        (
+            {"scale": 1e-60, "division": "float32"},
+            ValueError,
+            "scale: expected numbers that float32 can hold",
+        ),
+        (
+            {"scale": 1e60, "division": "reciprocal"},
+            ValueError,
+            "scale: expected numbers that float32 can hold",
+        ),
+        (
+            {"scale": 1e-39, "division": "reciprocal"},
+            ValueError,
+            "scale: expected numbers that float32 can hold",
+        ),
     ],
 )
 def test_bad_roundings_are_refused(options, error, message):
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=f"^{message}"):
         quantize([1.0], **{"grid": Grid(4), "scale": 1.0, **options})
 
 
@@ -459,9 +487,9 @@ def test_codes_off_the_grid_are_refused():
         ([1, 0], Grid(1, kind="binary")),
         ([4], Grid(3, kind="log2")),
     ):
-        with pytest.raises(ValueError, match=r"codes: expected codes of Grid\("):
+        with pytest.raises(ValueError, match=r"^codes: expected codes of Grid\("):
             dequantize(codes, 1, grid=grid)
-    with pytest.raises(TypeError, match="grid: expected a Grid"):
+    with pytest.raises(TypeError, match=r"^grid: expected a Grid"):
         dequantize([1], 1, grid=4)
 
 
