@@ -295,6 +295,40 @@ def test_float32_quotients_saturate(division):
     assert quantize(x, Grid(3, kind="log2"), 1, division=division).tolist() == [3, -3, 3, 0]
 
 
+@pytest.mark.parametrize("division", DIVISIONS)
+@pytest.mark.parametrize("kind", [{}, {"signed": False}])
+def test_the_widest_grids_saturate_at_both_ends_whatever_the_zero_point(kind, division):
+    grid, x = Grid(16, **kind), [-1e30, -65536.0, -3.0, 3.0, 65536.0, 1e30]
+    for zero in (grid.qmin, 0, grid.qmax):
+        codes = quantize(x, grid, 1, zero, division=division).tolist()
+        assert codes[:2] == [grid.qmin] * 2 and codes[-2:] == [grid.qmax] * 2
+        inner = [min(max(zero + step, grid.qmin), grid.qmax) for step in (-3, 3)]
+        assert codes[2:4] == inner
+        assert quantize([1e30, -1e30], grid, 1e-290, zero).tolist() == [grid.qmax, grid.qmin]
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+def test_log2_grids_saturate_beyond_their_ends(rounding):
+    rng = 3 if rounding == "stochastic" else None
+    for bits in (2, 3, 8):
+        grid = Grid(bits, kind="log2")
+        x = np.append(np.linspace(1, 9, 33), [1e5, 1e300])
+        for sign in (1, -1):
+            codes = quantize(sign * x, grid, 1, rounding=rounding, rng=rng)
+            assert (codes == sign * grid.qmax).all()
+
+
+def test_stochastic_rounding_leaves_integers_and_goes_up_below_the_fraction():
+    t, draws = np.array([2.0, -2.0, 2.25, 2.25, -2.25]), np.array([0.0, 0.0, 0.25, 0.125, 0.875])
+    codes = right.round_to_integers(t, "stochastic", draws)
+    assert codes.tolist() == [2, -2, 2, 3, -3]
+
+
+def test_scales_whose_reciprocal_float32_just_holds():
+    for division in ("float32", "reciprocal"):  # twice the reciprocal is too large
+        assert quantize([8e-39, -8e-39], Grid(4), 4e-39, division=division).tolist() == [2, -2]
+
+
 def test_log2_codes_are_nearest_by_value_and_not_by_exponent():
     # 0.72 lies nearer to 1/2 than to 1, though its logarithm is nearer to 0 than to -1. Ties: 3/4
     # between codes 6 and 7, 3/8 between 5 and 6, 2**-7 between 0 and 1.
@@ -398,6 +432,10 @@ def test_bad_zero_points_and_codes_are_refused():
     assert quantize([1.0], middle, 1, -0.5) == quantize([1.0], middle, 1)
     with pytest.raises(ValueError, match=r"^zero_point: expected one number or a shape"):
         quantize([1.0, 2.0], Grid(4), 1, [0, 0, 0])
+    with pytest.raises(ValueError, match=r"^codes: expected a non-empty"):
+        dequantize(np.zeros((0, 2), int), 1)
+    with pytest.raises(ValueError, match=r"^zero_point: expected one number or a shape"):
+        dequantize([1, 2], 1, [0, 0, 0])
     for codes in ([1.0], [True], [None]):
         with pytest.raises(TypeError, match=r"^codes: expected integers"):
             dequantize(codes, 1)
@@ -476,12 +514,14 @@ def test_meaningless_grids_are_refused(bits, options, error, message):
 )
 def test_bad_roundings_are_refused(options, error, message):
     with pytest.raises(error, match=f"^{message}"):
-        quantize([1.0], **{"grid": Grid(4), "scale": 1.0, **options})
+        quantize(**{"x": [1.0], "grid": Grid(4), "scale": 1.0, **options})
 
 
 def test_codes_off_the_grid_are_refused():
     for codes, grid in (
         ([8], Grid(4)),
+        ([-9, 7], Grid(4)),
+        ([-8, 8], Grid(4)),
         ([-8], Grid(4, narrow=True)),
         ([-1], Grid(4, signed=False)),
         ([1, 0], Grid(1, kind="binary")),
