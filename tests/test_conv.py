@@ -518,6 +518,109 @@ def test_temporaries_stay_small(shape, kernel):
         assert peak < 16 * 2**20
 
 
+def all_layers(values, d, kernel=2):
+    """Calls of all layers on one batch, by name."""
+    x, sides = values((2, 3, *[5] * d)), (4, 3, kernel**d)
+    cp = CP([values((side, 2)) for side in sides], values(2))
+    b = values(4)
+    return {
+        "dense": lambda: dense(x, values((4, 3, *[kernel] * d)), bias=b),
+        "pointwise": lambda: pointwise(x, values((4, 3)), bias=b),
+        "depthwise": lambda: depthwise(x, values((kernel**d, 3)), kernel_size=kernel),
+        "stages": lambda: stages(x, cp, kernel_size=kernel, bias=b),
+        "linear": lambda: cp_linear(x.swapaxes(1, -1), CP(cp.factors[:2], cp.weights), bias=b),
+    }
+
+
+@pytest.mark.parametrize("d", [1, 2, 3])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_ordinary_numbers_are_computed_in_their_type_and_not_taken_apart(d, dtype, monkeypatch):
+    def unused(*_):
+        raise AssertionError("the slow form")
+
+    for name in ("wide", "finite", "bilinear"):
+        monkeypatch.setattr(conv, name, unused)
+    for run in all_layers(normals(d, dtype), d).values():
+        assert run().dtype == dtype
+    large = all_layers(lambda shape: 2.0**60 * normals(d, np.float32)(shape), d)
+    if dtype == np.float32:  # leaves the range half-way: in float64, still not taken apart
+        monkeypatch.setattr(conv, "finite", lambda y, *_: y)
+        for run in large.values():
+            assert run().dtype == np.float64
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_blocks_hold_as_much_as_fits(channels, monkeypatch):
+    monkeypatch.setattr(conv, "_BLOCK_BYTES", 8000)
+    for shape, kernel in (((7, channels, 6, 8), (2, 3)), ((1, channels, 9, 40), (3, 3))):
+        axes = conv._axes(shape[2:], kernel, 1, 0, 1)
+        blocks = [columns for *_, columns in conv._patches(np.ones(shape), axes)]
+        entries, pixels = channels * prod(kernel), prod(a.out for a in axes)
+        assert all(columns.shape[1] == entries for columns in blocks)
+        # Each holds as many images, or rows of one image, as the limit allows; one at least.
+        pixels //= 1 if shape[0] == 7 else 7
+        each = max(1, 8000 // (8 * entries * pixels))
+        assert len(blocks) == -(-7 // each) > 1
+        assert max(columns.nbytes for columns in blocks) <= max(8000, 8 * entries * pixels)
+    sizes = []
+    for name in ("_pointwise", "_depthwise"):
+        inner = getattr(conv, name)
+        monkeypatch.setattr(
+            conv, name, lambda x, *a, f=inner, **o: (sizes.append(len(x)), f(x, *a, **o))[1]
+        )
+    x = np.ones((7, 3, 6, 8))
+    cp = CP([np.ones((side, 5)) for side in (4, 3, 4)])
+    cp_conv2d(x, cp, kernel_size=2)
+    assert max(sizes) == 4  # 8 * 5 * 6 * 8 bytes an image
+    sizes.clear()
+    depthwise(x, np.ones((4, 3)), kernel_size=2, padding=1)
+    assert sizes == [4, 3]  # 8 * 3 * 8 * 10 bytes an image
+
+
+@pytest.mark.parametrize(
+    ("sides", "roundings"),
+    # Channels, kernel entries, components and factors are summed or multiplied in the stages,
+    # components, factors and all entries under the kernel otherwise; each has a bias.
+    [
+        ((2, 3, 4), 3 + 4 + 5 + 3 + 1 + 5 + 3 + 12 + 1),
+        ((2, 3, 1), 3 + 1 + 5 + 3 + 1 + 5 + 3 + 3 + 1),
+    ],
+)
+def test_the_bound_counts_each_rounding_once(sides, roundings):
+    cp = CP([np.ones((side, 5)) / side for side in sides], np.full(5, -0.2))
+    size = (2, 2) if sides[2] == 4 else 1
+    x = np.full((1, 3, 3, 3), -1.0)
+    for kind, unit in ((np.float64, 2.0**-53), (np.float32, 2.0**-24)):
+        single = CP([A.astype(kind) for A in cp.factors], cp.weights.astype(kind))
+        bound = cp_conv_bound(x.astype(kind), single, kernel_size=size, bias=np.full(2, 0.5, kind))
+        assert np.allclose(bound, roundings * unit, rtol=1e-4)  # of numbers of size 1
+
+
+def test_the_kernel_is_a_copy_and_so_is_the_tensor():
+    W = np.ones((2, 3, 1, 2), np.float32)
+    for order in "CF":
+        given_kernel = np.array(W, order=order)
+        X = kernel_to_tensor(given_kernel)
+        back = tensor_to_kernel(X, (1, 2))
+        X[:] = back[:] = 7
+        assert (given_kernel == 1).all()
+        assert not np.shares_memory(X, back)
+        assert X.flags.c_contiguous and back.flags.c_contiguous
+        assert X.dtype == back.dtype == np.float32
+
+
+@pytest.mark.parametrize("images", [1, 2, 3])
+@pytest.mark.parametrize("pixels", [16, 600])
+def test_few_and_many_pixels_give_the_same(images, pixels):
+    values = integers(4)
+    x, A = values((images, 3, pixels)), values((5, 3))
+    for flag in (True, False):
+        y = conv._pointwise(x, A, innermost=flag)
+        assert np.array_equal(y, np.einsum("ncw,oc->now", x, A))
+        if flag:
+            assert y.transpose(0, 2, 1).flags.c_contiguous
+
+
 @pytest.mark.parametrize(
     ("size", "kernel"), [((9,), (3,)), ((5, 4), (2, 3)), ((3, 5, 4), (2, 3, 1))]
 )
@@ -733,6 +836,23 @@ def test_shapes_that_do_not_fit_are_refused():
             call(X, KERNEL, kernel_size=3)
     with pytest.raises(TypeError, match=r"^cp: expected a CP, got list"):
         cp_linear(X, list(cp.factors))
+    with pytest.raises(ValueError, match=r"^x: expected at least 1 axes, got 0"):
+        cp_linear(1.0, CP(cp.factors[:2]))
+    for name, run in (
+        ("A", lambda A: pointwise(X, A)),
+        ("C", lambda C: depthwise(X, C, kernel_size=3)),
+        ("X", lambda tensor: tensor_to_kernel(tensor, 3)),
+    ):
+        with pytest.raises(ValueError, match=f"^{name}: expected (at least )?2 axes, got 1"):
+            run(np.ones(3))
+        with pytest.raises(ValueError, match=f"^{name}: expected finite"):
+            run(np.full((9, 3), np.nan))
+    with pytest.raises(ValueError, match=r"^A: expected 2 axes"):
+        pointwise(X, np.ones((2, 3, 1)))
+    with pytest.raises(ValueError, match=r"^C: expected 2 axes"):
+        depthwise(X, np.ones((9, 3, 1)), kernel_size=3)
+    with pytest.raises(ValueError, match=r"^bias: expected 1 axes"):
+        pointwise(X, np.ones((2, 3)), bias=[[1.0, 1.0]])
     with pytest.raises(ValueError, match=r"^X: expected shape \(Cout, Cin, 27\)"):
         tensor_to_kernel(np.ones((2, 3, 9)), (3, 3, 3))
     with pytest.raises(ValueError, match=r"^kernel_size: expected 1 or 2 integers"):
@@ -884,6 +1004,14 @@ def test_what_a_type_cannot_hold_is_refused_without_a_warning():
     with pytest.raises(ValueError, match=r"^x, W, bias: the result exceeds"):
         conv2d(y * 1e108, y / 1e200, bias=[1.7e308])
     assert conv2d(y, y / 1e200, bias=[1.7e308]) == 1.7e308
+    for z, kind in ((x, "float32"), (y, "float64")):
+        cp = CP([z[0, :, :, 0]] * 3)
+        with pytest.raises(ValueError, match=f"^x, cp, bias: the result exceeds .* of {kind}"):
+            cp_conv2d(z, cp, kernel_size=1)
+        with pytest.raises(ValueError, match=f"^x, cp, bias: the result exceeds .* of {kind}"):
+            cp_linear(z[:, :, 0, 0], CP(cp.factors[:2]))
+        with pytest.raises(ValueError, match=f"^x, C: the result exceeds the range of {kind}"):
+            depthwise(z, z[0, :, :, 0], kernel_size=1)
 
 
 # --- planted faults -------------------------------------------------------------------------------
