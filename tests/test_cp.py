@@ -489,6 +489,8 @@ def test_what_float64_cannot_hold_is_refused_and_what_it_can_is_right():
         with pytest.raises(ValueError, match=r"^cp: the result exceeds the range of float64"):
             call(huge)
     assert balance(huge).factors[0].max() == pytest.approx(1e170)
+    with pytest.raises(ValueError, match=r"^cp: the result exceeds the range of float64"):
+        balance(CP([[[1e300]], [[1e300]]], [1e300]))
     with pytest.raises(ValueError, match=r"^left, right: the result exceeds"):
         inner(huge, huge)
     with pytest.raises(ValueError, match=r"^cp: the result exceeds"):
