@@ -259,7 +259,7 @@ def test_bad_input_is_refused():
         ({"F": np.full((2, 3), np.inf)}, "F: expected finite"),
         ({"project": lambda V: V[:1]}, r"project: expected a finite array of shape \(2, 3\)"),
         ({"project": lambda V: V * np.nan}, "project: expected a finite array"),
-        ({"project": lambda V: V * [[np.nan, 0, 0]]}, "project: expected a finite array"),
+        ({"project": lambda V: V * [[np.nan], [0]]}, "project: expected a finite array"),
         ({"F": np.ones(3)}, "F: expected 2 axes"),
         ({"dual": np.full((2, 3), np.nan)}, "dual: expected finite"),
         ({"start": np.full((2, 3), np.nan)}, "start: expected finite"),
