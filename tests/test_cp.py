@@ -299,33 +299,37 @@ def test_ordinary_numbers_are_not_taken_apart(monkeypatch):
 
     for name in ("wide_products", "wide_khatri_rao", "bilinear", "_inner"):
         monkeypatch.setattr(cp_module, name, unused)
-    cp = random_cp((3, 4, 5), 2, rng=0)
+    cp = CP([A * 1e9 for A in random_cp((3, 4, 5), 2, rng=0).factors])
     reconstruct(cp), inner(cp, cp), norm(cp), degeneracy(cp)
     over = cp_module.over
     monkeypatch.setattr(cp_module, "over", lambda a, b: unused() if a.mantissa.ndim else over(a, b))
     normalize(cp), balance(cp), relative_error(np.ones((3, 4, 5)), cp), degeneracy(cp)
 
 
-@given(seeds, st.lists(st.integers(-1000, 1000), min_size=3, max_size=3))
-@example(3, [-540, 0, 0])  # squares are rounded as subnormal numbers
-@example(3, [-1000, 1000, 0])
+@given(seeds, st.lists(st.tuples(*[st.integers(-1000, 1000)] * 2), min_size=3, max_size=3))
+@example(3, [(-540, -540), (0, 0), (0, 0)])  # squares are rounded as subnormal numbers
+@example(3, [(-1000, 0), (0, 1000), (1000, -1000)])
 def test_powers_of_two_change_no_digit_of_a_unit_column(seed, powers):
     cp = random_cp((3, 2, 4), 2, rng=seed)
     moved = CP([np.ldexp(A, e) for A, e in zip(cp.factors, powers, strict=True)], [1.0, 1.0])
     for A, B in zip(cp.factors, moved.factors, strict=True):
-        lengths, others = cp_module.column_norms(A), cp_module.column_norms(B)
-        assert np.array_equal(lengths.mantissa, others.mantissa)
-        size, other = cp_module.frobenius(A), cp_module.frobenius(B)
-        assert size.mantissa == pytest.approx(other.mantissa, rel=1e-15)
+        for C, D in ((A, B), (-abs(A), -abs(B))):
+            lengths, others = cp_module.column_norms(C), cp_module.column_norms(D)
+            assert np.array_equal(lengths.mantissa, others.mantissa)
+    for exponent in (powers[0][0], -540, -1000):
+        for A in (cp.factors[0], -abs(cp.factors[0])):
+            size, other = cp_module.frobenius(A), cp_module.frobenius(np.ldexp(A, exponent))
+            assert size.mantissa == other.mantissa
+            assert size.exponent + exponent == other.exponent
     for A, B in zip(cp_module._units(cp)[0], cp_module._units(moved)[0], strict=True):
         assert np.array_equal(A, B)
 
 
 @pytest.mark.parametrize("entry", [5e-324, 1e-160, 1e-155, 1e155, 1.7e308])
 def test_columns_at_the_ends_of_the_range_become_unit_columns(entry):
-    column = np.array([[entry], [entry]])
-    unit = normalize(CP([column, [[1.0]]], [0.5]))
-    assert unit.factors[0].ravel() == pytest.approx([0.5**0.5] * 2, rel=1e-15)
+    columns = np.array([[entry, 1.0], [entry, 1.0]])
+    unit = normalize(CP([columns, [[1.0, 1.0]]], [0.5, 1.0]))
+    assert unit.factors[0].ravel() == pytest.approx([0.5**0.5] * 4, rel=1e-15)
     # The smallest number of all is rounded.
     assert unit.weights[0] / entry == pytest.approx(1 if entry < 1e-300 else 0.5**0.5, rel=1e-15)
 
@@ -364,6 +368,9 @@ def test_starts_that_solvers_can_take(exponents, data, fits, as_it_is):
             _, message = refused(lambda: cp_module.check_start(cp, X, "start", as_it_is=option))  # noqa: B023
             assert not message if allowed else message.startswith("start: expected")
     assert not refused(lambda: cp_module.check_start(start_of(*exponents), 0 * X))[1]
+    # The longest component counts, whatever the others are.
+    several = CP([[[0.0, 2.0**e, 2.0**-e * (e != 0)]] for e in exponents], [1.0, 1.0, 1e-300])
+    assert (not refused(lambda: cp_module.check_start(several, X))[1]) is fits
     dead = start_of(*exponents, weight=0.0)
     assert not refused(lambda: cp_module.check_start(dead, X, as_it_is=True))[1]
     if not fits:
@@ -375,6 +382,31 @@ def test_random_cp_repeats_and_differs_by_seed():
     first, again, other = (random_cp((2, 3), 4, rng=seed) for seed in (7, 7, 8))
     assert np.array_equal(first.factors[1], again.factors[1])
     assert not np.array_equal(first.factors[1], other.factors[1])
+
+
+def test_factors_and_weights_are_copies_that_cannot_be_written():
+    A, B, w = np.ones((2, 1)), np.ones((3, 1)), np.ones(1)
+    for cp in (CP([A, B], w), CP((M for M in (A, B)), w)):
+        for mine, given_array in zip((*cp.factors, cp.weights), (A, B, w), strict=True):
+            assert not np.shares_memory(mine, given_array)
+            assert given_array.flags.writeable and not mine.flags.writeable
+            with pytest.raises(ValueError, match="read-only"):
+                mine[:] = 2
+        with pytest.raises(AttributeError):
+            cp.weights = w
+        assert cp != CP([A, B], w) and len({cp, cp}) == 1  # compared by identity
+
+
+def test_float32_is_kept_where_all_is_float32_and_norms_are_taken_in_float64():
+    single = np.array([[1 / 3], [2 / 3]], np.float32)
+    assert CP([single, single], np.ones(1, np.float32)).factors[0].dtype == np.float32
+    assert CP([single, single], np.ones(1, np.float32)).weights.dtype == np.float32
+    double = single.astype(np.float64)
+    for use in (normalize, balance):
+        found, expected = (use(CP([A, A])) for A in (single, double))
+        for F, G in zip(found.factors, expected.factors, strict=True):
+            assert F.dtype == np.float64 and np.array_equal(F, G)
+    assert norm(CP([single, single])) == norm(CP([double, double]))
 
 
 def test_float32_factors_stay_float32_and_mixtures_become_float64():
@@ -495,6 +527,8 @@ def test_what_float64_cannot_hold_is_refused_and_what_it_can_is_right():
         inner(huge, huge)
     with pytest.raises(ValueError, match=r"^cp: the result exceeds"):
         relative_error(np.ones((2, 2)), huge)
+    with pytest.raises(ValueError, match=r"^X, cp: the result exceeds"):
+        relative_error(np.full((1, 1), 1e-100), CP([[[1e150]], [[1e100]]]))
     with pytest.raises(ValueError, match=r"^cp, norm_X: the result exceeds"):
         degeneracy(huge, norm_X=1e-300)
     assert degeneracy(CP([[[1.0]], [[1.0]]]), norm_X=1e200).norm_ratio == 0

@@ -65,6 +65,14 @@ def test_unsigned_codes_are_stored_without_sign():
     assert codes.tolist() == [0, 0, 254, 255] and codes.dtype == np.uint8
 
 
+def test_levels_are_an_array_of_the_caller():
+    for grid in (Grid(1, kind="binary"), Grid(3), Grid(3, kind="log2")):
+        levels = grid.levels
+        assert levels.dtype == np.float64 and levels.ndim == 1
+        levels += 1  # belongs to the caller
+        assert (grid.levels == levels - 1).all()
+
+
 def test_grids_are_values():
     assert Grid(4) == Grid(np.int64(4)) != Grid(4, narrow=True)
     assert len({Grid(4), Grid(4), Grid(4, mid_rise=True)}) == 2
@@ -324,6 +332,12 @@ def test_stochastic_rounding_leaves_integers_and_goes_up_below_the_fraction():
     assert codes.tolist() == [2, -2, 2, 3, -3]
 
 
+@pytest.mark.parametrize("division", DIVISIONS)
+def test_what_lies_just_below_zero_has_the_code_below_on_mid_rise_grids(division):
+    x = [-1e-9, 1e-9]
+    assert quantize(x, Grid(4, mid_rise=True), 1, division=division).tolist() == [-1, 0]
+
+
 def test_scales_whose_reciprocal_float32_just_holds():
     for division in ("float32", "reciprocal"):  # twice the reciprocal is too large
         assert quantize([8e-39, -8e-39], Grid(4), 4e-39, division=division).tolist() == [2, -2]
@@ -426,6 +440,8 @@ def test_bad_zero_points_and_codes_are_refused():
     for zero_point in (0.5, -9, 8):
         with pytest.raises(ValueError, match=r"^zero_point: expected an integer from -8 to 7"):
             quantize([1.0], Grid(4), 1, zero_point)
+    with pytest.raises(ValueError, match=r"^zero_point: expected an integer from -8 to 7"):
+        quantize([[1.0, 2.0]], Grid(4), 1, [[3, 9]])
     middle = Grid(4, mid_rise=True)
     with pytest.raises(ValueError, match=r"^zero_point: expected -1/2 on a mid-rise grid"):
         quantize([1.0], middle, 1, 1)
