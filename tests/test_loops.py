@@ -134,6 +134,7 @@ def test_float32_and_float64_by_hand():
         (Fraction(1, 2**150), 0),
         (0, 0),
         (2**24 + 1, 2**24),
+        (-1 - unit, -1),
     ]:
         assert loops.float32(x) == nearest
     assert loops.float64(1) == [1]
@@ -145,6 +146,7 @@ def test_float32_and_float64_by_hand():
     assert loops.quotient(3, Fraction(2), "float64") == 3 * HALF
     assert loops.quotient(183, 122, "float32") == 3 * HALF > loops.quotient(183, 122, "reciprocal")
     assert loops.quotient(75, 30, "float32") == 5 * HALF < loops.quotient(75, 30, "reciprocal")
+    assert loops.quotient(1, Fraction(3), "float64") == THIRD
     assert loops.quotient(1, 3, "float32") == loops.float32(THIRD)
 
 
@@ -209,6 +211,7 @@ def test_scales_by_hand():
     assert loops.choose_affine([-1, 2], positive) == [1, 1]
     assert loops.choose_affine([1], positive) == loops.choose_affine([1], two) == [1, 0]
     assert loops.choose_affine([0], two) == [1, 0]
+    assert loops.choose_affine([1, 2, 3], two) == [1, -2]
     narrow = {"bits": 2, "narrow": True}
     for x, grid, zeros in [
         ([-1, 2], positive, [1, 1, 1]),
@@ -221,6 +224,7 @@ def test_scales_by_hand():
             ("min-max", "min-max-torch", "min-max-truncated"), zeros, strict=True
         ):
             assert loops.choose_affine(x, grid, rule) == [1, zero]
+            assert loops.choose_affine([4 * v for v in x], grid, rule) == [4, zero]
     assert loops.choose_affine([0, 0], positive, "min-max") == [1, 0]
     assert loops.choose_affine([0, 9], positive, "min-max") == [3, 0]
     for scale, powers in [
@@ -274,6 +278,14 @@ def test_searched_ranges_by_hand():
     # The upper end gives way while as many counts as a step lie beyond it, the lower one if more.
     assert loops.histogram_range(table(9, 9), 2, steps=4) == [0, 1]
     assert loops.histogram_range(table(1, 8, 8, 1), 4, steps=10) == [1, 2]
+    # Exactly as many counts as a step are left, equal errors go on, of equal ways the upper end.
+    for counts, ends in [
+        ((1, 2, 1), [0, 2]),
+        ((1, 0, 3), [0, 2]),
+        ((1, 0, 2), [0, 2]),
+        ((1, 0, 3, 2), [2, 3]),
+    ]:
+        assert loops.histogram_range(table(*counts), 2, steps=4) == ends
     assert [loops.percentile([4, 1, 3, 2], share) for share in (0, 25, 50, 100)] == [
         1,
         7 * QUARTER,
@@ -322,6 +334,8 @@ def test_rows_by_hand():
     assert loops.nearest_plane(f, G, [1, 0], (0, 3, 0)) == [2, 0]
     assert loops.nearest_plane(f, G, [0, 1], (-4, 1, 0)) == [1, 0]
     assert loops.nearest_plane(f, G, [1, 0], middle) == [3 * HALF, -3 * HALF]
+    G = [[4, 2], [2, Fraction(3)]]
+    assert loops.nearest_plane([20, -9], G, [1, 0], (-4, 9, 0)) == [7, -4]
     V = [[1, 0], [1, 1]]
     assert loops.refit_scale([[Fraction(1), 2], [3, 4]], [[1, 1], [1, 2]], V) == 4 * THIRD
     sweep = loops.polish_sweep([[Fraction(5)]], [[[1]], [[1]]], [Fraction(2), Fraction(1)], box)
@@ -389,6 +403,9 @@ def test_errors_of_outputs_by_hand():
     codes, levels = loops.output_polish(X, [[[1]], [[1], [1]]], [Fraction(1)] * 2, identity, grid)
     # 5 is out of reach for the first, which takes 3 and the scale 5/3; 4/5 and 6/5 become 1.
     assert codes == [[[3]], [[1], [1]]] and levels == [[[5]], [[1], [1]]]
+    for present in (0, 1):  # both are equally good: the present code stays
+        arguments = [[HALF]], [[[present]], [[1]]], [Fraction(1)] * 2, [[1]], grid
+        assert loops.output_polish(*arguments)[0] == [[[present]], [[1]]]
     one_each = [[[Fraction(1)]], [[Fraction(1)], [Fraction(2)]]]
     codes, levels = loops.output_polish(X, [[[3]], [[1], [1]]], one_each, identity, grid)
     assert levels == [[[Fraction(16, 5)]], [[5 * QUARTER], [15 * Fraction(1, 8)]]]
@@ -425,6 +442,7 @@ def test_integer_arithmetic_by_hand():
         (5, QUARTER, (1, 1, 2)),
         (-5, QUARTER, (-1, -1, -1)),
         (-7, QUARTER, (-2, -2, -2)),
+        (2**31 - 1, 1, (2**31 - 1, 2**31 - 1, 2**30)),
         (5, 3, (15, 15, 15)),
         (2**30, 3, (3 * 2**30, 3 * 2**30, 1610612735)),
         (-(2**30), 3, (-3 * 2**30, -3 * 2**30, -1610612736)),
