@@ -91,6 +91,7 @@ def test_three_modes_by_hand():
 
 def test_least_squares_by_hand():
     assert loops.solve([[0, 1], [1, 0]], [[2, 3], [4, 5]]) == [[3, 2], [5, 4]]  # it exchanges rows
+    assert loops.solve([[0, -1], [-1, 0]], [[2, 3]]) == [[-3, -2]]
     X = [[Fraction(2), Fraction(4)], [Fraction(1), Fraction(2)]]
     first, second = loops.als_sweep(X, [[[0], [0]], [[1], [1]]])
     assert first == [[3], [3 * HALF]]  # (2 + 4) / 2, (1 + 2) / 2
@@ -135,6 +136,7 @@ def test_float32_and_float64_by_hand():
         (0, 0),
         (2**24 + 1, 2**24),
         (-1 - unit, -1),
+        (3 * QUARTER + unit / 2, 3 * QUARTER),
     ]:
         assert loops.float32(x) == nearest
     assert loops.float64(1) == [1]
