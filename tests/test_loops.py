@@ -169,6 +169,12 @@ def test_roundings_by_hand(rounding, ties, quarters):
     assert [loops.rounded(Fraction(n, 2), rounding) for n in range(-5, 6, 2)] == ties
     assert [loops.rounded(Fraction(n, 4), rounding) for n in (-5, -3, -1, 1, 3, 5)] == quarters
     assert [loops.rounded(n, rounding) for n in (-3, 0, 2)] == [-3, 0, 2]
+    fifths = [loops.rounded(Fraction(n, 5), rounding) for n in (-3, -2, 2, 3)]
+    assert fifths == {
+        "floor": [-1, -1, 0, 0],
+        "ceil": [0, 0, 1, 1],
+        "to-zero": [0, 0, 0, 0],
+    }.get(rounding, [-1, 0, 0, 1])
 
 
 def test_drawn_roundings_and_places_by_hand():
