@@ -205,6 +205,8 @@ def test_codes_by_hand():
     assert loops.grid_moments([1, 2, -3], grid, Fraction(2)) == (2 + 6, 1 + 4)
     assert loops.gain([1, 2, -3], grid, Fraction(2)) == 14 - (1 + 0 + 1)
     assert loops.gain([1, 2, -3], grid, Fraction(1)) == 14
+    assert loops.gain([3], grid, Fraction(1)) == 9
+    assert loops.grid_moments([3], grid, Fraction(1)) == (9, 9)
     assert loops.gain([1, -2], {"bits": 2}, Fraction(1), 1) == 5 - 1  # levels -3 to 0
 
 
@@ -214,6 +216,7 @@ def test_scales_by_hand():
     assert loops.choose_scale([-5], two) == 5  # exact with -1 and with -2: the larger scale
     assert loops.choose_scale([0, 0], two) == loops.choose_scale([3], two, 1) == 1
     assert loops.choose_scale([-3], two, 1) == 3
+    assert loops.choose_scale([Fraction(5)], two) == 5
     assert loops.choose_scale([Fraction(1)], two, scales=lambda s: [s / 2, s]) == 1
     assert loops.choose_scale([Fraction(1)], two, scales=lambda s: [s, 2 * s]) == 1
     assert loops.choose_affine([-1, 2], positive) == [1, 1]
