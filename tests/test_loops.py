@@ -295,6 +295,7 @@ def test_searched_ranges_by_hand():
         ((1, 0, 3), [0, 2]),
         ((1, 0, 2), [0, 2]),
         ((1, 0, 3, 2), [2, 3]),
+        ((0, 1, 0, 0), [1, 2]),
     ]:
         assert loops.histogram_range(table(*counts), 2, steps=4) == ends
     assert [loops.percentile([4, 1, 3, 2], share) for share in (0, 25, 50, 100)] == [
@@ -306,13 +307,16 @@ def test_searched_ranges_by_hand():
     positive = {"bits": 2, "signed": False}
     for batches, options in [
         ([[-1, 1], [0, 2]], {}),
-        ([[-1, 1], [-1, 3]], {"rule": "moving-average", "averaging": HALF}),
+        ([[0, 1], [-2, 3]], {"rule": "moving-average", "averaging": HALF}),
         ([[-1, 2], [-9, 10]], {"rule": "moving-average", "averaging": 0}),
         ([[-5, 6, 0, -1, 2]], {"rule": "percentile", "percentile": 50}),
         ([[-1, 2]], {"rule": "mse-exact"}),
         ([[-1], [2]], {"rule": "histogram-all-pairs", "bins": 4}),
     ]:
         assert loops.activation_scale(batches, positive, **options) == [1, 1]
+    options = {"rule": "histogram-all-pairs", "bins": 8}
+    scale, zero = loops.activation_scale([[0, 1] * 99, [7]], positive, **options)
+    assert zero == 0 and scale < Fraction(7, 3)  # the single 7 is cut off
 
 
 # --- constrained factors and rows -----------------------------------------------------------------
@@ -320,6 +324,8 @@ def test_searched_ranges_by_hand():
 
 def test_ridges_by_hand():
     assert loops.ridge([[1]], [[Fraction(1)]], 2, [3]) == [[Fraction(1, 7)]]
+    identity = [[Fraction(1), 0], [0, Fraction(1)]]
+    assert loops.ridge([[1, 1]], identity, 1) == [[HALF, HALF]]
     assert loops.partial_error([[2, 1]], [[3, 1], [1, 2]], [[5, -1]], 100) == 100 - 2 * 9 + 67
     one = [[Fraction(1)]]
     for bracket, steps, options, tau in [
@@ -383,6 +389,7 @@ def test_convolutions_by_hand():
     assert loops.conv(two, [[[1, 0], [0, 1]], [[0, 1], [0, 0]]]) == [[[6, 8], [2, 3]]]
     assert loops.pointwise(two, [[1, 10], [0, 1]], stride=2) == [[[41, 63], [4, 6]]]
     assert loops.depthwise(two, [[1, 0], [1, 2]], kernel_size=2) == [[[3, 5], [10, 12]]]
+    assert loops.conv([[[[5]]]], [[[[1]]]], padding=1) == [[[[0, 0, 0], [0, 5, 0], [0, 0, 0]]]]
     square = [[[[1, 2], [3, 4]]]]
     assert loops.depthwise(square, [[1], [10], [100], [1000]], kernel_size=(2, 2)) == [[[[4321]]]]
     factors = [[[1], [2]], [[1], [10]], [[1], [1]]]
@@ -432,6 +439,7 @@ def test_integer_arithmetic_by_hand():
     assert loops.int_conv(x, W, zero_point=1, padding=1, bias=[10]) == [[[12, 18, 18]]]
     grid, W = {"bits": 2}, [[[2, -1]]]
     assert loops.accumulator_bound(W, grid) == [5]
+    assert loops.accumulator_bound([[[-2, 1]]], grid) == [5]
     assert loops.accumulator_bound(W, grid, bias=[3]) == [7]
     assert loops.accumulator_bound(W, grid, bias=[-3]) == [8]
     assert loops.accumulator_bound(W, grid, zero_point=1) == [6]
