@@ -711,7 +711,7 @@ def _bilinear(
     spans, offset = (span(x), span(A)), (0, span(b)[1])
     if fits(*spans, offset, dtype=x.dtype):
         return _add_bias(core(x, A), b)
-    if x.dtype == np.float32 and fits(*spans, offset):
+    if x.dtype == np.float32:  # whose products float64 holds
         x64, A64, b64 = (a.astype(np.float64) for a in (x, A, b))
         return finite(_add_bias(core(x64, A64), b64), names, x.dtype)
     y = bilinear(core, wide(x), wide(A))

@@ -664,9 +664,8 @@ def _check_cp(cp: Any, name: str) -> None:
         )
 
 
-def _weighted(cp: CP, name: str = "cp") -> list[Array]:
+def _weighted(cp: CP) -> list[Array]:
     """Return the factors in float64, the weights multiplied into the last one."""
-    _check_cp(cp, name)
     factors = [A.astype(np.float64) for A in cp.factors]
     factors[-1] = factors[-1] * cp.weights
     return factors
@@ -702,7 +701,7 @@ def _spans(cp: CP) -> list[Span]:
 def frobenius(X: Array) -> Wide:
     """Return the norm of an array, whose square float64 may not hold."""
     peak = float(np.abs(X).max())
-    if peak == 0 or _FAR**-0.5 < peak < (_FAR / X.size) ** 0.5:
+    if _FAR**-0.5 < peak < _FAR**0.5:
         return wide(np.linalg.norm(X))
     unit = wide(peak)._replace(mantissa=np.array(0.5))  # a power of two changes no digit
     return times(wide(np.linalg.norm(narrow(over(wide(X), unit), "X"))), unit)
@@ -716,7 +715,7 @@ def column_norms(A: NDArray[Any]) -> Wide:
         # Relative to the largest entry, so that squares stay in range.
         peak = wide(np.abs(A).max(axis=0))
         unit = peak._replace(mantissa=np.full(A.shape[1], 0.5))
-        relative = np.where(peak.mantissa > 0, narrow(over(wide(A), unit), "A"), 0.0)
+        relative = narrow(over(wide(A), unit), "A")
         return times(wide(np.sqrt(np.einsum("ir,ir->r", relative, relative))), unit)
     return wide(np.sqrt(squares))
 

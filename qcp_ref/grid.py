@@ -360,7 +360,7 @@ def _quotient(x: Array, scale: Array, division: str) -> Array:
             t = x / scale
         else:
             a, b = x.astype(np.float32), scale.astype(np.float32)
-            if not ((b > 0) & np.isfinite(b) & np.isfinite(1 / b)).all():
+            if not (np.isfinite(b) & np.isfinite(1 / b)).all():
                 raise ValueError(
                     f"scale: expected numbers that float32 can hold and invert, got {scale.min()} "
                     f"to {scale.max()}; use division 'float64'"
@@ -373,8 +373,9 @@ def _place(t: Array, qmax: int) -> tuple[Array, Array]:
     """Return the place of numbers among log2 codes, :eq:`grid-place`, without an even integer.
 
     The place less an even integer on the same side of zero is exact and rounds like the whole.
+    Places beyond the last code are left to the clip.
     """
-    size = np.minimum(np.abs(t), 1.0)
+    size = np.abs(t)
     mantissa, exponent = np.frexp(size)
     inner = size < 2.0 ** (1 - qmax)
     code = np.where(inner, 0, qmax - 1 + exponent)

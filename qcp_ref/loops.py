@@ -298,9 +298,7 @@ def spread(value: Nested, index: Sequence[int]) -> Any:
 def float32(x: Any) -> Fraction:
     """Return the nearest of the numbers with 24 binary digits; ties to the even last digit."""
     number = Fraction(x)
-    if number == 0:
-        return number
-    exponent = abs(number.numerator).bit_length() - number.denominator.bit_length()
+    exponent = number.numerator.bit_length() - number.denominator.bit_length()
     if Fraction(2) ** exponent > abs(number):
         exponent -= 1
     unit = Fraction(2) ** max(exponent - 23, -149)

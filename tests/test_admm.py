@@ -177,6 +177,82 @@ def test_the_system_is_as_well_conditioned_as_promised(rank, data):
     assert np.linalg.cond(system) <= (rank + 1) * (1 + 1e-10)
 
 
+def slow_problem():
+    """Where ADMM takes many steps, and stays away from its limit for long."""
+    rng = np.random.default_rng(3)
+    K = rng.standard_normal((9, 3)) * [1.0, 0.7, 0.4]
+    return rng.standard_normal((4, 9)) @ K, K.T @ K
+
+
+def test_it_stops_when_both_residuals_have_fallen_below_the_limit_or_after_30_steps():
+    F, G = slow_problem()
+    found = admm(F, G, lambda V: np.maximum(V, 0), start=np.ones_like(F), max_steps=500)
+    both = np.maximum(found.primal, found.change)
+    assert found.stop_reason == "converged" and len(both) > 3
+    assert both[-1] < 1e-8 <= both[:-1].min() and both[0] > 1e-4
+    assert min(found.primal[0], found.change[0]) > 1e-8
+    assert isinstance(found.primal, np.ndarray) and isinstance(found.change, np.ndarray)
+    never = admm(F, G, np.rint, start=np.ones_like(F), tol=0)
+    assert never.stop_reason == "max_steps" and len(never.primal) == len(never.change) == 30
+
+
+def test_a_residual_at_the_limit_is_not_below_it():
+    F, G = slow_problem()
+    larger = set()
+    for shift in (0.0, 1.0, 100.0):
+
+        def run(steps, tol, start=shift + 0 * F):
+            return admm(F, G, np.abs, start=start, max_steps=steps, tol=float(tol))
+
+        found = run(30, 0)
+        both = np.maximum(found.primal, found.change)
+        # All steps whose larger residual is a new minimum: a run stops there at the earliest.
+        for step in np.flatnonzero(both < np.minimum.accumulate(np.append(np.inf, both[:-1]))):
+            larger.add(found.primal[step] > found.change[step])
+            assert run(step + 1, both[step]).stop_reason == "max_steps"
+            stopped = run(30, np.nextafter(both[step], 1e9))
+            assert stopped.stop_reason == "converged" and len(stopped.primal) == step + 1
+    assert larger == {True, False}
+    rests = admm(0 * F, 0 * G, np.rint, start=0 * F, max_steps=3, tol=0)
+    assert rests.stop_reason == "max_steps" and len(rests.primal) == 3
+
+
+def test_a_system_that_cannot_be_inverted_is_solved_without_its_null_space(monkeypatch):
+    F, G = slow_problem()
+    expected = admm(F, G, lambda V: V, start=np.zeros_like(F), max_steps=9)
+
+    def fails(matrix):
+        raise np.linalg.LinAlgError
+
+    monkeypatch.setattr(np.linalg, "inv", fails)
+    found = admm(F, G, lambda V: V, start=np.zeros_like(F), max_steps=9)
+    assert np.allclose(found.factor, expected.factor, rtol=1e-12)
+    assert np.allclose(found.dual, expected.dual, rtol=0, atol=1e-12)
+
+
+def test_projections_may_return_integers_and_lists_and_no_input_is_changed():
+    F, G = slow_problem()
+    start, dual = np.full(F.shape, 0.6), np.full(F.shape, 0.1)
+    kept = [A.copy() for A in (F, G, start, dual)]
+
+    def integers(V):
+        return np.rint(V).astype(int).tolist()
+
+    def careless(V):
+        np.rint(V, out=V)
+        return V
+
+    runs = [
+        admm(F, G, project, start=start, dual=dual, max_steps=4, tol=0)
+        for project in (np.rint, integers, careless)
+    ]
+    for run in runs:
+        assert run.factor.dtype == np.float64
+        assert np.array_equal(run.factor, runs[0].factor) and np.array_equal(run.dual, runs[0].dual)
+    for A, copy in zip((F, G, start, dual), kept, strict=True):
+        assert np.array_equal(A, copy)
+
+
 def test_bad_input_is_refused():
     F, G, start = np.ones((2, 3)), np.eye(3), np.zeros((2, 3))
     for wrong, message in (
@@ -188,11 +264,15 @@ def test_bad_input_is_refused():
         ({"F": np.full((2, 3), np.inf)}, "F: expected finite"),
         ({"project": lambda V: V[:1]}, r"project: expected a finite array of shape \(2, 3\)"),
         ({"project": lambda V: V * np.nan}, "project: expected a finite array"),
+        ({"project": lambda V: V * [[np.nan], [0]]}, "project: expected a finite array"),
+        ({"F": np.ones(3)}, "F: expected 2 axes"),
+        ({"dual": np.full((2, 3), np.nan)}, "dual: expected finite"),
+        ({"start": np.full((2, 3), np.nan)}, "start: expected finite"),
     ):
         arguments = {"F": F, "G": G, "project": np.rint, "start": start, **wrong}
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match=f"^{message}"):
             admm(arguments.pop("F"), arguments.pop("G"), arguments.pop("project"), **arguments)
-    with pytest.raises(TypeError, match="start: expected an array of real"):
+    with pytest.raises(TypeError, match=r"^start: expected an array of real"):
         admm(F, G, np.rint, start=start.astype(complex))
 
 

@@ -570,6 +570,109 @@ def test_temporaries_stay_small(shape, kernel):
         assert peak < 16 * 2**20
 
 
+def all_layers(values, d, kernel=2):
+    """Calls of all layers on one batch, by name."""
+    x, sides = values((2, 3, *[5] * d)), (4, 3, kernel**d)
+    cp = CP([values((side, 2)) for side in sides], values(2))
+    b = values(4)
+    return {
+        "dense": lambda: dense(x, values((4, 3, *[kernel] * d)), bias=b),
+        "pointwise": lambda: pointwise(x, values((4, 3)), bias=b),
+        "depthwise": lambda: depthwise(x, values((kernel**d, 3)), kernel_size=kernel),
+        "stages": lambda: stages(x, cp, kernel_size=kernel, bias=b),
+        "linear": lambda: cp_linear(x.swapaxes(1, -1), CP(cp.factors[:2], cp.weights), bias=b),
+    }
+
+
+@pytest.mark.parametrize("d", [1, 2, 3])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_ordinary_numbers_are_computed_in_their_type_and_not_taken_apart(d, dtype, monkeypatch):
+    def unused(*_):
+        raise AssertionError("the slow form")
+
+    for name in ("wide", "finite", "bilinear"):
+        monkeypatch.setattr(conv, name, unused)
+    for run in all_layers(normals(d, dtype), d).values():
+        assert run().dtype == dtype
+    large = all_layers(lambda shape: 2.0**60 * normals(d, np.float32)(shape), d)
+    if dtype == np.float32:  # leaves the range half-way: in float64, still not taken apart
+        monkeypatch.setattr(conv, "finite", lambda y, *_: y)
+        for run in large.values():
+            assert run().dtype == np.float64
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_blocks_hold_as_much_as_fits(channels, monkeypatch):
+    monkeypatch.setattr(conv, "_BLOCK_BYTES", 8000)
+    for shape, kernel in (((7, channels, 6, 8), (2, 3)), ((1, channels, 9, 40), (3, 3))):
+        axes = conv._axes(shape[2:], kernel, 1, 0, 1)
+        blocks = [columns for *_, columns in conv._patches(np.ones(shape), axes)]
+        entries, pixels = channels * prod(kernel), prod(a.out for a in axes)
+        assert all(columns.shape[1] == entries for columns in blocks)
+        # Each holds as many images, or rows of one image, as the limit allows; one at least.
+        pixels //= 1 if shape[0] == 7 else 7
+        each = max(1, 8000 // (8 * entries * pixels))
+        assert len(blocks) == -(-7 // each) > 1
+        assert max(columns.nbytes for columns in blocks) <= max(8000, 8 * entries * pixels)
+    sizes = []
+    for name in ("_pointwise", "_depthwise"):
+        inner = getattr(conv, name)
+        monkeypatch.setattr(
+            conv, name, lambda x, *a, f=inner, **o: (sizes.append(len(x)), f(x, *a, **o))[1]
+        )
+    x = np.ones((7, 3, 6, 8))
+    cp = CP([np.ones((side, 5)) for side in (4, 3, 4)])
+    cp_conv2d(x, cp, kernel_size=2)
+    assert max(sizes) == 4  # 8 * 5 * 6 * 8 bytes an image
+    sizes.clear()
+    depthwise(x, np.ones((4, 3)), kernel_size=2, padding=1)
+    assert sizes == [4, 3]  # 8 * 3 * 8 * 10 bytes an image
+
+
+@pytest.mark.parametrize(
+    ("sides", "roundings"),
+    # Channels, kernel entries, components and factors are summed or multiplied in the stages,
+    # components, factors and all entries under the kernel otherwise; each has a bias.
+    [
+        ((2, 3, 4), 3 + 4 + 5 + 3 + 1 + 5 + 3 + 12 + 1),
+        ((2, 3, 1), 3 + 1 + 5 + 3 + 1 + 5 + 3 + 3 + 1),
+    ],
+)
+def test_the_bound_counts_each_rounding_once(sides, roundings):
+    cp = CP([np.ones((side, 5)) / side for side in sides], np.full(5, -0.2))
+    size = (2, 2) if sides[2] == 4 else 1
+    x = np.full((1, 3, 3, 3), -1.0)
+    for kind, unit in ((np.float64, 2.0**-53), (np.float32, 2.0**-24)):
+        single = CP([A.astype(kind) for A in cp.factors], cp.weights.astype(kind))
+        bound = cp_conv_bound(x.astype(kind), single, kernel_size=size, bias=np.full(2, 0.5, kind))
+        assert np.allclose(bound, roundings * unit, rtol=1e-4)  # of numbers of size 1
+
+
+def test_the_kernel_is_a_copy_and_so_is_the_tensor():
+    W = np.ones((2, 3, 1, 2), np.float32)
+    for order in "CF":
+        given_kernel = np.array(W, order=order)
+        X = kernel_to_tensor(given_kernel)
+        back = tensor_to_kernel(X, (1, 2))
+        X[:] = back[:] = 7
+        assert (given_kernel == 1).all()
+        assert not np.shares_memory(X, back)
+        assert X.flags.c_contiguous and back.flags.c_contiguous
+        assert X.dtype == back.dtype == np.float32
+
+
+@pytest.mark.parametrize("images", [1, 2, 3])
+@pytest.mark.parametrize("pixels", [16, 600])
+def test_few_and_many_pixels_give_the_same(images, pixels):
+    values = integers(4)
+    x, A = values((images, 3, pixels)), values((5, 3))
+    for flag in (True, False):
+        y = conv._pointwise(x, A, innermost=flag)
+        assert np.array_equal(y, np.einsum("ncw,oc->now", x, A))
+        if flag:
+            assert y.transpose(0, 2, 1).flags.c_contiguous
+
+
 @pytest.mark.parametrize(
     ("size", "kernel"), [((9,), (3,)), ((5, 4), (2, 3)), ((3, 5, 4), (2, 3, 1))]
 )
@@ -630,8 +733,12 @@ BAD_OPTIONS = [
     ({"stride": (1, 2, 3)}, ValueError, "stride: expected 1 or 2 integers"),
     ({"stride": "same"}, ValueError, "stride: expected 1 or 2 integers"),
     ({"dilation": 0}, ValueError, "dilation: expected at least 1"),
-    ({"dilation": 3}, ValueError, r"padded height of at least 7 \(the kernel's span\), got 5"),
-    ({"dilation": (1, 2)}, ValueError, "padded width of at least 5"),
+    (
+        {"dilation": 3},
+        ValueError,
+        r"x: expected a padded height of at least 7 \(the kernel's span\), got 5",
+    ),
+    ({"dilation": (1, 2)}, ValueError, "x: expected a padded width of at least 5"),
     ({"padding": -1}, ValueError, "padding: expected at least 0"),
     ({"padding": (1, 0, 1, -1)}, ValueError, "padding: expected at least 0"),
     ({"padding": (1, 1, 1)}, ValueError, "padding: expected 1 or 2 or 4 integers"),
@@ -645,16 +752,16 @@ BAD_OPTIONS = [
 @pytest.mark.parametrize(("options", "error", "message"), BAD_OPTIONS)
 def test_bad_options_are_refused(options, error, message):
     cp = CP([np.ones((side, 2)) for side in (6, 3, 9)])
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=f"^{message}"):
         conv2d(X, KERNEL, **options)
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=f"^{message}"):
         depthwise(X, np.ones((9, 3)), kernel_size=3, **options)
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=f"^{message}"):
         cp_conv2d(X, cp, kernel_size=3, **options)
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=f"^{message}"):
         cp_conv_bound(X, cp, kernel_size=3, **options)
     if "stride" in options:
-        with pytest.raises(error, match=message):
+        with pytest.raises(error, match=f"^{message}"):
             pointwise(X, np.ones((2, 3)), **options)
 
 
@@ -665,13 +772,13 @@ def test_bad_options_are_refused(options, error, message):
         (1, {"dilation": (1, 2)}, "dilation: expected 1 integer, got"),
         (1, {"padding": (1, 2, 3)}, "padding: expected 1 or 2 integers"),
         (1, {"padding": "full"}, "padding: expected one of"),
-        (1, {"dilation": 3}, "padded width of at least 7"),
+        (1, {"dilation": 3}, "x: expected a padded width of at least 7"),
         (3, {"stride": (1, 2)}, "stride: expected 1 or 3 integers"),
         (3, {"dilation": (1, 2)}, "dilation: expected 1 or 3 integers"),
         (3, {"padding": (1, 2)}, "padding: expected 1 or 3 or 6 integers"),
         (3, {"padding": (1, 2, 3, 4)}, "padding: expected 1 or 3 or 6 integers"),
-        (3, {"dilation": (3, 1, 1)}, "padded depth of at least 7"),
-        (3, {"dilation": (1, 3, 1)}, "padded height of at least 7"),
+        (3, {"dilation": (3, 1, 1)}, "x: expected a padded depth of at least 7"),
+        (3, {"dilation": (1, 3, 1)}, "x: expected a padded height of at least 7"),
     ],
 )
 def test_options_for_another_number_of_axes_are_refused(d, options, message):
@@ -682,20 +789,20 @@ def test_options_for_another_number_of_axes_are_refused(d, options, message):
         lambda: stages(x, cp, kernel_size=3, **options),
         lambda: cp_conv_bound(x, cp, kernel_size=3, **options),
     ):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match=f"^{message}"):
             run()
 
 
 def test_images_and_kernels_with_another_number_of_axes_are_refused():
     for d, run in ((1, conv1d), (2, conv2d), (3, conv3d)):
         good, bad = np.ones([1] * (d + 2)), np.ones([1] * (d + 3))
-        with pytest.raises(ValueError, match=f"x: expected {d + 2} axes, got {d + 3}"):
+        with pytest.raises(ValueError, match=f"^x: expected {d + 2} axes, got {d + 3}"):
             run(bad, good)
-        with pytest.raises(ValueError, match=f"W: expected {d + 2} axes, got {d + 3}"):
+        with pytest.raises(ValueError, match=f"^W: expected {d + 2} axes, got {d + 3}"):
             run(good, bad)
     cp = CP([np.ones((1, 1))] * 3)
     for d, run in ((1, cp_conv1d), (2, cp_conv2d), (3, cp_conv3d)):
-        with pytest.raises(ValueError, match=f"x: expected {d + 2} axes, got {d + 1}"):
+        with pytest.raises(ValueError, match=f"^x: expected {d + 2} axes, got {d + 1}"):
             run(np.ones([1] * (d + 1)), cp, kernel_size=1)
     for bad in (np.ones((1, 1)), np.ones([1] * 6)):
         for run in (
@@ -703,9 +810,9 @@ def test_images_and_kernels_with_another_number_of_axes_are_refused():
             lambda bad: depthwise(bad, [[1]], kernel_size=1),
             lambda bad: cp_conv_bound(bad, cp, kernel_size=1),
         ):
-            with pytest.raises(ValueError, match=f"x: expected 3 to 5 axes, got {bad.ndim}"):
+            with pytest.raises(ValueError, match=f"^x: expected 3 to 5 axes, got {bad.ndim}"):
                 run(bad)
-        with pytest.raises(ValueError, match=f"W: expected 3 to 5 axes, got {bad.ndim}"):
+        with pytest.raises(ValueError, match=f"^W: expected 3 to 5 axes, got {bad.ndim}"):
             kernel_to_tensor(bad)
 
 
@@ -731,42 +838,42 @@ def test_bad_images_and_kernels_are_refused(bad, error, message):
         lambda: cp_conv2d(bad, cp, kernel_size=3),
         lambda: cp_conv_bound(bad, cp, kernel_size=3),
     ):
-        with pytest.raises(error, match=f"x: {message}"):
+        with pytest.raises(error, match=f"^x: {message}"):
             run()
-    with pytest.raises(error, match=f"W: {message}"):
+    with pytest.raises(error, match=f"^W: {message}"):
         conv2d(X, bad)
-    with pytest.raises(error, match=f"W: {message}"):
+    with pytest.raises(error, match=f"^W: {message}"):
         kernel_to_tensor(bad)
 
 
 def test_shapes_that_do_not_fit_are_refused():
     cp = CP([np.ones((side, 2)) for side in (6, 3, 9)])
     with pytest.raises(
-        ValueError, match=r"x: expected 2 channels .* \(as W has\), got 3; grouped kernels"
+        ValueError, match=r"^x: expected 2 channels .* \(as W has\), got 3; grouped kernels"
     ):
         conv2d(X, KERNEL[:, :2])
-    with pytest.raises(ValueError, match="x: expected 4 channels"):
+    with pytest.raises(ValueError, match=r"^x: expected 4 channels"):
         pointwise(X, np.ones((2, 4)))
-    with pytest.raises(ValueError, match="x: expected 3 channels"):
+    with pytest.raises(ValueError, match=r"^x: expected 3 channels"):
         cp_conv2d(X[:, :2], cp, kernel_size=3)
-    with pytest.raises(ValueError, match=r"C: expected shape \(9, 3\)"):
+    with pytest.raises(ValueError, match=r"^C: expected shape \(9, 3\)"):
         depthwise(X, np.ones((6, 3)), kernel_size=3)
-    with pytest.raises(ValueError, match=r"C: expected shape \(9, 3\)"):
+    with pytest.raises(ValueError, match=r"^C: expected shape \(9, 3\)"):
         depthwise(X, np.ones((9, 4)), kernel_size=3)
     for size in (2, (3, 1)):
         with pytest.raises(
-            ValueError, match=r"cp: expected shape \(Cout, Cin, \d\) for kernel_size"
+            ValueError, match=r"^cp: expected shape \(Cout, Cin, \d\) for kernel_size"
         ):
             cp_conv2d(X, cp, kernel_size=size)
-    with pytest.raises(ValueError, match=r"for kernel_size \(2, 1\), got \(6, 3, 1, 2\)"):
+    with pytest.raises(ValueError, match=r"^cp: .* for kernel_size \(2, 1\), got \(6, 3, 1, 2\)"):
         cp_conv2d(X, CP([np.ones((side, 2)) for side in (6, 3, 1, 2)]), kernel_size=(2, 1))
-    with pytest.raises(ValueError, match=r"for kernel_size \(3, 3\), got \(6, 3\)"):
+    with pytest.raises(ValueError, match=r"^cp: .* for kernel_size \(3, 3\), got \(6, 3\)"):
         cp_conv2d(X, CP(cp.factors[:2]), kernel_size=3)
-    with pytest.raises(ValueError, match=r"X: expected shape \(Cout, Cin, 6\)"):
+    with pytest.raises(ValueError, match=r"^X: expected shape \(Cout, Cin, 6\)"):
         tensor_to_kernel(np.ones((2, 3, 9)), (2, 3))
-    with pytest.raises(ValueError, match=r"x, cp: .*got \(5,\) and \(6, 3\)"):
+    with pytest.raises(ValueError, match=r"^x, cp: .*got \(5,\) and \(6, 3\)"):
         cp_linear(np.ones(5), CP(cp.factors[:2]))
-    with pytest.raises(ValueError, match=r"x, cp: .*got \(3,\) and \(6, 3, 9\)"):
+    with pytest.raises(ValueError, match=r"^x, cp: .*got \(3,\) and \(6, 3, 9\)"):
         cp_linear(np.ones(3), cp)
     for bias in (np.ones(5), np.ones((1, 6)), [np.nan] * 6):
         for run in (
@@ -774,21 +881,38 @@ def test_shapes_that_do_not_fit_are_refused():
             lambda bias: cp_conv2d(X, cp, kernel_size=3, bias=bias),
             lambda bias: cp_linear(np.ones(3), CP(cp.factors[:2]), bias=bias),
         ):
-            with pytest.raises(ValueError, match="bias: expected"):
+            with pytest.raises(ValueError, match=r"^bias: expected"):
                 run(bias)
     for call in (cp_conv2d, cp_conv_bound):
-        with pytest.raises(TypeError, match="cp: expected a CP, got ndarray"):
+        with pytest.raises(TypeError, match=r"^cp: expected a CP, got ndarray"):
             call(X, KERNEL, kernel_size=3)
-    with pytest.raises(TypeError, match="cp: expected a CP, got list"):
+    with pytest.raises(TypeError, match=r"^cp: expected a CP, got list"):
         cp_linear(X, list(cp.factors))
-    with pytest.raises(ValueError, match=r"X: expected shape \(Cout, Cin, 27\)"):
+    with pytest.raises(ValueError, match=r"^x: expected at least 1 axes, got 0"):
+        cp_linear(1.0, CP(cp.factors[:2]))
+    for name, run in (
+        ("A", lambda A: pointwise(X, A)),
+        ("C", lambda C: depthwise(X, C, kernel_size=3)),
+        ("X", lambda tensor: tensor_to_kernel(tensor, 3)),
+    ):
+        with pytest.raises(ValueError, match=f"^{name}: expected (at least )?2 axes, got 1"):
+            run(np.ones(3))
+        with pytest.raises(ValueError, match=f"^{name}: expected finite"):
+            run(np.full((9, 3), np.nan))
+    with pytest.raises(ValueError, match=r"^A: expected 2 axes"):
+        pointwise(X, np.ones((2, 3, 1)))
+    with pytest.raises(ValueError, match=r"^C: expected 2 axes"):
+        depthwise(X, np.ones((9, 3, 1)), kernel_size=3)
+    with pytest.raises(ValueError, match=r"^bias: expected 1 axes"):
+        pointwise(X, np.ones((2, 3)), bias=[[1.0, 1.0]])
+    with pytest.raises(ValueError, match=r"^X: expected shape \(Cout, Cin, 27\)"):
         tensor_to_kernel(np.ones((2, 3, 9)), (3, 3, 3))
-    with pytest.raises(ValueError, match="kernel_size: expected 1 or 2 integers"):
+    with pytest.raises(ValueError, match=r"^kernel_size: expected 1 or 2 integers"):
         cp_conv2d(X, cp, kernel_size=(3, 3, 3))
     for size, error in ((0, ValueError), (3.0, TypeError), ((3, 3, 3, 3), ValueError)):
-        with pytest.raises(error, match="kernel_size: expected"):
+        with pytest.raises(error, match=r"^kernel_size: expected"):
             tensor_to_kernel(np.ones((2, 3, 9)), size)
-        with pytest.raises(error, match="kernel_size: expected"):
+        with pytest.raises(error, match=r"^kernel_size: expected"):
             cp_conv2d(X, cp, kernel_size=size)
 
 
@@ -952,16 +1076,24 @@ def test_float32_comes_out_if_and_only_if_all_arrays_hold_it(dtypes, forms, list
 
 def test_what_a_type_cannot_hold_is_refused_without_a_warning():
     x = np.full((1, 1, 1, 1), 1e30, np.float32)
-    with pytest.raises(ValueError, match="x, W, bias: the result exceeds the range of float32"):
+    with pytest.raises(ValueError, match=r"^x, W, bias: the result exceeds the range of float32"):
         conv2d(x, x)
     assert conv2d(x.astype(np.float64), x).dtype == np.float64
     assert conv2d(x, 1 / x)[0, 0, 0, 0] == pytest.approx(1, rel=1e-6)
     y = np.full((1, 1, 1, 1), 1e200)
-    with pytest.raises(ValueError, match="x, A, bias: the result exceeds the range of float64"):
+    with pytest.raises(ValueError, match=r"^x, A, bias: the result exceeds the range of float64"):
         pointwise(y, y[0, :, :, 0])
-    with pytest.raises(ValueError, match="x, W, bias: the result exceeds"):
+    with pytest.raises(ValueError, match=r"^x, W, bias: the result exceeds"):
         conv2d(y * 1e108, y / 1e200, bias=[1.7e308])
     assert conv2d(y, y / 1e200, bias=[1.7e308]) == 1.7e308
+    for z, kind in ((x, "float32"), (y, "float64")):
+        cp = CP([z[0, :, :, 0]] * 3)
+        with pytest.raises(ValueError, match=f"^x, cp, bias: the result exceeds .* of {kind}"):
+            cp_conv2d(z, cp, kernel_size=1)
+        with pytest.raises(ValueError, match=f"^x, cp, bias: the result exceeds .* of {kind}"):
+            cp_linear(z[:, :, 0, 0], CP(cp.factors[:2]))
+        with pytest.raises(ValueError, match=f"^x, C: the result exceeds the range of {kind}"):
+            depthwise(z, z[0, :, :, 0], kernel_size=1)
 
 
 # --- planted faults -------------------------------------------------------------------------------

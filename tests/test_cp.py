@@ -4,11 +4,12 @@ import sys
 import tempfile
 from fractions import Fraction
 from functools import reduce
+from itertools import permutations
 from math import prod
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from support import (
     arrays,
@@ -42,6 +43,7 @@ from qcp_ref import (
     relative_error,
     rounding_bound,
 )
+from qcp_ref import cp as cp_module
 
 THIS = sys.modules[__name__]
 
@@ -246,10 +248,176 @@ def test_cancelling_components_are_suspected():
     assert degeneracy(CP([np.zeros((2, 2))] * 3)) == (0.0, 1.0, 1.0)
 
 
+@given(seeds, st.data())
+def test_align_finds_the_best_assignment_and_turns_columns_towards_the_reference(seed, data):
+    sides = data.draw(st.lists(st.integers(1, 4), min_size=2, max_size=3))
+    rank = data.draw(st.integers(1, 4))
+    cp, reference = (random_cp(sides, rank, rng=seed + n) for n in range(2))
+    found = align(cp, reference)
+    assert_same_tensor(found.cp, cp)
+    mine, theirs = normalize(cp), normalize(reference)
+
+    def cosines(order):
+        return [
+            prod(abs(np.dot(A[:, k], B[:, r])) for A, B in zip(*factors, strict=True))
+            for r, k in enumerate(order)
+        ]
+
+    factors = mine.factors, theirs.factors
+    assert np.allclose(found.cosines, cosines(found.order), rtol=1e-12)
+    best = max(sum(cosines(order)) for order in permutations(range(rank)))
+    assert sum(found.cosines) >= best * (1 - 1e-12)
+    for A, B in zip(found.cp.factors[:-1], theirs.factors[:-1], strict=True):
+        assert ((A * B).sum(axis=0) >= 0).all()
+
+
+def test_degeneracy_looks_at_the_worst_pair_of_living_components():
+    right_angles, opposite = [[1.0, 0, 1], [0, 1, 0]], [[1.0, 1, -1]]
+    found = degeneracy(CP([right_angles, opposite]))
+    assert found.cosine == -1 and found.suspected and found.condition == np.inf
+    assert found.norm_ratio == 3  # what is left is one component
+    alive = degeneracy(CP([np.eye(2)[:, [0, 1, 0]], [[2.0, 1.0, 0.0]]]))
+    assert alive == degeneracy(CP([np.eye(2), [[2.0, 1.0]]])) == (0.0, 1.0, 1.0)
+    assert degeneracy(CP([[[1.0, 1.0]], [[1.0, -1.0]]])).norm_ratio == np.inf  # all cancels
+    assert degeneracy(CP([[[3.0]], [[1.0]]]), norm_X=0).norm_ratio == np.inf
+    assert degeneracy(CP([[[3.0]], [[1.0]]]), norm_X=6).norm_ratio == 0.25
+    assert degeneracy(CP([[[3.0]], [[1.0]]], [-2.0])) == (0.0, 1.0, 1.0)
+    for cosine, suspected in ((-0.9, False), (-0.9000001, True), (-0.5, False)):
+        assert right.Degeneracy(cosine, 1.0, 1.0).suspected is suspected
+
+
+@pytest.mark.parametrize(("square", "singular"), [(1e-10, False), (1e-12, False), (2e-14, True)])
+def test_condition_is_infinite_where_rounding_hides_the_smallest_eigenvalue(square, singular):
+    # Unit columns, each with a part of its own of this squared length; the largest is 16.
+    common, own = np.ones((1, 16)), np.eye(16) * np.sqrt(square)
+    condition = degeneracy(CP([np.vstack([common, own]), common])).condition
+    assert condition == np.inf if singular else condition == pytest.approx(16 / square, rel=0.1)
+
+
+@given(seeds)
+def test_norm_of_what_cancels_is_a_number(seed):
+    A, B = (np.random.default_rng([seed, n]).standard_normal((5, 1)) for n in range(2))
+    pairs = [np.hstack([A, A * 3]), np.hstack([B, B / 3])]
+    for weights in ([1.0, -1.0], [1.0, -(1 + 2.0**-52)]):
+        cp = CP(pairs, weights)
+        assert 0 <= norm(cp) <= 1e-6 * norm(CP([A, B]))
+        assert degeneracy(cp).norm_ratio > 1e12
+
+
+def test_ordinary_numbers_are_not_taken_apart(monkeypatch):
+    def unused(*_):
+        raise AssertionError("the slow form")
+
+    for name in ("wide_products", "wide_khatri_rao", "bilinear", "_inner"):
+        monkeypatch.setattr(cp_module, name, unused)
+    cp = CP([A * 1e9 for A in random_cp((3, 4, 5), 2, rng=0).factors])
+    reconstruct(cp), inner(cp, cp), norm(cp), degeneracy(cp)
+    over = cp_module.over
+    monkeypatch.setattr(cp_module, "over", lambda a, b: unused() if a.mantissa.ndim else over(a, b))
+    normalize(cp), balance(cp), relative_error(np.ones((3, 4, 5)), cp), degeneracy(cp)
+
+
+@given(seeds, st.lists(st.tuples(*[st.integers(-1000, 1000)] * 2), min_size=3, max_size=3))
+@example(3, [(-540, -540), (0, 0), (0, 0)])  # squares are rounded as subnormal numbers
+@example(3, [(-1000, 0), (0, 1000), (1000, -1000)])
+def test_powers_of_two_change_no_digit_of_a_unit_column(seed, powers):
+    cp = random_cp((3, 2, 4), 2, rng=seed)
+    moved = CP([np.ldexp(A, e) for A, e in zip(cp.factors, powers, strict=True)], [1.0, 1.0])
+    for A, B in zip(cp.factors, moved.factors, strict=True):
+        for C, D in ((A, B), (-abs(A), -abs(B))):
+            lengths, others = cp_module.column_norms(C), cp_module.column_norms(D)
+            assert np.array_equal(lengths.mantissa, others.mantissa)
+    for exponent in (powers[0][0], -540, -1000):
+        for A in (cp.factors[0], -abs(cp.factors[0])):
+            size, other = cp_module.frobenius(A), cp_module.frobenius(np.ldexp(A, exponent))
+            assert size.mantissa == other.mantissa
+            assert size.exponent + exponent == other.exponent
+    for A, B in zip(cp_module._units(cp)[0], cp_module._units(moved)[0], strict=True):
+        assert np.array_equal(A, B)
+
+
+@pytest.mark.parametrize("entry", [5e-324, 1e-160, 1e-155, 1e155, 1.7e308])
+def test_columns_at_the_ends_of_the_range_become_unit_columns(entry):
+    columns = np.array([[entry, 1.0], [entry, 1.0]])
+    unit = normalize(CP([columns, [[1.0, 1.0]]], [0.5, 1.0]))
+    assert unit.factors[0].ravel() == pytest.approx([0.5**0.5] * 4, rel=1e-15)
+    # The smallest number of all is rounded.
+    assert unit.weights[0] / entry == pytest.approx(1 if entry < 1e-300 else 0.5**0.5, rel=1e-15)
+
+
+def start_of(*exponents, weight=1.0):
+    """A CP tensor of one component with factors that are powers of two."""
+    return CP([[[2.0**e]] for e in exponents], [weight])
+
+
+@pytest.mark.parametrize(
+    ("exponents", "data", "fits", "as_it_is"),
+    [
+        ((0, 0), 0, True, True),
+        ((300, 0), 150, True, True),
+        ((399, 0), 200, True, False),
+        ((399, 0), 0, True, False),  # also squares of the fit error are formed
+        ((400, 0), 200, False, False),
+        ((-401, 0), -200, True, False),
+        ((-402, 0), -200, False, False),
+        ((200, 0), -200, True, False),
+        ((201, 0), -200, False, False),
+        ((-201, 0), 200, False, False),
+        ((900, -900), 0, True, False),
+        ((440, -440), 0, True, True),
+        ((500, -500), 0, True, False),
+        ((300, -150), 0, True, True),
+        ((350, -150), 0, True, False),
+        ((300, -450), 0, True, False),  # too small, not too large
+        ((200, -330), 0, True, True),
+    ],
+)
+def test_starts_that_solvers_can_take(exponents, data, fits, as_it_is):
+    X = np.array([[2.0**data]])
+    for cp in (start_of(*exponents), start_of(*exponents, weight=-1.0)):
+        for allowed, option in ((fits, False), (as_it_is, True)):
+            _, message = refused(lambda: cp_module.check_start(cp, X, "start", as_it_is=option))  # noqa: B023
+            assert not message if allowed else message.startswith("start: expected")
+    assert not refused(lambda: cp_module.check_start(start_of(*exponents), 0 * X))[1]
+    # The longest component counts, whatever the others are.
+    several = CP([[[0.0, 2.0**e, 2.0**-e * (e != 0)]] for e in exponents], [1.0, 1.0, 1e-300])
+    assert (not refused(lambda: cp_module.check_start(several, X))[1]) is fits
+    dead = start_of(*exponents, weight=0.0)
+    assert not refused(lambda: cp_module.check_start(dead, X, as_it_is=True))[1]
+    if not fits:
+        with pytest.raises(ValueError, match=r"^cp: expected a longest component"):
+            cp_module.check_start(start_of(*exponents), X)
+
+
 def test_random_cp_repeats_and_differs_by_seed():
     first, again, other = (random_cp((2, 3), 4, rng=seed) for seed in (7, 7, 8))
     assert np.array_equal(first.factors[1], again.factors[1])
     assert not np.array_equal(first.factors[1], other.factors[1])
+
+
+def test_factors_and_weights_are_copies_that_cannot_be_written():
+    A, B, w = np.ones((2, 1)), np.ones((3, 1)), np.ones(1)
+    for cp in (CP([A, B], w), CP((M for M in (A, B)), w)):
+        for mine, given_array in zip((*cp.factors, cp.weights), (A, B, w), strict=True):
+            assert not np.shares_memory(mine, given_array)
+            assert given_array.flags.writeable and not mine.flags.writeable
+            with pytest.raises(ValueError, match="read-only"):
+                mine[:] = 2
+        with pytest.raises(AttributeError):
+            cp.weights = w
+        assert cp != CP([A, B], w) and len({cp, cp}) == 1  # compared by identity
+
+
+def test_float32_is_kept_where_all_is_float32_and_norms_are_taken_in_float64():
+    single = np.array([[1 / 3], [2 / 3]], np.float32)
+    assert CP([single, single], np.ones(1, np.float32)).factors[0].dtype == np.float32
+    assert CP([single, single], np.ones(1, np.float32)).weights.dtype == np.float32
+    double = single.astype(np.float64)
+    for use in (normalize, balance):
+        found, expected = (use(CP([A, A])) for A in (single, double))
+        for F, G in zip(found.factors, expected.factors, strict=True):
+            assert F.dtype == np.float64 and np.array_equal(F, G)
+    assert norm(CP([single, single])) == norm(CP([double, double]))
 
 
 def test_float32_factors_stay_float32_and_mixtures_become_float64():
@@ -361,14 +529,18 @@ def test_what_float64_cannot_hold_is_refused_and_what_it_can_is_right():
     assert norm(CP([[[1e-170], [0.0]], [[1e170], [0.0]]])) == pytest.approx(1.0)
     assert norm(CP([[[1e200]], [[1e100]]])) == pytest.approx(1e300)
     for call in (norm, reconstruct, normalize, canonical, lambda cp: align(cp, cp)):
-        with pytest.raises(ValueError, match="cp: the result exceeds the range of float64"):
+        with pytest.raises(ValueError, match=r"^cp: the result exceeds the range of float64"):
             call(huge)
     assert balance(huge).factors[0].max() == pytest.approx(1e170)
-    with pytest.raises(ValueError, match="left, right: the result exceeds"):
+    with pytest.raises(ValueError, match=r"^cp: the result exceeds the range of float64"):
+        balance(CP([[[1e300]], [[1e300]]], [1e300]))
+    with pytest.raises(ValueError, match=r"^left, right: the result exceeds"):
         inner(huge, huge)
-    with pytest.raises(ValueError, match="cp: the result exceeds"):
+    with pytest.raises(ValueError, match=r"^cp: the result exceeds"):
         relative_error(np.ones((2, 2)), huge)
-    with pytest.raises(ValueError, match="cp, norm_X: the result exceeds"):
+    with pytest.raises(ValueError, match=r"^X, cp: the result exceeds"):
+        relative_error(np.full((1, 1), 1e-100), CP([[[1e150]], [[1e100]]]))
+    with pytest.raises(ValueError, match=r"^cp, norm_X: the result exceeds"):
         degeneracy(huge, norm_X=1e-300)
     assert degeneracy(CP([[[1.0]], [[1.0]]]), norm_X=1e200).norm_ratio == 0
 
@@ -436,31 +608,51 @@ def test_tiny_and_huge_columns_keep_their_length():
 
 def test_bad_input_is_refused():
     A, B = np.ones((2, 3)), np.ones((4, 3))
-    with pytest.raises(ValueError, match=r"weights: expected shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"^weights: expected shape \(3,\)"):
         CP([A, B], [1.0, 2.0])
-    with pytest.raises(ValueError, match="expected finite"):
+    with pytest.raises(ValueError, match=r"^factors\[1\]: expected finite"):
         CP([A, B * np.nan])
-    with pytest.raises(TypeError, match="real numbers"):
+    with pytest.raises(TypeError, match=r"^weights: expected an array of real numbers"):
         CP([A, B], [1j, 1, 1])
-    with pytest.raises(ValueError, match="same number of columns"):
+    with pytest.raises(ValueError, match=r"^factors: expected the same number of columns"):
         CP([A, B[:, :2]])
-    with pytest.raises(TypeError, match="cp: expected a CP"):
-        reconstruct([A, B])
-    with pytest.raises(TypeError, match="right: expected a CP"):
+    with pytest.raises(ValueError, match=r"^weights: expected 1 axes"):
+        CP([A, B], [[1.0, 2.0, 3.0]])
+    for use in (reconstruct, norm, normalize, balance, canonical, degeneracy):
+        with pytest.raises(TypeError, match=r"^cp: expected a CP, got list"):
+            use([A, B])
+    with pytest.raises(TypeError, match=r"^cp: expected a CP"):
+        relative_error(np.ones((2, 4)), [A, B])
+    for use in (align, inner):
+        for pair in ((CP([A, B]), [A, B]), ([A, B], CP([A, B]))):
+            with pytest.raises(TypeError, match="expected a CP"):
+                use(*pair)
+    with pytest.raises(TypeError, match=r"^right: expected a CP"):
         inner(CP([A, B]), [A, B])
-    with pytest.raises(ValueError, match=r"right: expected shape \(2, 4\)"):
+    with pytest.raises(TypeError, match=r"^left: expected a CP"):
+        inner([A, B], CP([A, B]))
+    for norm_X in (-1.0, -1e-300):
+        with pytest.raises(ValueError, match=r"^norm_X: expected at least 0"):
+            degeneracy(CP([A, B]), norm_X=norm_X)
+    with pytest.raises(ValueError, match=r"^right: expected shape \(2, 4\)"):
         inner(CP([A, B]), CP([B, A]))
-    with pytest.raises(ValueError, match="rank 3"):
-        align(CP([A[:, :2], B[:, :2]]), CP([A, B]))
-    with pytest.raises(ValueError, match=r"X: expected shape \(2, 4\)"):
+    for other in (CP([A, B]), CP([B[:, :2], B[:, :2]])):
+        with pytest.raises(ValueError, match=rf"^cp: expected shape .* and rank {other.rank} "):
+            align(CP([A[:, :2], B[:, :2]]), other)
+    with pytest.raises(ValueError, match=r"^X: expected shape \(2, 4\)"):
         relative_error(np.ones((2, 3)), CP([A, B]))
     for rank, error in ((0, ValueError), (-1, ValueError), (2.0, TypeError), (True, TypeError)):
-        with pytest.raises(error, match="rank: expected"):
+        with pytest.raises(error, match=r"^rank: expected"):
             random_cp((2, 3), rank, rng=0)
-    with pytest.raises(ValueError, match="at least 2 sides"):
+    with pytest.raises(ValueError, match=r"^shape: expected at least 2 sides"):
         random_cp((2,), 1, rng=0)
+    with pytest.raises(ValueError, match=r"^shape: expected at least 1, got 0"):
+        random_cp((2, 0), 1, rng=0)
+    with pytest.raises(TypeError, match=r"^shape: expected an integer"):
+        random_cp((2, 3.0), 1, rng=0)
+    assert random_cp((1, 1), 1, rng=0).shape == (1, 1)
     for rng, error in ((None, TypeError), (0.5, TypeError), (True, TypeError), (-1, ValueError)):
-        with pytest.raises(error, match="rng: expected"):
+        with pytest.raises(error, match=r"^rng: expected"):
             random_cp((2, 3), 1, rng=rng)
 
 
