@@ -494,14 +494,14 @@ def test_reasons_for_stopping():
 def test_bad_second_moments_are_refused():
     X, cp = np.ones((2, 3)), CP([np.ones((2, 1)), np.ones((3, 1))])
     for S, message in (
-        (np.eye(2), r"S: expected shape \(3, 3\)"),
-        (np.ones(3), "S: expected 2 axes"),
-        (np.triu(np.ones((3, 3))), "S: .* not symmetric"),
-        (-np.eye(3), "S: .* a negative diagonal"),
-        (np.eye(3) - 0.5, "S: .* a negative eigenvalue"),
-        (1.0 - np.eye(3), "S: .* a negative eigenvalue"),
-        (np.eye(3) * np.nan, "S: expected finite"),
-        (np.eye(3) * 1e60, "S: expected a largest magnitude"),
+        (np.eye(2), r"^S: expected shape \(3, 3\)"),
+        (np.ones(3), r"^S: expected 2 axes"),
+        (np.triu(np.ones((3, 3))), r"^S: .* not symmetric"),
+        (-np.eye(3), r"^S: .* a negative diagonal"),
+        (np.eye(3) - 0.5, r"^S: .* a negative eigenvalue"),
+        (1.0 - np.eye(3), r"^S: .* a negative eigenvalue"),
+        (np.eye(3) * np.nan, r"^S: expected finite"),
+        (np.eye(3) * 1e60, r"^S: expected a largest magnitude"),
     ):
         for call in (
             lambda S: output_error(X, cp, S),
@@ -512,11 +512,11 @@ def test_bad_second_moments_are_refused():
             with pytest.raises(ValueError, match=message):
                 call(S)
     for x, options, message in (
-        (np.ones((2, 3)), {}, "x: expected 3 to 5 axes"),
-        (np.ones((1, 1, 2)), {"kernel_size": 3}, "x: expected a padded width"),
-        (np.ones((1, 1, 2)), {"stride": 0}, "stride: expected at least 1"),
-        (np.full((1, 1, 2), np.inf), {}, "x: expected finite"),
-        (np.full((1, 1, 2), 1e100), {}, "x: expected a largest magnitude"),
+        (np.ones((2, 3)), {}, r"^x: expected 3 to 5 axes"),
+        (np.ones((1, 1, 2)), {"kernel_size": 3}, r"^x: expected a padded width"),
+        (np.ones((1, 1, 2)), {"stride": 0}, r"^stride: expected at least 1"),
+        (np.full((1, 1, 2), np.inf), {}, r"^x: expected finite"),
+        (np.full((1, 1, 2), 1e100), {}, r"^x: expected a largest magnitude"),
     ):
         with pytest.raises(ValueError, match=message):
             second_moment(x, options.pop("kernel_size", 1), **options)
@@ -526,24 +526,36 @@ def test_other_bad_input_is_refused():
     X, cp, S = np.ones((2, 3)), CP([np.ones((2, 1)), np.ones((3, 1))]), np.eye(3)
     q = quantize_cp(cp, Grid(4))
     for call, error, message in (
-        (lambda: output_error(X, q, S), TypeError, "cp: expected a CP"),
-        (lambda: output_error(X.T, cp, np.eye(2)), ValueError, r"cp: expected shape \(3, 2\)"),
-        (lambda: output_als(X, X, S), TypeError, "cp: expected a CP"),
-        (lambda: output_als(X, cp, S, tol=-1.0), ValueError, "tol: expected at least 0"),
-        (lambda: output_als(X, cp, S, max_sweeps=0), ValueError, "max_sweeps: expected at least 1"),
-        (lambda: polish_output(X, cp, S), TypeError, "cp: expected a QuantizedCP"),
-        (lambda: polish_output(X, q, S, max_sweeps=0), ValueError, "max_sweeps: expected at least"),
-        (lambda: polish_output(X.T, q, np.eye(2)), ValueError, r"cp: expected shape \(3, 2\)"),
+        (lambda: output_error(X, q, S), TypeError, r"^cp: expected a CP"),
+        (lambda: output_error(X.T, cp, np.eye(2)), ValueError, r"^cp: expected shape \(3, 2\)"),
+        (lambda: output_als(X, X, S), TypeError, r"^cp: expected a CP"),
+        (lambda: output_als(X, cp, S, tol=-1.0), ValueError, r"^tol: expected at least 0"),
+        (
+            lambda: output_als(X, cp, S, max_sweeps=0),
+            ValueError,
+            r"^max_sweeps: expected at least 1",
+        ),
+        (lambda: polish_output(X, cp, S), TypeError, r"^cp: expected a QuantizedCP"),
+        (
+            lambda: polish_output(X, q, S, max_sweeps=0),
+            ValueError,
+            r"^max_sweeps: expected at least",
+        ),
+        (lambda: polish_output(X.T, q, np.eye(2)), ValueError, r"^cp: expected shape \(3, 2\)"),
         (
             lambda: polish_output(X, quantize_cp(cp, Grid(4, kind="log2")), S),
             ValueError,
-            "grid: expected levels in equal steps",
+            r"^grid: expected levels in equal steps",
         ),
-        (lambda: output_normal(X, cp.factors, S, 1), ValueError, "row: expected a row for mode 1"),
-        (lambda: output_normal(X, cp.factors, S, row=0), ValueError, "row: expected None"),
-        (lambda: output_normal(X, cp.factors, S, 1, row=3), ValueError, "row: expected 0 to 2"),
-        (lambda: output_normal(X, cp.factors, S, 2, row=0), ValueError, "mode: expected 0 to 1"),
-        (lambda: output_normal(X, cp.factors[:1], S), ValueError, "factors: expected at least 2"),
+        (
+            lambda: output_normal(X, cp.factors, S, 1),
+            ValueError,
+            r"^row: expected a row for mode 1",
+        ),
+        (lambda: output_normal(X, cp.factors, S, row=0), ValueError, r"^row: expected None"),
+        (lambda: output_normal(X, cp.factors, S, 1, row=3), ValueError, r"^row: expected 0 to 2"),
+        (lambda: output_normal(X, cp.factors, S, 2, row=0), ValueError, r"^mode: expected 0 to 1"),
+        (lambda: output_normal(X, cp.factors[:1], S), ValueError, r"^factors: expected at least 2"),
     ):
         with pytest.raises(error, match=message):
             call()
@@ -593,9 +605,9 @@ def test_output_functions_take_or_refuse_factors_far_from_one():
     same, plain = output_als(X, moved, S, max_sweeps=5), output_als(X, cp, S, max_sweeps=5)
     assert np.allclose(same.history, plain.history, rtol=1e-6)
     codes = quantize_cp(cp, Grid(4)).codes
-    with pytest.raises(ValueError, match="cp: expected factors whose squares float64"):
+    with pytest.raises(ValueError, match=r"^cp: expected factors whose squares float64"):
         polish_output(X, QuantizedCP(codes, [1e200, 1e-200, 1.0], Grid(4)), S)
-    with pytest.raises(ValueError, match="factors: the result exceeds"):
+    with pytest.raises(ValueError, match=r"^factors: the result exceeds"):
         output_normal(
             X, [A * s for A, s in zip(cp.factors, (1, 1e200, 1e200), strict=True)], S, 1, row=0
         )
