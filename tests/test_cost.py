@@ -317,6 +317,52 @@ def test_bad_shapes_and_numbers_are_refused():
         conv_costs(shape, (5, 0))
 
 
+def test_what_is_not_given_is_that_of_a_float_layer_without_options():
+    given_all = {"stride": 1, "padding": 0, "dilation": 1, "scales": 0, "scale_bytes": 8}
+    bits = {"weight_bits": 32, "activation_bits": 32}
+    for rank in (None, 2):
+        plain = conv_costs((5, 4, 3, 2), (7, 6), rank=rank)
+        assert plain == conv_costs((5, 4, 3, 2), (7, 6), rank=rank, **given_all, **bits)
+        assert plain.bytes == 4 * plain.parameters
+        scaled = conv_costs((5, 4, 3, 2), (7, 6), rank=rank, scales=3)
+        assert scaled.bytes == plain.bytes + np.ones(3).nbytes
+    assert Costs() == Costs(0, 0, 0, 0)
+    with pytest.raises(AttributeError, match="macs"):
+        plain.macs = 0
+
+
+def test_the_smallest_numbers_are_taken_and_the_next_ones_refused_by_name():
+    least = {"stride": 1, "dilation": 1, "weight_bits": 1, "activation_bits": 1, "scale_bytes": 1}
+    for shape in ((1, 1, 1), (1, 1, 1, 1), (1, 1, 1, 1, 1)):
+        assert conv_costs(shape, 1, **least) == Costs(1, 1, 1, 1)
+        assert conv_costs(shape, 1, rank=1, **least) == Costs(2, 2, 2, 1)
+        assert conv_costs(shape, 1, scales=1, **least).bytes == 2
+    assert conv_costs((1, 1, 2), 2, rank=1) == conv_costs((1, 1, 2), (2,), rank=1)
+    assert (
+        conv_costs((1, 1, 2), 2, rank=1).parameters == 4
+    )  # a stage of its own from two entries on
+    for name in (*least, "rank"):
+        with pytest.raises(ValueError, match=rf"^{name}: expected at least 1, got 0"):
+            conv_costs((1, 1, 1), 1, **{**least, "rank": 1, name: 0})
+        with pytest.raises(TypeError, match=rf"^{name}: expected"):
+            conv_costs((1, 1, 1), 1, **{**least, "rank": 1, name: 1.5})
+    for name, wrong in (("scales", -1), ("padding", -1)):
+        with pytest.raises(ValueError, match=rf"^{name}: expected"):
+            conv_costs((1, 1, 1), 1, **{name: wrong})
+    for place in range(3):
+        sides = [1, 1, 1]
+        sides[place] = 0
+        with pytest.raises(ValueError, match=r"^shape: expected at least 1, got 0"):
+            conv_costs(sides, 1)
+    assert rank_for_rate((1, 1), Fraction(1, 2)) == rank_for_rate((2, 2), 1) == 1
+    assert equal_cost_bits(1, 1) == (1, 1)
+    for bits in (0, 1.5):
+        with pytest.raises((ValueError, TypeError), match=r"^bits: expected"):
+            equal_cost_bits(bits, 1)
+    with pytest.raises(TypeError, match=r"^shape: expected an integer"):
+        rank_for_rate((2, 1.5), 1)
+
+
 # --- planted faults -------------------------------------------------------------------------------
 # Each calls the module's own function, not the global that it replaces.
 
