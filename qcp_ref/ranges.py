@@ -98,8 +98,7 @@ class Histogram:
             raise ValueError(f"lo, hi: expected lo < hi within 2**402, got {self.lo} and {self.hi}")
         if (float(self.hi) - float(self.lo)) / counts.size == 0:
             raise ValueError("lo, hi: expected bins of a width that float64 can hold; rescale them")
-        counts.setflags(write=False)
-        object.__setattr__(self, "counts", counts)
+        object.__setattr__(self, "counts", counts)  # and `frozen` seals it
 
     @classmethod
     def of(cls, x: ArrayLike, bins: int = 2048) -> "Histogram":
