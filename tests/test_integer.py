@@ -677,6 +677,96 @@ def test_inputs_are_not_changed_and_may_have_any_strides():
     assert acc.tolist() == int_conv(x, W, zero_point=3).tolist()
 
 
+# --- limits, defaults and names -------------------------------------------------------------------
+
+
+def test_codes_at_the_ends_of_their_range_are_taken_and_the_next_ones_refused():
+    assert accumulator_bound([[-128], [127]], SIGNED).tolist() == [128 * 128, 127 * 128]
+    for wrong, ends in (([[-129, 5]], "-129 to 5"), ([[0, 128]], "0 to 128")):
+        with pytest.raises(
+            ValueError, match=rf"^W: expected integers from -128 to 127, got {ends}"
+        ):
+            accumulator_bound(wrong, SIGNED)
+    scales = [Scale(np.array(1.0), 0.0, "given")] * 3
+    for grid, most, least in ((Grid(9), 127, -128), (Grid(8, mid_rise=True), 63, -64)):
+        for code in (most, least):
+            integer_cp(QuantizedCP([[[code]], [[1]]], [1.0, 1.0], grid), scales, SIGNED)
+        for code in (most + 1, least - 1):
+            for n in range(2):
+                codes = [[[1]], [[1]]]
+                codes[n] = [[code]]
+                need = rf"^cp: codes\[{n}\]: expected integers from -128 to 127"
+                with pytest.raises(ValueError, match=need):
+                    integer_cp(QuantizedCP(codes, [1.0, 1.0], grid), scales, SIGNED)
+
+
+def test_without_a_zero_point_it_is_zero():
+    x, W = np.array([[3, 5], [250, 0]], np.uint8), np.array([[1, -2], [7, 7]])
+    assert np.array_equal(int_linear(x, W), x.astype(int) @ W.T)
+    assert np.array_equal(int_linear(x, W), int_linear(x, W, zero_point=0, bias=[0, 0]))
+    pixels = int_conv(x[..., None], W[..., None])
+    assert np.array_equal(pixels[..., 0], int_linear(x, W))
+    for grid in (SIGNED, UNSIGNED):
+        bound = accumulator_bound(W, grid, zero_point=0, bias=[0, 0])
+        assert np.array_equal(accumulator_bound(W, grid), bound)
+    acc = [[-500, 77, 3]]
+    for grid in (SIGNED, UNSIGNED):
+        plain, exactly = requantize(acc, 0.3, 0, grid), requantize(acc, 0.3, 0, grid, mode="exact")
+        assert np.array_equal(plain, exactly)
+
+
+def test_an_integer_layer_is_an_object_of_its_own_with_plain_defaults():
+    cp = QuantizedCP([[[2], [-3]], [[1], [1]]], [0.5, 1.0], Grid(4))
+    scales = [Scale(s, z, "given") for s, z in ((1.0, 3), (2.0, 0), (0.5, -1))]
+    made = integer_cp(cp, scales, SIGNED, bias=[1.0, 0.0])
+    parts = (made.weights, made.multipliers, made.bias, made.zero_points, made.grid)
+    layer = integer.IntegerCP(*parts)
+    assert (layer.kernel_size, layer.stride, layer.padding, layer.dilation) == (1, 1, 0, 1)
+    assert (layer.relu, layer.mode) == (False, "exact") == (made.relu, made.mode)
+    assert made != layer and len({made, layer, made}) == 2
+    x = np.array([[3, 7], [5, 9]])
+    assert layer.forward(x).tolist() == made.forward(x).tolist()
+    assert layer.forward(x[..., None]).shape == (2, 2, 1)
+    assert integer_cp(cp, scales, SIGNED, bias=[1.0, 0.0], relu=1).relu is True
+    with pytest.raises(AttributeError, match="relu"):
+        layer.relu = True
+    with pytest.raises(ValueError, match="read-only"):
+        layer.weights[0][0, 0] = 5
+    for options in ({"stride": 2}, {"padding": 1}, {"dilation": 2}):
+        with pytest.raises(ValueError, match=r"^x: expected 3 to 5 axes"):
+            integer_cp(cp, scales, SIGNED, **options).forward(x)
+    for code in (SIGNED.qmin - 1, SIGNED.qmax + 1):
+        with pytest.raises(ValueError, match=r"^x: expected integers from -128 to 127"):
+            layer.forward([[0, code]])
+
+
+def test_messages_about_layers_say_what_would_fit():
+    parts = [np.ones((n, 2), int) for n in (3, 4, 9)]
+    parts[0][0] = 0  # leaves the whole range to the bias
+    rows = QuantizedCP(parts, [np.array([[0.5], [2.0], [1.0]]), 1.0, 1.0], Grid(4))
+    scales = [Scale(np.array(s), 0.0, "given") for s in (1.0, 1.0, 0.25, 1.0)]
+    layer = integer_cp(rows, scales, SIGNED, kernel_size=(3, 3), bias=[TOP / 8, 0, -100.3])
+    assert layer.bias.tolist() == [TOP, 0, -401]  # in steps of 1/8, 1/2 and 1/4
+    for bias in ([0.0, 0.0], [0, 0, (TOP + 1) / 4], [0, (-TOP - 1) / 2, 0]):
+        need = r"^bias: expected \(3,\) numbers within int32 times 0\.5"
+        with pytest.raises(ValueError, match=need):
+            integer_cp(rows, scales, SIGNED, kernel_size=3, bias=bias)
+    with pytest.raises(ValueError, match=r"^bias: expected 1 ax"):
+        integer_cp(rows, scales, SIGNED, kernel_size=3, bias=np.zeros((3, 1)))
+    for bias in (np.zeros(3, int), np.zeros((2, 1), int), 0):
+        with pytest.raises(ValueError, match=r"^bias: expected shape \(2,\) \(one per output\)"):
+            accumulator_bound([[1], [2]], SIGNED, bias=bias)
+    for bias in ([0, 2**31], [-(2**31) - 1, 0]):
+        with pytest.raises(ValueError, match=r"^bias: expected integers from -2147483648 to"):
+            accumulator_bound([[1], [2]], SIGNED, bias=bias)
+    for M in ([[1.0, 2.0**30]], [[0.0, 1.0]]):
+        with pytest.raises(ValueError, match=r"^multiplier: expected numbers above 0 and up to"):
+            requantize([[1, 2]], M, 0, SIGNED)
+    W = np.array([[1], [127], [100]])
+    with pytest.raises(ValueError, match=rf"^W: output channel 1 may reach {TOP + 127 * 255}"):
+        int_linear(np.zeros(1, np.int8), W, zero_point=127, bias=[0, -TOP, 0])
+
+
 # --- third opinions -------------------------------------------------------------------------------
 
 
