@@ -543,7 +543,7 @@ def _relax(layers: list[list[_Point]], budget: int) -> _Relaxed:
     ]
     taken = [points[0] for points in layers]
     spent, multiplier = sum(point.cost for point in taken), Fraction(0)
-    for slope, n, point in sorted(steps, key=lambda step: step[:2]):
+    for slope, n, point in sorted(steps, key=lambda step: step[0]):
         after = spent + point.cost - taken[n].cost
         if after <= budget:
             taken[n], spent = point, after

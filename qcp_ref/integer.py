@@ -479,8 +479,9 @@ def integer_cp(
     M[-2] = times(M[-2], share)
     unit = times(s_wide[-2], sigma)
     b = check_array(np.zeros(cp.shape[0]) if bias is None else bias, "bias", ndim=1)
-    b = np.rint(narrow(over(wide(b), unit), "bias, cp, scales"))
-    if b.shape != cp.shape[:1] or (np.abs(b) > _INT32.max).any():
+    fits = b.shape == cp.shape[:1]
+    b = np.rint(narrow(over(wide(b), unit), "bias, cp, scales")) if fits else b
+    if not fits or (np.abs(b) > _INT32.max).any():
         need = f"{cp.shape[:1]} numbers within int32 times {np.max(narrow(unit, 'cp, scales'))}"
         raise ValueError(f"bias: expected {need}, got {bias!r}")
     return IntegerCP(

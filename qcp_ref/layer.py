@@ -464,7 +464,7 @@ def one_blas_thread() -> Iterator[None]:
 def _checked_bias(bias: ArrayLike | None, outputs: int) -> NDArray[Any] | None:
     if bias is None:
         return None
-    b = check_array(bias, "bias", ndim=1, keep_float32=True).copy()  # the caller's may change
+    b = check_array(bias, "bias", ndim=1, keep_float32=True)
     if b.shape != (outputs,):
         raise ValueError(f"bias: expected shape {(outputs,)} (one per output), got {b.shape}")
     return b

@@ -94,12 +94,12 @@ class Histogram:
         counts = check_array(self.counts, "counts", ndim=1).astype(np.int64)
         if counts.size < 2 or not counts.any() or (counts != np.abs(self.counts)).any():
             raise ValueError("counts: expected two or more whole numbers from 0, not all of them 0")
-        if not -_MOST <= check_real(self.lo, "lo") < check_real(self.hi, "hi") <= _MOST:
-            raise ValueError(f"lo, hi: expected lo < hi within 2**400, got {self.lo} and {self.hi}")
+        most = 4 * _MOST  # the bins of the largest numbers may end so far out
+        if not -most <= check_real(self.lo, "lo") < check_real(self.hi, "hi") <= most:
+            raise ValueError(f"lo, hi: expected lo < hi within 2**402, got {self.lo} and {self.hi}")
         if (float(self.hi) - float(self.lo)) / counts.size == 0:
             raise ValueError("lo, hi: expected bins of a width that float64 can hold; rescale them")
-        counts.setflags(write=False)
-        object.__setattr__(self, "counts", counts)
+        object.__setattr__(self, "counts", counts)  # and `frozen` seals it
 
     @classmethod
     def of(cls, x: ArrayLike, bins: int = 2048) -> "Histogram":
@@ -107,6 +107,8 @@ class Histogram:
         x = check_array(x, "x").ravel()
         bins = check_int(bins, "bins", minimum=2, maximum=2**20)
         top = float(np.abs(x).max())
+        if top > _MOST:
+            raise ValueError("x: expected magnitudes up to 2**400; rescale the data")
         exponent = frexp(top)[1] - bins.bit_length() - 1 if top else -1022  # surely too fine
         return _count(x, np.ones(1, np.int64), 2.0 ** max(exponent, -1022), bins)
 

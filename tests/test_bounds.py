@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from support import arrays, caught, exact, floats, law
 
@@ -112,17 +112,17 @@ def test_the_bound_is_nearly_reached_somewhere():
 
 
 def test_bad_input_is_refused():
-    with pytest.raises(ValueError, match="n: expected at least 0"):
+    with pytest.raises(ValueError, match=r"^n: expected at least 0"):
         gamma(-1)
-    with pytest.raises(TypeError, match="n: expected an integer"):
+    with pytest.raises(TypeError, match=r"^n: expected an integer"):
         gamma(1.5)
-    with pytest.raises(ValueError, match="dtype: expected float32 or float64"):
+    with pytest.raises(ValueError, match=r"^dtype: expected float32 or float64"):
         gamma(1, np.float16)
     with pytest.raises(ValueError, match="exceed any bound"):
         gamma(2**24, np.float32)
     with pytest.raises(ValueError, match="negative"):
         rounding_bound(3, -1.0)
-    with pytest.raises(ValueError, match="lengths: expected at least 1"):
+    with pytest.raises(ValueError, match=r"^lengths: expected at least 1"):
         rounding_bound([3, 0], 1.0)
     with pytest.raises(ValueError, match="finite"):
         rounding_bound(3, np.nan)
@@ -138,10 +138,52 @@ def test_a_bound_is_never_zero_by_underflow_nor_infinite(power, length, dtype):
 
 
 def test_bounds_beyond_float64_are_refused():
-    with pytest.raises(ValueError, match="magnitude: the result exceeds the range of float64"):
+    with pytest.raises(ValueError, match=r"^magnitude: the result exceeds the range of float64"):
         rounding_bound(2**24 - 1, 1e308, dtype=np.float32)
     with pytest.raises(ValueError, match=r"roundings leave no bound"):
         rounding_bound(2**52 + 2, 1.0)
+
+
+@given(st.integers(1, 3000), st.floats(2.0**-1074, 1e300), dtypes)
+@example(1, 2.0**-1074, np.float64)
+@example(1, 1 / 3, np.float64)
+@example(3, 2.0**-1060, np.float32)
+def test_the_bound_covers_the_rounding_of_the_magnitude_and_hardly_more(length, size, dtype):
+    bound = Fraction(float(rounding_bound(length, size, dtype=dtype)))
+    smallest = Fraction(2) ** -1074
+    # What was computed as `size` may come from a number that is larger by its own roundings.
+    need = Fraction(gamma(length, dtype)) * Fraction(size) / (1 - Fraction(gamma(length)))
+    assert need <= bound or 0 < need < smallest == bound
+    assert bound <= need * (1 + Fraction(12, 2**53)) + smallest * Fraction(3, 2)
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=4), dtypes)
+def test_lengths_of_stages_add_up(lengths, dtype):
+    total = rounding_bound(sum(lengths), [[0.1, 3.0]], dtype=dtype)
+    assert np.array_equal(rounding_bound(lengths, [[0.1, 3.0]], dtype=dtype), total)
+    assert np.array_equal(rounding_bound(np.int64(sum(lengths)), [[0.1, 3.0]], dtype=dtype), total)
+    assert total.shape == (1, 2) and total.dtype == np.float64
+
+
+def test_the_last_number_of_roundings_with_a_bound():
+    assert gamma(2**24 - 1, np.float32) >= 2**24 - 1
+    assert gamma(2**53 - 1) >= 2**53 - 1
+    for n, dtype in ((2**24, np.float32), (2**53, np.float64), (2**54, np.float64)):
+        with pytest.raises(ValueError, match=rf"^n: {n} roundings of {np.dtype(dtype)} exceed"):
+            gamma(n, dtype)
+    assert rounding_bound(2**52 - 2, 1.0) > 2**50
+    for n in (2**52, 2**53 - 1):
+        with pytest.raises(ValueError, match=rf"^lengths: {n} roundings leave no bound"):
+            rounding_bound(n, 1.0)
+    for size in ([1.0, -1.0], -(2.0**-1074)):
+        with pytest.raises(ValueError, match=r"^magnitude: expected the operation on absolute"):
+            rounding_bound(1, size)
+    with pytest.raises(ValueError, match=r"^magnitude: expected finite"):
+        rounding_bound(1, np.inf)
+    with pytest.raises(TypeError, match=r"^lengths: expected an integer"):
+        rounding_bound([1.5], 1.0)
+    with pytest.raises(ValueError, match=r"^dtype: expected float32 or float64"):
+        rounding_bound(1, 1.0, dtype=np.int32)
 
 
 # --- planted faults -------------------------------------------------------------------------------

@@ -291,17 +291,17 @@ def test_resnet18_bops_are_affine_in_the_weight_bits():
 # --- bad input ------------------------------------------------------------------------------------
 
 BAD_RATES = [
-    (0, ValueError, "rate: expected a number above 0"),
-    (-2, ValueError, "rate: expected a number above 0"),
-    ("-0.5", ValueError, "rate: expected a number above 0"),
-    (float("nan"), ValueError, "rate: expected a finite number"),
-    (float("inf"), ValueError, "rate: expected a finite number"),
-    ("two", ValueError, "rate: expected a finite number"),
-    ("1/0", ValueError, "rate: expected a finite number"),
-    (1j, ValueError, "rate: expected a finite number"),
-    (True, TypeError, "rate: expected a number"),
-    (np.True_, TypeError, "rate: expected a number"),
-    (None, TypeError, "rate: expected a number"),
+    (0, ValueError, r"^rate: expected a number above 0"),
+    (-2, ValueError, r"^rate: expected a number above 0"),
+    ("-0.5", ValueError, r"^rate: expected a number above 0"),
+    (float("nan"), ValueError, r"^rate: expected a finite number"),
+    (float("inf"), ValueError, r"^rate: expected a finite number"),
+    ("two", ValueError, r"^rate: expected a finite number"),
+    ("1/0", ValueError, r"^rate: expected a finite number"),
+    (1j, ValueError, r"^rate: expected a finite number"),
+    (True, TypeError, r"^rate: expected a number"),
+    (np.True_, TypeError, r"^rate: expected a number"),
+    (None, TypeError, r"^rate: expected a number"),
 ]
 
 
@@ -314,39 +314,85 @@ def test_bad_rates_are_refused(rate, error, message):
 
 
 def test_bad_shapes_and_numbers_are_refused():
-    with pytest.raises(ValueError, match=r"rate: expected at most 4\.5 for shape \(9, 9\), got 5"):
+    with pytest.raises(ValueError, match=r"^rate: expected at most 4\.5 for shape \(9, 9\), got 5"):
         rank_for_rate((9, 9), 5)
-    with pytest.raises(ValueError, match="shape: expected at least 2 sides"):
+    with pytest.raises(ValueError, match=r"^shape: expected at least 2 sides"):
         rank_for_rate((64,), 2)
-    with pytest.raises(ValueError, match="shape: expected at least 1"):
+    with pytest.raises(ValueError, match=r"^shape: expected at least 1"):
         rank_for_rate((64, 0), 2)
-    with pytest.raises(TypeError, match="shape: expected an integer"):
+    with pytest.raises(TypeError, match=r"^shape: expected an integer"):
         rank_for_rate((64, 64.0), 2)
     for bits in (0, -1):
-        with pytest.raises(ValueError, match="bits: expected at least 1"):
+        with pytest.raises(ValueError, match=r"^bits: expected at least 1"):
             equal_cost_bits(bits, 2)
     shape = (6, 3, 3, 3)
     for options, error, message in (
-        ({"rank": 0}, ValueError, "rank: expected at least 1"),
-        ({"rank": -1}, ValueError, "rank: expected at least 1"),
-        ({"rank": 2.0}, TypeError, "rank: expected an integer"),
-        ({"weight_bits": 0}, ValueError, "weight_bits: expected at least 1"),
-        ({"activation_bits": True}, TypeError, "activation_bits: expected an integer"),
-        ({"scales": -1}, ValueError, "scales: expected at least 0"),
-        ({"scale_bytes": 0}, ValueError, "scale_bytes: expected at least 1"),
-        ({"stride": 0}, ValueError, "stride: expected at least 1"),
-        ({"padding": "full"}, ValueError, "padding: expected one of"),
+        ({"rank": 0}, ValueError, r"^rank: expected at least 1"),
+        ({"rank": -1}, ValueError, r"^rank: expected at least 1"),
+        ({"rank": 2.0}, TypeError, r"^rank: expected an integer"),
+        ({"weight_bits": 0}, ValueError, r"^weight_bits: expected at least 1"),
+        ({"activation_bits": True}, TypeError, r"^activation_bits: expected an integer"),
+        ({"scales": -1}, ValueError, r"^scales: expected at least 0"),
+        ({"scale_bytes": 0}, ValueError, r"^scale_bytes: expected at least 1"),
+        ({"stride": 0}, ValueError, r"^stride: expected at least 1"),
+        ({"padding": "full"}, ValueError, r"^padding: expected one of"),
         ({"dilation": 4}, ValueError, "padded height of at least 9"),
     ):
         with pytest.raises(error, match=message):
             conv_costs(shape, 5, **options)
     for bad in ((64, 64), (1, 1, 1, 1, 1, 1)):
-        with pytest.raises(ValueError, match="shape: expected 3 or 4 or 5 integers"):
+        with pytest.raises(ValueError, match=r"^shape: expected 3 or 4 or 5 integers"):
             conv_costs(bad, 5)
-    with pytest.raises(ValueError, match="input_size: expected 1 or 3 integers"):
+    with pytest.raises(ValueError, match=r"^input_size: expected 1 or 3 integers"):
         conv_costs((6, 3, 3, 3, 3), (5, 5))
-    with pytest.raises(ValueError, match="input_size: expected at least 1"):
+    with pytest.raises(ValueError, match=r"^input_size: expected at least 1"):
         conv_costs(shape, (5, 0))
+
+
+def test_what_is_not_given_is_that_of_a_float_layer_without_options():
+    given_all = {"stride": 1, "padding": 0, "dilation": 1, "scales": 0, "scale_bytes": 8}
+    bits = {"weight_bits": 32, "activation_bits": 32}
+    for rank in (None, 2):
+        plain = conv_costs((5, 4, 3, 2), (7, 6), rank=rank)
+        assert plain == conv_costs((5, 4, 3, 2), (7, 6), rank=rank, **given_all, **bits)
+        assert plain.bytes == 4 * plain.parameters
+        scaled = conv_costs((5, 4, 3, 2), (7, 6), rank=rank, scales=3)
+        assert scaled.bytes == plain.bytes + np.ones(3).nbytes
+    assert Costs() == Costs(0, 0, 0, 0)
+    with pytest.raises(AttributeError, match="macs"):
+        plain.macs = 0
+
+
+def test_the_smallest_numbers_are_taken_and_the_next_ones_refused_by_name():
+    least = {"stride": 1, "dilation": 1, "weight_bits": 1, "activation_bits": 1, "scale_bytes": 1}
+    for shape in ((1, 1, 1), (1, 1, 1, 1), (1, 1, 1, 1, 1)):
+        assert conv_costs(shape, 1, **least) == Costs(1, 1, 1, 1)
+        assert conv_costs(shape, 1, rank=1, **least) == Costs(2, 2, 2, 1)
+        assert conv_costs(shape, 1, scales=1, **least).bytes == 2
+    assert conv_costs((1, 1, 2), 2, rank=1) == conv_costs((1, 1, 2), (2,), rank=1)
+    assert (
+        conv_costs((1, 1, 2), 2, rank=1).parameters == 4
+    )  # a stage of its own from two entries on
+    for name in (*least, "rank"):
+        with pytest.raises(ValueError, match=rf"^{name}: expected at least 1, got 0"):
+            conv_costs((1, 1, 1), 1, **{**least, "rank": 1, name: 0})
+        with pytest.raises(TypeError, match=rf"^{name}: expected"):
+            conv_costs((1, 1, 1), 1, **{**least, "rank": 1, name: 1.5})
+    for name, wrong in (("scales", -1), ("padding", -1)):
+        with pytest.raises(ValueError, match=rf"^{name}: expected"):
+            conv_costs((1, 1, 1), 1, **{name: wrong})
+    for place in range(3):
+        sides = [1, 1, 1]
+        sides[place] = 0
+        with pytest.raises(ValueError, match=r"^shape: expected at least 1, got 0"):
+            conv_costs(sides, 1)
+    assert rank_for_rate((1, 1), Fraction(1, 2)) == rank_for_rate((2, 2), 1) == 1
+    assert equal_cost_bits(1, 1) == (1, 1)
+    for bits in (0, 1.5):
+        with pytest.raises((ValueError, TypeError), match=r"^bits: expected"):
+            equal_cost_bits(bits, 1)
+    with pytest.raises(TypeError, match=r"^shape: expected an integer"):
+        rank_for_rate((2, 1.5), 1)
 
 
 # --- planted faults -------------------------------------------------------------------------------

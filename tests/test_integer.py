@@ -683,54 +683,56 @@ KERNEL = np.ones((3, 2, 3, 3), int)
 
 def test_bad_codes_are_refused():
     for x in (X.astype(int), X.astype(float), X.astype(np.int16), X.tolist()):
-        with pytest.raises(TypeError, match="x: expected uint8 or int8, whose range is known"):
+        with pytest.raises(TypeError, match=r"^x: expected uint8 or int8, whose range is known"):
             int_conv(x, KERNEL)
     for wide in (128, -129):
-        with pytest.raises(ValueError, match=f"W: expected integers from -128 to 127, got {wide}"):
+        with pytest.raises(
+            ValueError, match=rf"^W: expected integers from -128 to 127, got {wide}"
+        ):
             int_conv(X, np.full_like(KERNEL, wide))
-        with pytest.raises(ValueError, match="W: expected integers from -128 to 127"):
+        with pytest.raises(ValueError, match=r"^W: expected integers from -128 to 127"):
             accumulator_bound([[wide]], SIGNED)
     for W in (KERNEL * 1.0, KERNEL > 0):
-        with pytest.raises(TypeError, match="W: expected integers, got dtype"):
+        with pytest.raises(TypeError, match=r"^W: expected integers, got dtype"):
             int_conv(X, W)
     for z in (-1, 256, 0.5):
-        with pytest.raises(ValueError, match="zero_point: expected an integer from 0 to 255"):
+        with pytest.raises(ValueError, match=r"^zero_point: expected an integer from 0 to 255"):
             int_conv(X, KERNEL, zero_point=z)
     for bias, error in ((np.zeros(2, int), ValueError), (np.zeros(3), TypeError)):
-        with pytest.raises(error, match="bias: expected"):
+        with pytest.raises(error, match=r"^bias: expected"):
             int_conv(X, KERNEL, bias=bias)
-    with pytest.raises(ValueError, match="x: expected 2 channels on axis 1"):
+    with pytest.raises(ValueError, match=r"^x: expected 2 channels on axis 1"):
         int_conv(X[:, :1], KERNEL)
-    with pytest.raises(ValueError, match="x: expected 3 to 5 axes"):
+    with pytest.raises(ValueError, match=r"^x: expected 3 to 5 axes"):
         int_conv(X[0, 0], KERNEL)
-    with pytest.raises(ValueError, match=r"x, W: expected shapes .* got \(4,\) and \(3, 5\)"):
+    with pytest.raises(ValueError, match=r"^x, W: expected shapes .* got \(4,\) and \(3, 5\)"):
         int_linear(np.zeros(4, np.uint8), np.ones((3, 5), int))
-    with pytest.raises(ValueError, match="W: expected at least 2 axes"):
+    with pytest.raises(ValueError, match=r"^W: expected at least 2 axes"):
         int_linear(np.zeros(4, np.uint8), np.ones(4, int))
 
 
 def test_bad_requantization_is_refused():
     for acc in ([1.0], [True]):
-        with pytest.raises(TypeError, match="acc: expected integers"):
+        with pytest.raises(TypeError, match=r"^acc: expected integers"):
             requantize(acc, 0.5, 0, SIGNED)
-    with pytest.raises(ValueError, match="acc: expected integers from -2147483648 to 2147483647"):
+    with pytest.raises(ValueError, match=r"^acc: expected integers from -2147483648 to 2147483647"):
         requantize([2**31], 0.5, 0, SIGNED)
     for M in (0.0, -1.0, 2.0**29 + 1, np.inf, np.nan):
-        with pytest.raises(ValueError, match="multiplier: expected"):
+        with pytest.raises(ValueError, match=r"^multiplier: expected"):
             requantize([1], M, 0, SIGNED)
-        with pytest.raises(ValueError, match="multiplier: expected"):
+        with pytest.raises(ValueError, match=r"^multiplier: expected"):
             fixed_point([1.0, M])
-    with pytest.raises(ValueError, match="multiplier: expected one number or a shape like"):
+    with pytest.raises(ValueError, match=r"^multiplier: expected one number or a shape like"):
         requantize([[1, 2]], [0.5, 0.5], 0, SIGNED)
     for z in (128, 0.5):
-        with pytest.raises(ValueError, match="zero_point: expected an integer from -128 to 127"):
+        with pytest.raises(ValueError, match=r"^zero_point: expected an integer from -128 to 127"):
             requantize([1], 0.5, z, SIGNED)
     for grid in (Grid(9), Grid(4, mid_rise=True), Grid(2, kind="ternary"), Grid(4, kind="log2")):
-        with pytest.raises(ValueError, match="grid: expected at most 8 bits in equal steps"):
+        with pytest.raises(ValueError, match=r"^grid: expected at most 8 bits in equal steps"):
             requantize([1], 0.5, 0, grid)
-        with pytest.raises(ValueError, match="grid: expected at most 8 bits in equal steps"):
+        with pytest.raises(ValueError, match=r"^grid: expected at most 8 bits in equal steps"):
             accumulator_bound([[1]], grid)
-    with pytest.raises(ValueError, match="mode: expected one of"):
+    with pytest.raises(ValueError, match=r"^mode: expected one of"):
         requantize([1], 0.5, 0, SIGNED, mode="triple")
 
 
@@ -743,46 +745,48 @@ def test_bad_layers_are_refused():
     for axis, name in ((1, "a_in"), (2, "a_kernel")):
         steps = [np.array(1.0)] * 3
         steps[axis] = np.ones((len(parts[axis]), 1))
-        with pytest.raises(ValueError, match=f"cp: {name} has a scale per row"):
+        with pytest.raises(ValueError, match=rf"^cp: {name} has a scale per row"):
             integer_cp(QuantizedCP(parts, steps, Grid(4)), good, SIGNED, **options)
     for grid, most in ((Grid(8, mid_rise=True), 127), (Grid(9), 255)):
-        with pytest.raises(ValueError, match=r"cp: codes\[0\]: expected integers from -128 to 127"):
+        with pytest.raises(
+            ValueError, match=r"^cp: codes\[0\]: expected integers from -128 to 127"
+        ):
             integer_cp(
                 QuantizedCP([k * most for k in parts], [1.0] * 3, grid), good, SIGNED, **options
             )
-    with pytest.raises(ValueError, match="cp: powers of two as weights"):
+    with pytest.raises(ValueError, match=r"^cp: powers of two as weights"):
         integer_cp(QuantizedCP(parts, [1.0] * 3, Grid(4, kind="log2")), good, SIGNED, **options)
     for wrong in (cp.dequantize(), QuantizedCP([*parts, parts[0]], [1.0] * 4, Grid(4))):
-        with pytest.raises(TypeError, match="cp: expected a QuantizedCP of 2 or 3 factors"):
+        with pytest.raises(TypeError, match=r"^cp: expected a QuantizedCP of 2 or 3 factors"):
             integer_cp(wrong, good, SIGNED, **options)
     for scales in (good[:3], [1.0] * 4):
-        with pytest.raises(ValueError, match="scales: expected 4 of type Scale"):
+        with pytest.raises(ValueError, match=r"^scales: expected 4 of type Scale"):
             integer_cp(cp, scales, SIGNED, **options)
     for scale, message in (
-        (Scale(np.array(1.0), 0.5, ""), "zero_point: expected an integer"),
-        (Scale(np.array(1.0), 200.0, ""), "zero_point: expected an integer"),
-        (Scale(np.array(0.0), 0.0, ""), "scale: expected numbers above 0"),
-        (Scale(np.ones((1, 3)), 0.0, ""), "scale: expected one number"),
+        (Scale(np.array(1.0), 0.5, ""), r"^zero_point: expected an integer"),
+        (Scale(np.array(1.0), 200.0, ""), r"^zero_point: expected an integer"),
+        (Scale(np.array(0.0), 0.0, ""), r"^scale: expected numbers above 0"),
+        (Scale(np.ones((1, 3)), 0.0, ""), r"^scale: expected one number"),
     ):
         with pytest.raises(ValueError, match=message):
             integer_cp(cp, [*good[:3], scale], SIGNED, **options)
     for size in (1, 2, (3, 2), (9, 2)):
-        with pytest.raises(ValueError, match="kernel_size: expected sides of 9 entries"):
+        with pytest.raises(ValueError, match=r"^kernel_size: expected sides of 9 entries"):
             integer_cp(cp, good, SIGNED, kernel_size=size)
     for bias in (np.ones(4), np.full(3, 1e10), [np.nan] * 3):
-        with pytest.raises(ValueError, match="bias: expected"):
+        with pytest.raises(ValueError, match=r"^bias: expected"):
             integer_cp(cp, good, SIGNED, bias=bias, **options)
-    with pytest.raises(ValueError, match="mode: expected one of"):
+    with pytest.raises(ValueError, match=r"^mode: expected one of"):
         integer_cp(cp, good, SIGNED, mode="none", **options)
     with pytest.raises(TypeError, match="groups"):
         integer_cp(cp, good, SIGNED, groups=2, **options)
-    with pytest.raises(ValueError, match="multiplier: expected numbers above 0 and up to"):
+    with pytest.raises(ValueError, match=r"^multiplier: expected numbers above 0 and up to"):
         integer_cp(cp, [*good[:3], Scale(np.array(1e-30), 0.0, "")], SIGNED, **options)
     layer = integer_cp(cp, good, Grid(4), **options)
-    for x, message in ((np.full((1, 4, 3, 3), 8), "x: expected integers from -8 to 7"),):
+    for x, message in ((np.full((1, 4, 3, 3), 8), r"^x: expected integers from -8 to 7"),):
         with pytest.raises(ValueError, match=message):
             layer.forward(x)
-    with pytest.raises(ValueError, match="x: expected 3 to 5 axes"):
+    with pytest.raises(ValueError, match=r"^x: expected 3 to 5 axes"):
         layer.forward(np.zeros((1, 4), int))
 
 
@@ -797,6 +801,96 @@ def test_inputs_are_not_changed_and_may_have_any_strides():
     acc.flags.writeable = False
     assert requantize(acc, 0.01, 3, UNSIGNED).flags.writeable
     assert acc.tolist() == int_conv(x, W, zero_point=3).tolist()
+
+
+# --- limits, defaults and names -------------------------------------------------------------------
+
+
+def test_codes_at_the_ends_of_their_range_are_taken_and_the_next_ones_refused():
+    assert accumulator_bound([[-128], [127]], SIGNED).tolist() == [128 * 128, 127 * 128]
+    for wrong, ends in (([[-129, 5]], "-129 to 5"), ([[0, 128]], "0 to 128")):
+        with pytest.raises(
+            ValueError, match=rf"^W: expected integers from -128 to 127, got {ends}"
+        ):
+            accumulator_bound(wrong, SIGNED)
+    scales = [Scale(np.array(1.0), 0.0, "given")] * 3
+    for grid, most, least in ((Grid(9), 127, -128), (Grid(8, mid_rise=True), 63, -64)):
+        for code in (most, least):
+            integer_cp(QuantizedCP([[[code]], [[1]]], [1.0, 1.0], grid), scales, SIGNED)
+        for code in (most + 1, least - 1):
+            for n in range(2):
+                codes = [[[1]], [[1]]]
+                codes[n] = [[code]]
+                need = rf"^cp: codes\[{n}\]: expected integers from -128 to 127"
+                with pytest.raises(ValueError, match=need):
+                    integer_cp(QuantizedCP(codes, [1.0, 1.0], grid), scales, SIGNED)
+
+
+def test_without_a_zero_point_it_is_zero():
+    x, W = np.array([[3, 5], [250, 0]], np.uint8), np.array([[1, -2], [7, 7]])
+    assert np.array_equal(int_linear(x, W), x.astype(int) @ W.T)
+    assert np.array_equal(int_linear(x, W), int_linear(x, W, zero_point=0, bias=[0, 0]))
+    pixels = int_conv(x[..., None], W[..., None])
+    assert np.array_equal(pixels[..., 0], int_linear(x, W))
+    for grid in (SIGNED, UNSIGNED):
+        bound = accumulator_bound(W, grid, zero_point=0, bias=[0, 0])
+        assert np.array_equal(accumulator_bound(W, grid), bound)
+    acc = [[-500, 77, 3]]
+    for grid in (SIGNED, UNSIGNED):
+        plain, exactly = requantize(acc, 0.3, 0, grid), requantize(acc, 0.3, 0, grid, mode="exact")
+        assert np.array_equal(plain, exactly)
+
+
+def test_an_integer_layer_is_an_object_of_its_own_with_plain_defaults():
+    cp = QuantizedCP([[[2], [-3]], [[1], [1]]], [0.5, 1.0], Grid(4))
+    scales = [Scale(s, z, "given") for s, z in ((1.0, 3), (2.0, 0), (0.5, -1))]
+    made = integer_cp(cp, scales, SIGNED, bias=[1.0, 0.0])
+    parts = (made.weights, made.multipliers, made.bias, made.zero_points, made.grid)
+    layer = integer.IntegerCP(*parts)
+    assert (layer.kernel_size, layer.stride, layer.padding, layer.dilation) == (1, 1, 0, 1)
+    assert (layer.relu, layer.mode) == (False, "exact") == (made.relu, made.mode)
+    assert made != layer and len({made, layer, made}) == 2
+    x = np.array([[3, 7], [5, 9]])
+    assert layer.forward(x).tolist() == made.forward(x).tolist()
+    assert layer.forward(x[..., None]).shape == (2, 2, 1)
+    assert integer_cp(cp, scales, SIGNED, bias=[1.0, 0.0], relu=1).relu is True
+    with pytest.raises(AttributeError, match="relu"):
+        layer.relu = True
+    with pytest.raises(ValueError, match="read-only"):
+        layer.weights[0][0, 0] = 5
+    for options in ({"stride": 2}, {"padding": 1}, {"dilation": 2}):
+        with pytest.raises(ValueError, match=r"^x: expected 3 to 5 axes"):
+            integer_cp(cp, scales, SIGNED, **options).forward(x)
+    for code in (SIGNED.qmin - 1, SIGNED.qmax + 1):
+        with pytest.raises(ValueError, match=r"^x: expected integers from -128 to 127"):
+            layer.forward([[0, code]])
+
+
+def test_messages_about_layers_say_what_would_fit():
+    parts = [np.ones((n, 2), int) for n in (3, 4, 9)]
+    parts[0][0] = 0  # leaves the whole range to the bias
+    rows = QuantizedCP(parts, [np.array([[0.5], [2.0], [1.0]]), 1.0, 1.0], Grid(4))
+    scales = [Scale(np.array(s), 0.0, "given") for s in (1.0, 1.0, 0.25, 1.0)]
+    layer = integer_cp(rows, scales, SIGNED, kernel_size=(3, 3), bias=[TOP / 8, 0, -100.3])
+    assert layer.bias.tolist() == [TOP, 0, -401]  # in steps of 1/8, 1/2 and 1/4
+    for bias in ([0.0, 0.0], [0, 0, (TOP + 1) / 4], [0, (-TOP - 1) / 2, 0]):
+        need = r"^bias: expected \(3,\) numbers within int32 times 0\.5"
+        with pytest.raises(ValueError, match=need):
+            integer_cp(rows, scales, SIGNED, kernel_size=3, bias=bias)
+    with pytest.raises(ValueError, match=r"^bias: expected 1 ax"):
+        integer_cp(rows, scales, SIGNED, kernel_size=3, bias=np.zeros((3, 1)))
+    for bias in (np.zeros(3, int), np.zeros((2, 1), int), 0):
+        with pytest.raises(ValueError, match=r"^bias: expected shape \(2,\) \(one per output\)"):
+            accumulator_bound([[1], [2]], SIGNED, bias=bias)
+    for bias in ([0, 2**31], [-(2**31) - 1, 0]):
+        with pytest.raises(ValueError, match=r"^bias: expected integers from -2147483648 to"):
+            accumulator_bound([[1], [2]], SIGNED, bias=bias)
+    for M in ([[1.0, 2.0**30]], [[0.0, 1.0]]):
+        with pytest.raises(ValueError, match=r"^multiplier: expected numbers above 0 and up to"):
+            requantize([[1, 2]], M, 0, SIGNED)
+    W = np.array([[1], [127], [100]])
+    with pytest.raises(ValueError, match=rf"^W: output channel 1 may reach {TOP + 127 * 255}"):
+        int_linear(np.zeros(1, np.int8), W, zero_point=127, bias=[0, -TOP, 0])
 
 
 # --- third opinions -------------------------------------------------------------------------------
@@ -929,9 +1023,9 @@ def test_multipliers_whose_parts_leave_the_range_are_right_or_refused():
 
     layer = made(1e-200, 1e-300, 1e-300, step=1e-105)
     assert layer.multipliers[0] == pytest.approx(1e-5, rel=1e-12)
-    with pytest.raises(ValueError, match="cp, scales: the result exceeds the range of float64"):
+    with pytest.raises(ValueError, match=r"^cp, scales: the result exceeds the range of float64"):
         made(1e200, 1e-200, 1e-200)
-    with pytest.raises(ValueError, match="multiplier: expected numbers above 0"):
+    with pytest.raises(ValueError, match=r"^multiplier: expected numbers above 0"):
         made(1e-200, 1e200, 1e200)
     with pytest.raises(ValueError, match="bias"):
         made(1.0, 1e-300, 1e-300, step=1e-300, bias=[1e300, 0.0])

@@ -1,7 +1,9 @@
 """Laws and bad input of qcp_ref.layer; its planted faults stand at the end."""
 
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from threading import current_thread, main_thread
 
@@ -10,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import caught, law, seeds
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import qcp_ref as right
 from qcp_ref import (
@@ -26,6 +28,7 @@ from qcp_ref import (
     rounding_bound,
     second_moment,
 )
+from qcp_ref.layer import one_blas_thread
 
 THIS = sys.modules[__name__]
 methods = st.sampled_from(["als-round", "authors"])
@@ -223,9 +226,9 @@ def test_a_second_moment_improves_linear_layers_and_is_checked_first():
     error = np.linalg.norm(layer.forward(x) - x @ M.T) / np.linalg.norm(x @ M.T)
     assert np.isclose(layer.output_error, error, rtol=1e-9)
     for moment, bits, message in (
-        (np.eye(4), 4, r"second_moment: expected shape \(3, 3\)"),
-        (-np.eye(3), 4, "second_moment: .* a negative diagonal"),
-        (S, Grid(4, kind="log2"), "grid: expected levels in equal steps"),
+        (np.eye(4), 4, r"^second_moment: expected shape \(3, 3\)"),
+        (-np.eye(3), 4, r"^second_moment: .* a negative diagonal"),
+        (S, Grid(4, kind="log2"), r"^grid: expected levels in equal steps"),
     ):
         with pytest.raises(ValueError, match=message):
             compress_linear(M, rank=2, bits=bits, second_moment=moment, callback=lambda *_: 1 / 0)
@@ -316,16 +319,19 @@ def test_any_layout_and_dtype_gives_the_same_layer():
 def test_bad_input_is_refused():
     W = kernel(1)
     for options, message in (
-        ({}, "rate, rank: expected exactly one"),
-        ({"rate": 2, "rank": 3}, "rate, rank: expected exactly one"),
-        ({"rank": 2, "method": "worst"}, "method: expected one of"),
-        ({"rank": 2, "method": "authors", "sweeps": 9}, "sweeps: expected None with method 'auth"),
-        ({"rank": 0}, "rank: expected at least 1"),
-        ({"rank": 2, "bits": 17}, "bits: expected 1 to 16"),
-        ({"rank": 2, "slack": -1}, "slack: expected at least 0"),
-        ({"rank": 2, "rule": "best"}, "rule: expected one of"),
-        ({"rank": 2, "axis": 2}, "axis: expected 0 to 1"),
-        ({"rank": 2, "bias": np.ones(3)}, r"bias: expected shape \(4,\)"),
+        ({}, r"^rate, rank: expected exactly one"),
+        ({"rate": 2, "rank": 3}, r"^rate, rank: expected exactly one"),
+        ({"rank": 2, "method": "worst"}, r"^method: expected one of"),
+        (
+            {"rank": 2, "method": "authors", "sweeps": 9},
+            r"^sweeps: expected None with method 'auth",
+        ),
+        ({"rank": 0}, r"^rank: expected at least 1"),
+        ({"rank": 2, "bits": 17}, r"^bits: expected 1 to 16"),
+        ({"rank": 2, "slack": -1}, r"^slack: expected at least 0"),
+        ({"rank": 2, "rule": "best"}, r"^rule: expected one of"),
+        ({"rank": 2, "axis": 2}, r"^axis: expected 0 to 1"),
+        ({"rank": 2, "bias": np.ones(3)}, r"^bias: expected shape \(4,\)"),
         ({"rate": 1000}, "no component would be left"),
         ({"rate": 0}, "rate"),
         ({"rate": -2}, "rate"),
@@ -335,19 +341,19 @@ def test_bad_input_is_refused():
         with pytest.raises(ValueError, match=message):
             compress_linear(W[:, :, 0, 0], **options)
     for options, message in (
-        ({"stride": 0}, "stride: expected at least 1"),
-        ({"padding": "reflect"}, "padding: expected one of"),
-        ({"dilation": -1}, "dilation: expected at least 1"),
+        ({"stride": 0}, r"^stride: expected at least 1"),
+        ({"padding": "reflect"}, r"^padding: expected one of"),
+        ({"dilation": -1}, r"^dilation: expected at least 1"),
     ):
         with pytest.raises(ValueError, match=message):
             compress_conv(W, rank=2, **options)
-    with pytest.raises(ValueError, match="W: expected 3 to 5 axes"):
+    with pytest.raises(ValueError, match=r"^W: expected 3 to 5 axes"):
         compress_conv(W[0, 0], rank=2)
-    with pytest.raises(ValueError, match="padding: expected 1 or 2 integers"):
+    with pytest.raises(ValueError, match=r"^padding: expected 1 or 2 integers"):
         compress_conv(W[0], rank=2, padding=(1, 2, 3))
-    with pytest.raises(ValueError, match="W: expected 2 axes"):
+    with pytest.raises(ValueError, match=r"^W: expected 2 axes"):
         compress_linear(W, rank=2)
-    with pytest.raises(ValueError, match="W: expected finite"):
+    with pytest.raises(ValueError, match=r"^W: expected finite"):
         compress_conv(W * np.nan, rank=2)
     with pytest.raises(TypeError, match="unexpected keyword"):
         compress_conv(W, rank=2, groups=2)
@@ -396,6 +402,160 @@ def test_what_the_type_of_the_data_cannot_hold_is_refused():
     with pytest.raises(ValueError, match="the result exceeds the range of float32"):
         layer.forward(np.full((1, 3), 1e35, np.float32))
     assert layer.forward(np.full((1, 3), 1e35)).max() > 1e44
+
+
+# --- threads of BLAS, defaults and names ----------------------------------------------------------
+
+
+def blas_threads():
+    """How many threads NumPy's BLAS uses; SciPy's is another one."""
+    pools = (pool for pool in threadpool_info() if pool["user_api"] == "blas")
+    return max(pool["num_threads"] for pool in pools if "numpy" in pool["filepath"])
+
+
+@pytest.fixture
+def two_threads():
+    with threadpool_limits(2, user_api="blas"):
+        if blas_threads() != 2:
+            pytest.skip("this BLAS has one thread only")
+        yield
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_the_last_holder_gives_blas_its_threads_back():
+    first, second = ExitStack(), ExitStack()
+    for _ in range(2):  # and the next round is as the first one
+        first.enter_context(one_blas_thread())
+        second.enter_context(one_blas_thread())
+        assert blas_threads() == 1
+        first.close()
+        assert blas_threads() == 1
+        second.close()
+        assert blas_threads() == 2
+    with pytest.raises(ZeroDivisionError), one_blas_thread():
+        blas_threads() / 0
+    assert blas_threads() == 2
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(first.enter_context, one_blas_thread()).result()
+        assert blas_threads() == 1
+        pool.submit(first.close).result()
+    assert blas_threads() == 2
+
+
+def in_child(look):
+    """What a forked process finds."""
+    child = os.fork()
+    if child == 0:
+        found = 99
+        try:
+            found = look()
+        finally:
+            os._exit(found)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.usefixtures("two_threads")
+def test_a_forked_process_has_the_holders_of_its_own_thread():
+    def leave(stack):
+        stack.close()
+        return blas_threads()
+
+    def hold_once():
+        with one_blas_thread():
+            inside = blas_threads()
+        return 10 * inside + blas_threads()
+
+    assert in_child(blas_threads) == 2 and in_child(hold_once) == 12
+    with ExitStack() as mine, ExitStack() as others, ThreadPoolExecutor(1) as pool:
+        mine.enter_context(one_blas_thread())
+        assert in_child(blas_threads) == 1 and in_child(lambda: leave(mine)) == 2
+        pool.submit(others.enter_context, one_blas_thread()).result()
+        assert in_child(blas_threads) == 1 and in_child(lambda: leave(mine)) == 2
+        mine.close()
+        assert blas_threads() == 1  # the other one still holds
+        assert in_child(blas_threads) == 2 and in_child(hold_once) == 12
+        pool.submit(others.close).result()
+    assert blas_threads() == 2
+
+
+def same_codes(a, b):
+    return all(np.array_equal(p, q) for p, q in zip(a.cp.codes, b.cp.codes, strict=True))
+
+
+def test_options_that_are_not_given_have_the_defaults_of_the_signature():
+    W = kernel(11, (6, 5, 3, 3))
+    usual = {"bits": 4, "method": "best", "rng": 0, "axis": None, "rule": "mse-exact"}
+    place = {"stride": 1, "padding": 0, "dilation": 1, "bias": None, "second_moment": None}
+    plain = compress_conv(W, rank=4, sweeps=4)
+    assert same_codes(plain, compress_conv(W, rank=4, sweeps=4, **usual, **place))
+    assert not same_codes(plain, compress_conv(W, rank=4, sweeps=4, rng=1))
+    M = W.reshape(6, -1)
+    line = compress_linear(M, rank=4, sweeps=4)
+    assert same_codes(line, compress_linear(M, rank=4, sweeps=4, **usual, bias=None))
+    assert not same_codes(line, compress_linear(M, rank=4, sweeps=4, rng=1))
+    for layer in (plain, line):
+        assert layer.method == "best" and layer.cp.grid == Grid(4)
+        assert layer.bias is None and layer.output_error is None
+        assert layer.rank == layer.cp.rank == 4
+        with pytest.raises(AttributeError, match="method"):
+            layer.method = "authors"
+        assert layer != replace(layer) and len({layer, replace(layer)}) == 2
+    again = right.CPConv(plain.cp, plain.error, plain.fit, "best", (3, 3))
+    assert (again.stride, again.padding, again.dilation) == (1, 0, 1)
+    assert again.bias is None and again.output_error is None
+    assert right.CPLinear(line.cp, line.error, line.fit, "best").bias is None
+    assert "fit" not in repr(again) and "bias" not in repr(again)
+
+
+def test_a_bias_keeps_its_type_and_is_a_copy_that_cannot_be_written():
+    for dtype in (np.float32, np.float64):
+        b = np.ones(4, dtype)
+        for layer in (
+            compress_conv(kernel(1), rank=2, method="als-round", bias=b),
+            compress_linear(kernel(1)[:, :, 0, 0], rank=2, method="als-round", bias=b),
+        ):
+            assert layer.bias.dtype == dtype and layer.bias is not b
+            with pytest.raises(ValueError, match="read-only"):
+                layer.bias[0] = 2
+    for bias, message in (
+        (np.ones((4, 1)), r"^bias: expected 1 ax"),
+        (1.0, r"^bias: expected 1 ax"),
+        (np.ones(5), r"^bias: expected shape \(4,\) \(one per output\), got \(5,\)"),
+        ([1, 2, np.nan, 4], r"^bias: expected finite"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            compress_conv(kernel(1), rank=2, bias=bias)
+        with pytest.raises(ValueError, match=message):
+            compress_linear(kernel(1)[:, :, 0, 0], rank=2, bias=bias)
+
+
+def test_inputs_that_do_not_fit_a_layer_are_refused_by_name():
+    conv = compress_conv(1e10 * kernel(2), rank=2, method="als-round")
+    linear = compress_linear(1e10 * kernel(2)[:, :, 0, 0], rank=2, method="als-round")
+    assert linear.forward(np.ones(3)).shape == (4,)
+    for layer, x in (
+        (linear, 1.0),
+        (linear, np.ones((2, 4))),
+        (linear, [np.nan] * 3),
+        (conv, np.ones((3, 5, 5))),
+        (conv, np.ones((1, 4, 5, 5))),
+        (conv, np.ones((1, 3, 2, 2))),
+        (conv, np.full((1, 3, 5, 5), np.inf)),
+    ):
+        with pytest.raises(ValueError, match=r"^x(, cp)?: expected"):
+            layer.forward(x)
+    for layer, shape in ((linear, (2, 3)), (conv, (1, 3, 5, 5))):
+        with pytest.raises(
+            ValueError, match=r"^x(, cp, bias)?: the result exceeds the range of float32"
+        ):
+            layer.forward(np.full(shape, 1e35, np.float32))
+        assert np.isfinite(layer.forward(np.full(shape, 1e35))).all()
+        with pytest.raises(
+            ValueError, match=r"^x(, cp, bias)?: the result exceeds the range of float64"
+        ):
+            layer.forward(np.full(shape, 1e305))
 
 
 # --- planted faults -------------------------------------------------------------------------------

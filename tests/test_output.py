@@ -579,14 +579,14 @@ def test_reasons_for_stopping():
 def test_bad_second_moments_are_refused():
     X, cp = np.ones((2, 3)), CP([np.ones((2, 1)), np.ones((3, 1))])
     for S, message in (
-        (np.eye(2), r"S: expected shape \(3, 3\)"),
-        (np.ones(3), "S: expected 2 axes"),
-        (np.triu(np.ones((3, 3))), "S: .* not symmetric"),
-        (-np.eye(3), "S: .* a negative diagonal"),
-        (np.eye(3) - 0.5, "S: .* a negative eigenvalue"),
-        (1.0 - np.eye(3), "S: .* a negative eigenvalue"),
-        (np.eye(3) * np.nan, "S: expected finite"),
-        (np.eye(3) * 1e60, "S: expected a largest magnitude"),
+        (np.eye(2), r"^S: expected shape \(3, 3\)"),
+        (np.ones(3), r"^S: expected 2 axes"),
+        (np.triu(np.ones((3, 3))), r"^S: .* not symmetric"),
+        (-np.eye(3), r"^S: .* a negative diagonal"),
+        (np.eye(3) - 0.5, r"^S: .* a negative eigenvalue"),
+        (1.0 - np.eye(3), r"^S: .* a negative eigenvalue"),
+        (np.eye(3) * np.nan, r"^S: expected finite"),
+        (np.eye(3) * 1e60, r"^S: expected a largest magnitude"),
     ):
         for call in (
             lambda S: output_error(X, cp, S),
@@ -597,11 +597,11 @@ def test_bad_second_moments_are_refused():
             with pytest.raises(ValueError, match=message):
                 call(S)
     for x, options, message in (
-        (np.ones((2, 3)), {}, "x: expected 3 to 5 axes"),
-        (np.ones((1, 1, 2)), {"kernel_size": 3}, "x: expected a padded width"),
-        (np.ones((1, 1, 2)), {"stride": 0}, "stride: expected at least 1"),
-        (np.full((1, 1, 2), np.inf), {}, "x: expected finite"),
-        (np.full((1, 1, 2), 1e100), {}, "x: expected a largest magnitude"),
+        (np.ones((2, 3)), {}, r"^x: expected 3 to 5 axes"),
+        (np.ones((1, 1, 2)), {"kernel_size": 3}, r"^x: expected a padded width"),
+        (np.ones((1, 1, 2)), {"stride": 0}, r"^stride: expected at least 1"),
+        (np.full((1, 1, 2), np.inf), {}, r"^x: expected finite"),
+        (np.full((1, 1, 2), 1e100), {}, r"^x: expected a largest magnitude"),
     ):
         with pytest.raises(ValueError, match=message):
             second_moment(x, options.pop("kernel_size", 1), **options)
@@ -611,24 +611,36 @@ def test_other_bad_input_is_refused():
     X, cp, S = np.ones((2, 3)), CP([np.ones((2, 1)), np.ones((3, 1))]), np.eye(3)
     q = quantize_cp(cp, Grid(4))
     for call, error, message in (
-        (lambda: output_error(X, q, S), TypeError, "cp: expected a CP"),
-        (lambda: output_error(X.T, cp, np.eye(2)), ValueError, r"cp: expected shape \(3, 2\)"),
-        (lambda: output_als(X, X, S), TypeError, "cp: expected a CP"),
-        (lambda: output_als(X, cp, S, tol=-1.0), ValueError, "tol: expected at least 0"),
-        (lambda: output_als(X, cp, S, max_sweeps=0), ValueError, "max_sweeps: expected at least 1"),
-        (lambda: polish_output(X, cp, S), TypeError, "cp: expected a QuantizedCP"),
-        (lambda: polish_output(X, q, S, max_sweeps=0), ValueError, "max_sweeps: expected at least"),
-        (lambda: polish_output(X.T, q, np.eye(2)), ValueError, r"cp: expected shape \(3, 2\)"),
+        (lambda: output_error(X, q, S), TypeError, r"^cp: expected a CP"),
+        (lambda: output_error(X.T, cp, np.eye(2)), ValueError, r"^cp: expected shape \(3, 2\)"),
+        (lambda: output_als(X, X, S), TypeError, r"^cp: expected a CP"),
+        (lambda: output_als(X, cp, S, tol=-1.0), ValueError, r"^tol: expected at least 0"),
+        (
+            lambda: output_als(X, cp, S, max_sweeps=0),
+            ValueError,
+            r"^max_sweeps: expected at least 1",
+        ),
+        (lambda: polish_output(X, cp, S), TypeError, r"^cp: expected a QuantizedCP"),
+        (
+            lambda: polish_output(X, q, S, max_sweeps=0),
+            ValueError,
+            r"^max_sweeps: expected at least",
+        ),
+        (lambda: polish_output(X.T, q, np.eye(2)), ValueError, r"^cp: expected shape \(3, 2\)"),
         (
             lambda: polish_output(X, quantize_cp(cp, Grid(4, kind="log2")), S),
             ValueError,
-            "grid: expected levels in equal steps",
+            r"^grid: expected levels in equal steps",
         ),
-        (lambda: output_normal(X, cp.factors, S, 1), ValueError, "row: expected a row for mode 1"),
-        (lambda: output_normal(X, cp.factors, S, row=0), ValueError, "row: expected None"),
-        (lambda: output_normal(X, cp.factors, S, 1, row=3), ValueError, "row: expected 0 to 2"),
-        (lambda: output_normal(X, cp.factors, S, 2, row=0), ValueError, "mode: expected 0 to 1"),
-        (lambda: output_normal(X, cp.factors[:1], S), ValueError, "factors: expected at least 2"),
+        (
+            lambda: output_normal(X, cp.factors, S, 1),
+            ValueError,
+            r"^row: expected a row for mode 1",
+        ),
+        (lambda: output_normal(X, cp.factors, S, row=0), ValueError, r"^row: expected None"),
+        (lambda: output_normal(X, cp.factors, S, 1, row=3), ValueError, r"^row: expected 0 to 2"),
+        (lambda: output_normal(X, cp.factors, S, 2, row=0), ValueError, r"^mode: expected 0 to 1"),
+        (lambda: output_normal(X, cp.factors[:1], S), ValueError, r"^factors: expected at least 2"),
     ):
         with pytest.raises(error, match=message):
             call()
@@ -678,12 +690,137 @@ def test_output_functions_take_or_refuse_factors_far_from_one():
     same, plain = output_als(X, moved, S, max_sweeps=5), output_als(X, cp, S, max_sweeps=5)
     assert np.allclose(same.history, plain.history, rtol=1e-6)
     codes = quantize_cp(cp, Grid(4)).codes
-    with pytest.raises(ValueError, match="cp: expected factors whose squares float64"):
+    with pytest.raises(ValueError, match=r"^cp: expected factors whose squares float64"):
         polish_output(X, QuantizedCP(codes, [1e200, 1e-200, 1.0], Grid(4)), S)
-    with pytest.raises(ValueError, match="factors: the result exceeds"):
+    with pytest.raises(ValueError, match=r"^factors: the result exceeds"):
         output_normal(
             X, [A * s for A, s in zip(cp.factors, (1, 1e200, 1e200), strict=True)], S, 1, row=0
         )
+
+
+# --- limits, stops and what is zero up to rounding ------------------------------------------------
+
+
+def test_second_moments_may_be_off_by_their_rounding_and_no_more():
+    X, cp = np.ones((2, 3)), CP([np.ones((2, 1)), np.ones((3, 1))])
+    off = np.array([[0, 1.0, 0], [0, 0, 0], [0, 0, 0]])
+    for size in (1.0, 2.0**30, 2.0**-30):
+        S = size * np.eye(3)
+        allowed = 1e-10 * np.trace(S)
+        assert output_error(X, cp, S + 0.5 * allowed * off) == 0
+        with pytest.raises(
+            ValueError, match=r"^S: expected .*, got one that is not symmetric; use"
+        ):
+            output_error(X, cp, S + 2 * allowed * off)
+        flat = size * np.ones((3, 3))
+        assert output_error(X, cp, flat - 0.5 * allowed * np.eye(3)) == 0
+        with pytest.raises(ValueError, match=r"^S: expected .*, got a negative eigenvalue; use"):
+            output_error(X, cp, flat - 2 * allowed * np.eye(3))
+        with pytest.raises(
+            ValueError, match=r"^S: expected .*, got a negative diagonal entry; use"
+        ):
+            output_error(X, cp, size * np.diag([1.0, -1.0, 1.0]))
+    for end in (2.0**150, 2.0**-150):
+        assert output_error(X, cp, end * np.eye(3)) == 0
+        with pytest.raises(ValueError, match=r"^S: expected a largest magnitude"):
+            output_error(X, cp, (end**1.01) * np.eye(3))
+        x = np.array([[[0.0, -np.sqrt(end)]]])
+        assert second_moment(x, 1) == end / 2
+        with pytest.raises(ValueError, match=r"^x: expected a largest magnitude"):
+            second_moment(x * [1e-30, end**0.01], 1)
+    assert second_moment(np.zeros((1, 1, 2)), 1) == 0
+
+
+@given(seeds, st.integers(-60, 60), st.integers(-40, 40), st.sampled_from([1, -1]))
+def test_inputs_that_cancel_count_as_zero_at_any_scale(seed, power, length, sign):
+    rng = np.random.default_rng([seed, 83])
+    v, w = rng.standard_normal((2, 6))
+    w -= v * (v @ w) / (v @ v)  # what these inputs cancel, up to rounding
+    w *= sign * 2.0**length
+    S = np.outer(v, v) * 2.0**power
+    silent, loud = CP([[[1.0]], w[:, None]]), CP([[[1.0]], (w + 0.01 * abs(w).max() * v)[:, None]])
+    assert output_error(w[None], loud, S) == np.inf
+    assert output_error(2 * w[None], silent, S) == 0
+    assert 0 < output_error(reconstruct(loud), silent, S) < np.inf
+    columns = np.stack([w, w + 0.01 * abs(w).max() * v], axis=1)
+    _, G = output_normal(v[None], [[[1.0, 1.0]], columns], S)
+    assert G[0].tolist() == G[:, 0].tolist() == [0, 0] and G[1, 1] > 0
+
+
+@given(shapes, seeds, st.integers(1, 3), kinds)
+def test_signs_and_powers_of_two_do_not_change_the_error(shape, seed, rank, kind):
+    X, factors, S = integer_case(seed, shape, rank, kind)
+    first, *rest = factors
+    found = output_error(X, CP(factors), S)
+    for share in (-1.0, 2.0**-40, -(2.0**40)):
+        assert output_error(share * X, CP([share * first, *rest]), S) == found
+
+
+@pytest.mark.parametrize("mode", [0, 1])
+def test_a_sweep_that_changed_a_code_is_never_the_last_one(mode):
+    # The first row of a factor is so small that its codes hardly show in the error.
+    cp, S, tiny = random_cp((3, 3), 2, rng=3), np.diag([1.0, 2.0, 3.0]), 2.0**-40
+    small = [A.copy() for A in cp.factors]
+    small[mode][0] *= tiny
+    start = quantize_cp(CP(small), Grid(4), axis=0)
+    X = reconstruct(CP(small))
+    done = polish_output(X, start, S).cp
+    codes = [k.copy() for k in done.codes]
+    codes[mode][0] = np.clip(-codes[mode][0], -8, 7)
+    fit = polish_output(X, QuantizedCP(codes, done.scales, done.grid), S)
+    assert not np.array_equal(fit.cp.codes[mode][0], codes[mode][0])
+    assert abs(fit.history[0] - fit.history[1]) < 1e-12  # and yet it goes on
+    assert fit.stop_reason == "converged" and len(fit.history) >= 3
+
+
+def test_a_sweep_that_gained_by_scales_alone_is_not_the_last_one():
+    X, S = colored(5, (4, 3, 2))
+    done = polish_output(X, quantized(6, X.shape, 2, Grid(4), None), S).cp
+    apart = QuantizedCP(done.codes, [done.scales[0] * 1.001, *done.scales[1:]], done.grid)
+    fit = polish_output(X, apart, S)
+    assert all(np.array_equal(p, q) for p, q in zip(fit.cp.codes, done.codes, strict=True))
+    assert fit.history[1] < fit.history[0] * (1 - 1e-9)
+    assert fit.stop_reason == "converged" and len(fit.history) == 3
+
+
+def test_defaults_and_limits_of_sweeps():
+    X, S = colored(7, (4, 3, 2))
+    start = random_cp(X.shape, 2, rng=8)
+    plain = output_als(X, start, S)
+    same = output_als(X, start, S, max_sweeps=200, tol=1e-8, callback=None)
+    assert np.array_equal(plain.history, same.history) and len(plain.history) > 4
+    assert plain.history[-2] - plain.history[-1] <= 1e-8 < plain.history[-3] - plain.history[-2]
+    one = output_als(X, start, S, max_sweeps=1, tol=0.0)
+    assert (one.stop_reason, len(one.history)) == ("max_sweeps", 2)
+    q = quantize_cp(start, Grid(2))
+    both = polish_output(X, q, S), polish_output(X, q, S, max_sweeps=200)
+    assert np.array_equal(both[0].history, both[1].history)
+    for call in (
+        lambda **options: output_als(X, start, S, **options),
+        lambda **options: polish_output(X, q, S, **options),
+    ):
+        seen = []
+        fit = call(callback=lambda n, e, seen=seen: seen.append((n, e)) or n == 1)
+        assert fit.stop_reason == "callback" and [n for n, _ in seen] == [0, 1]
+        assert [e for _, e in seen] == fit.history[1:].tolist()
+        with pytest.raises(ValueError, match=r"^max_sweeps: expected at least 1"):
+            call(max_sweeps=0)
+    with pytest.raises(ValueError, match=r"^tol: expected at least 0"):
+        output_als(X, start, S, tol=-1e-9)
+
+
+def test_results_that_are_too_large_are_refused_by_name():
+    huge = [np.zeros((2, 1)), np.full((3, 1), 2.0**600), np.full((2, 1), 2.0**600)]
+    S = np.eye(6)
+    for X in (np.ones((2, 3, 2)), np.zeros((2, 3, 2))):  # of F and G, and of G alone
+        with pytest.raises(ValueError, match=r"^X, factors, S: the result exceeds the range"):
+            output_normal(X, huge, S)
+    with pytest.raises(ValueError, match=r"^X, cp, S: the result exceeds the range"):
+        output_error(np.full((1, 2), 2.0**-390), CP([[[2.0**900]], [[1.0], [1.0]]]), np.eye(2))
+    for cp in (CP([np.ones((2, 1)), np.ones((2, 1))]), CP([np.ones((3, 1)), np.ones((3, 1))])):
+        for call in (output_error, output_als):
+            with pytest.raises(ValueError, match=r"^cp: expected shape \(2, 3\) to fit X, got"):
+                call(np.ones((2, 3)), cp, np.eye(3))
 
 
 # --- planted faults -------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from qcp_ref import (
     histogram_range,
     loops,
     quantize,
+    ranges,
 )
 
 U8, U4 = Grid(8, signed=False), Grid(4, signed=False)
@@ -364,12 +365,186 @@ def test_bad_input(call, kind, message):
 
 def test_numbers_too_far_from_one_are_refused_by_name():
     for rule in ("moving-average", "percentile", "histogram", "histogram-exact"):
-        with pytest.raises(ValueError, match=r"batches: expected magnitudes up to 2\*\*400"):
+        with pytest.raises(ValueError, match=r"^batches: expected magnitudes up to 2\*\*400"):
             activation_scale([[1e308, -1e308]], Grid(8), rule=rule)
-    with pytest.raises(ValueError, match="lo, hi: expected bins of a width"):
+    with pytest.raises(ValueError, match=r"^lo, hi: expected bins of a width"):
         Histogram([1, 1, 1], 0.0, 5e-324)
     narrow = Histogram([1, 1], 0.0, 2.0**-500)
     assert histogram_error(narrow, 0, 1, 1) == pytest.approx(2.0**-1000 / 12, rel=1e-12)
+
+
+# --- limits and ties ------------------------------------------------------------------------------
+
+
+def test_a_histogram_keeps_a_copy_that_cannot_be_written():
+    given_counts = np.array([1, 2])
+    h = Histogram(given_counts, 0.0, 2.0)
+    given_counts[0] = 5
+    assert h.counts.tolist() == [1, 2] and h.counts.dtype == np.int64
+    with pytest.raises(ValueError, match="read-only"):
+        h.counts[0] = 5
+    with pytest.raises(AttributeError, match="lo"):
+        h.lo = -1.0
+
+
+def test_what_lies_at_a_limit_is_taken_and_what_lies_beyond_is_refused():
+    end = 2.0**402
+    assert Histogram([1, 1], -end, end).width == end
+    beyond = float(np.nextafter(end, np.inf))
+    for lo, hi in ((-beyond, 0.0), (0.0, beyond), (1.0, 1.0), (2.0, 1.0)):
+        with pytest.raises(ValueError, match=r"^lo, hi: expected lo < hi"):
+            Histogram([1, 1], lo, hi)
+    assert Histogram.of([1.0], bins=2).hi == 2.0
+    assert Histogram.of([1.0], bins=2**20).counts.size == 2**20
+    assert Histogram.of([1.0]).counts.size == 2048
+    for bins in (1, 2**20 + 1):
+        with pytest.raises(ValueError, match=r"^bins: expected 2 to 1048576"):
+            Histogram.of([1.0], bins)
+    h = Histogram([3, 0, 1], 0.0, 3.0)
+    assert histogram_error(h, 2, 2, 2**16) > histogram_error(h, 0, 2, 2**16) > 0
+    for first, last, levels, name in (
+        *[(-1, 2, 2, "first"), (3, 3, 2, "first"), (0, 3, 2, "last"), (2, 1, 2, "last")],
+        *[(0, 2, 0, "levels"), (0, 2, 2**16 + 1, "levels")],
+    ):
+        with pytest.raises(ValueError, match=rf"^{name}: expected"):
+            histogram_error(h, first, last, levels)
+    assert histogram_range(h, 2, steps=1) == (0.0, 1.0)
+    assert histogram_range(h, 2, steps=10**6) == histogram_range(h, 2) == (0.0, 2.0)
+    for steps in (0, 10**6 + 1):
+        with pytest.raises(ValueError, match=r"^steps: expected 1 to 1000000"):
+            histogram_range(h, 2, steps=steps)
+    most = np.ones(512, int)
+    assert histogram_range(Histogram(most[:4], 0.0, 4.0), 4, search="all-pairs") == (0.0, 4.0)
+    with pytest.raises(ValueError, match=r"^histogram: all pairs need at most 512 bins; got 513"):
+        histogram_range(Histogram([0, *most, 1, 0], 0.0, 1.0), 2, search="all-pairs")
+
+
+def test_512_bins_are_not_too_many_for_all_pairs(monkeypatch):
+    monkeypatch.setattr(ranges, "_FEW", 3)
+    assert histogram_range(Histogram([0, 1, 1, 1], 0.0, 4.0), 3, search="all-pairs") == (1.0, 4.0)
+    with pytest.raises(ValueError, match=r"^histogram: all pairs need at most 3 bins; got 4"):
+        histogram_range(Histogram([1, 1, 1, 1], 0.0, 4.0), 3, search="all-pairs")
+
+
+def test_of_equal_steps_the_upper_end_moves_and_the_search_stops_where_the_error_rises():
+    for c, ends in (
+        ([0, 1, 0, 1, 0], (1.0, 3.0)),
+        ([0, 1, 0, 0, 1, 0], (1.0, 4.0)),
+        ([1, 2, 4, 2, 1], (0.0, 4.0)),
+        ([1, 4, 1, 4, 1], (1.0, 3.0)),
+        ([0, 1, 4, 1, 4, 1, 0], (2.0, 4.0)),
+        ([1, 0, 4, 4, 0, 1], (0.0, 5.0)),
+    ):
+        assert histogram_range(Histogram(c, 0.0, float(len(c))), 1, steps=10) == ends
+
+
+def test_merging_takes_only_histograms_with_aligned_bins():
+    good = Histogram.of([1.0, -2.0], 4)
+    wrong = [
+        Histogram([1, 1, 1, 1], 0.0, 3.0),  # a width of 3/4
+        Histogram([1, 1, 1, 1], 0.5, 4.5),  # edges half-way between multiples
+        Histogram([1, 1], 0.0, 2.0),  # fewer bins
+    ]
+    for h in wrong:
+        for a, b in ((good, h), (h, good)):
+            with pytest.raises(ValueError, match=r"^other: expected two histograms"):
+                a.merge(b)
+    with pytest.raises(TypeError, match=r"^histogram: expected a Histogram, got int"):
+        good.merge(3)
+
+
+def test_bins_are_never_narrower_than_the_smallest_normal_number():
+    tiny = 2.0**-1022
+    for x in ([0.0], [tiny], [-tiny / 4, tiny]):
+        h = Histogram.of(x, bins=4)
+        assert h.width == tiny
+        assert h.counts.sum() == len(x)
+    assert Histogram.of([tiny * 3.5], bins=2).width == 2 * tiny
+
+
+@given(samples, st.integers(2, 8))
+def test_counts_of_a_histogram_may_be_given_again(x, bins):
+    h = Histogram.of(x, bins)
+    assert same(Histogram(h.counts.tolist(), h.lo, h.hi), h)
+    assert same(Histogram(h.counts.astype(float), h.lo, h.hi), h)
+
+
+@pytest.mark.parametrize(
+    ("rule", "option", "default", "other", "most"),
+    [
+        ("moving-average", "averaging", 0.01, 0.02, 1),
+        ("percentile", "percentile", 99.99, 99.9, 100),
+        ("histogram", "bins", 2048, 64, 2**20),
+        ("histogram-exact", "bins", 256, 32, 2**20),
+    ],
+)
+def test_options_have_a_default_and_a_greatest_value(rule, option, default, other, most):
+    x = np.random.default_rng(7).standard_normal((3, 900)) ** 3
+    plain = activation_scale(x, U8, rule=rule)
+    assert plain == activation_scale(x, U8, rule=rule, **{option: default})
+    assert activation_scale(x, U8, rule=rule, **{option: other}).scale != plain.scale
+    few = [[5.0]]
+    assert activation_scale(few, U8, rule=rule, **{option: most}).scale > 0
+    for wrong in (0, -1, most * 1.001):
+        with pytest.raises(ValueError, match=rf"^{option}: expected a number above 0 and at most"):
+            activation_scale(few, U8, rule=rule, **{option: wrong})
+    for wrong in ({"steps": 3}, {option: most, "steps": 3}):
+        with pytest.raises(TypeError, match=rf"^rule '{rule}': expected {option} option, got"):
+            activation_scale(few, U8, rule=rule, **wrong)
+
+
+@settings(max_examples=20)
+@given(batches, st.sampled_from(["histogram", "histogram-exact"]), st.integers(2, 8))
+def test_histogram_rules_take_the_range_of_their_search(parts, rule, bins):
+    x = np.concatenate([np.ravel(each) for each in parts])
+    search = "greedy" if rule == "histogram" else "all-pairs"
+    lo, hi = histogram_range(Histogram.of(x, bins), 16, search=search)
+    ends = [min(max(e, x.min()), x.max()) for e in (lo, hi)]
+    s = activation_scale(parts, U4, rule=rule, bins=bins)
+    expected = activation_scale([ends], U4)
+    assert (s.scale, s.zero_point) == (expected.scale, expected.zero_point)
+
+
+def test_rules_without_an_option_take_numbers_of_any_magnitude():
+    for x in ([[-(2.0**600), 1.0]], [[2.0**900]]):
+        for rule in ("min-max", "mse-exact"):
+            assert np.isfinite(activation_scale(x, U8, rule=rule).scale)
+    end = 2.0**400
+    for rule in ("moving-average", "percentile", "histogram"):
+        for sign in (1, -1):
+            assert activation_scale([[sign * end]], U8, rule=rule).scale * 255 == end
+            with pytest.raises(ValueError, match=r"^batches: expected magnitudes"):
+                activation_scale([[sign * end * 1.001]], U8, rule=rule)
+    for x in ([end], [-end, end], [-1.0, end]):
+        for bins in (2, 3, 2048):
+            assert Histogram.of(x, bins).counts.sum() == len(x)
+    with pytest.raises(ValueError, match=r"^x: expected magnitudes up to 2\*\*400"):
+        Histogram.of([1.0, -1.001 * end])
+
+
+def test_names_of_arguments_stand_in_front_of_messages():
+    h = Histogram([1, 1], 0.0, 1.0)
+    for call, name in (
+        (lambda: Histogram([[1, 1]], 0.0, 1.0), "counts"),
+        (lambda: Histogram(3, 0.0, 1.0), "counts"),
+        (lambda: Histogram([1], 0.0, 1.0), "counts"),
+        (lambda: Histogram([1, -1], 0.0, 1.0), "counts"),
+        (lambda: Histogram([1, 0.5], 0.0, 1.0), "counts"),
+        (lambda: Histogram([1, 1], np.nan, 1.0), "lo"),
+        (lambda: Histogram([1, 1], 0.0, np.inf), "hi"),
+        (lambda: Histogram.of([np.nan]), "x"),
+        (lambda: histogram_range(h, 2, search="best"), "search"),
+        (lambda: histogram_range(h, 0), "levels"),
+        (lambda: activation_scale([[1]], U8, rule="kl"), "rule"),
+        (lambda: activation_scale([[1]], U8, rule="histogram", bins=1), "bins"),
+    ):
+        with pytest.raises(ValueError, match=rf"^{name}: expected"):
+            call()
+    for call in (lambda: histogram_error([1, 1], 0, 1, 2), lambda: histogram_range([1, 1], 2)):
+        with pytest.raises(TypeError, match=r"^histogram: expected a Histogram, got list"):
+            call()
+    with pytest.raises(TypeError, match=r"^bins: expected an integer"):
+        activation_scale([[1]], U8, rule="histogram", bins=2.5)
 
 
 # --- planted faults -------------------------------------------------------------------------------
