@@ -530,6 +530,80 @@ def test_the_search_looks_at_few_cells(law, rng, monkeypatch):
     assert len(looked) < 150  # of some 14,000 cells
 
 
+def test_scales_whose_codes_have_a_common_divisor_are_left_out():
+    for numbers, grid, scale in (
+        ([6.0, 3.0], Grid(4), 3.0),
+        ([-6.0, 2.0], Grid(4), 2.0),
+        ([-6.0, -2.0], Grid(4), 2.0),
+        ([6.0], Grid(4, mid_rise=True), 12.0),
+        ([-1.0, 3.0], Grid(4, mid_rise=True), 2.0),
+        ([5.0, 1e-9], Grid(5, signed=False), 5.0),
+    ):
+        (negative, positive, steps, offset), _ = two_sides(np.sort(numbers), grid)
+        found = both(near_best, negative, positive, steps, offset, SPAN, 0.0)
+        assert found.tolist() == [scale]
+        common = cell_at(negative, positive, scale / 2, steps, offset)[-1]
+        assert offset or common == 2
+
+
+@pytest.mark.parametrize("bits", [12, 14])
+def test_scales_that_are_surely_worse_are_left_out(bits, rng):
+    grid = Grid(bits)
+    for size in (3, 20):
+        x = np.sort(rng.integers(grid.qmax - 300, grid.qmax, size) + rng.uniform(0, 1, size))
+        (negative, positive, steps, offset), _ = two_sides(x, grid)
+        found = both(near_best, negative, positive, steps, offset, SPAN, 0.0)
+        gains = [loops.gain(exact(x), spec(grid), Fraction(s)) for s in found[:9].tolist()]
+        # Of one refit all that rounding leaves open, and no other.
+        assert 0 < found.size <= 3 and np.ptp(found) <= 4e-16 * found[0]
+        assert max(gains) - min(gains) <= Fraction(1, 2**90) * max(gains)
+
+
+def test_up_to_a_limit_the_limit_itself_may_be_the_best():
+    (negative, positive, steps, offset), _ = two_sides(np.array([3.0, 6.0]), Grid(4))
+    for limit, scale in ((3.0, 3.0), (2.9, 1.5), (1.4, 1.0), (0.9, 54 / 65), (0.5, 0.5)):
+        found = both(near_best, negative, positive, steps, offset, (SPAN[0], limit), 0.0)
+        assert (found <= limit).all() and scale in found
+
+
+def test_the_quicker_way_is_taken_by_how_often_codes_change():
+    def side(x):
+        return x, tails(x)
+
+    many, few = np.linspace(0.01, 1, 1000), np.linspace(0.01, 1, 20)
+    for numbers, steps, offset, dense in (
+        (many, 7.0, 0.0, False),
+        (many, 7.0, 0.5, False),
+        (many, 1000.0, 0.0, True),
+        (few, 7.0, 0.0, True),
+        (np.ones(32), 7.0, 0.0, False),
+        (np.ones(31), 7.0, 0.0, True),
+        (few, 0.0, 0.0, False),
+        (np.zeros(20), 7.0, 0.0, False),
+        (np.zeros(0), 7.0, 0.0, False),
+    ):
+        assert both(_kernels.is_dense, side(numbers), steps, offset) == dense
+        assert _kernels.is_dense(side(numbers * 2.0**-90), steps, offset) == dense
+
+
+def test_where_codes_change_often_few_cells_are_looked_at(rng, monkeypatch):
+    counts = {"cell_at": 0, "scan": 0}
+
+    def counted(name, plain):
+        def call(*args):
+            counts[name] += 1
+            return plain(*args)
+
+        return call
+
+    for name in counts:
+        monkeypatch.setattr(_kernels, name, counted(name, getattr(_kernels, name).py_func))
+    x = np.sort(rng.standard_normal(60))
+    (negative, positive, steps, offset), _ = two_sides(x, Grid(8))
+    near_best.py_func(negative, positive, steps, offset, SPAN, 0.0)
+    assert counts["scan"] > 2 * 10 * counts["cell_at"] > 0
+
+
 # --- the third form of the operations -------------------------------------------------------------
 
 

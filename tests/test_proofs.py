@@ -428,6 +428,15 @@ def test_the_readable_search_takes_ties_from_below():
     assert len(found) == 8 and found[0].tolist() == [0, 1, -1]
 
 
+def test_the_readable_search_takes_nearest_levels_first_and_the_ends_of_its_reach():
+    box, z = (-60.0, 60.0, 0.0), np.array([0.5])
+    *_, found = search_tree(z, np.eye(1), np.zeros(1), box, 10**3, (0.0, 900.0, 1.0))
+    assert found[:, 0].tolist() == sorted(range(-29, 31), key=lambda k: (abs(k - 0.5), k))
+    # The square root of 0.25 + 6 is 2.5, exactly.
+    *_, found = search_tree(z, np.eye(1), np.zeros(1), box, 10**3, (0.0, 6.0, 1.0))
+    assert sorted(found[:, 0].tolist()) == [-2, -1, 0, 1, 2, 3]
+
+
 def test_doubt_about_normal_equations_of_a_small_tensor():
     X = np.array([[1.0, -2.0], [3.0, 4.0], [0.0, 1.0]])
     factors = [np.array([[1.0], [1.0], [-1.0]]), np.array([[1.0], [-1.0]])]

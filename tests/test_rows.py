@@ -380,6 +380,20 @@ def test_of_equally_good_rows_the_start_is_kept(first, method):
     assert fit.codes.tolist() == [first] and fit.objective.tolist() == [-1.5]
 
 
+@pytest.mark.parametrize("method", ["descent", "sphere"])
+def test_differences_that_rounding_hides_count(method):
+    G, little = np.array([[4.0, 2.0], [2.0, 4.0]]), 2.0**-50
+    for F, start, best in (
+        ([[2.75 + little, 2.75]], [[0, 1]], [[1, 0]]),
+        ([[2.75, 2.75 + little]], [[0, 1]], [[0, 1]]),
+        ([[2.75 - little, 2.75]], [[1, 0]], [[0, 1]]),
+    ):
+        fit = solve_rows(F, G, Grid(3), 1.0, method="sphere", start=start)
+        assert fit.codes.tolist() == best and fit.proved.all()
+    fit = solve_rows([[2.75 + little, 2.75]], G, Grid(3), 1.0, method=method, start=[[0, 1]])
+    assert fit.codes.tolist() == [[1, 0]]
+
+
 @given(problems(), st.sampled_from(["descent", "sphere"]), seeds)
 def test_no_result_is_worse_than_its_start_in_exact_numbers(problem, method, seed):
     F, G, grid, scale = problem
@@ -525,7 +539,7 @@ def test_a_slightly_indefinite_matrix_gets_a_ridge_of_about_that_size():
         G = np.array([[1.0, 1.0 - least], [1.0 - least, 1.0]])
         L, _ = _triangle(G, "natural")
         off = (L @ L.T - G)[[0, 1], [0, 1]]
-        assert (off > -least).all() and (off < -4 * least).all()
+        assert (off > -1.5 * least).all() and (off < -2.5 * least).all()
 
 
 def test_a_component_of_zeros_has_any_pivot():
