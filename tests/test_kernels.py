@@ -435,6 +435,15 @@ def two_sides(x, grid):
     return (*[(m, tails(m)) for m in numbers], steps, grid.offset), levels
 
 
+@given(st.floats(-1e100, 1e100), st.floats(-1e100, 1e100))
+def test_what_a_rounding_loses_is_found_exactly(a, b):
+    total, lost = both(_kernels.two_sum, a, b)
+    assert Fraction(total) + Fraction(lost) == Fraction(a) + Fraction(b) and total == a + b
+    assume(all(x == 0 or abs(x) > 1e-100 for x in (a, b)))  # nothing is below the range
+    product, lost = both(_kernels.two_product, a, b)
+    assert product == a * b and Fraction(product) + Fraction(lost) == Fraction(a) * Fraction(b)
+
+
 @given(samples(60))
 def test_sums_from_the_outside_are_good_to_many_roundings(x):
     m = np.append(np.sort(np.abs(x)), [1e16])  # plain summation would lose all that comes after

@@ -392,6 +392,12 @@ def test_differences_that_rounding_hides_count(method):
         assert fit.codes.tolist() == best and fit.proved.all()
     fit = solve_rows([[2.75 + little, 2.75]], G, Grid(3), 1.0, method=method, start=[[0, 1]])
     assert fit.codes.tolist() == [[1, 0]]
+    # Rows that agree in some columns are compared, too.
+    G = np.block([[G, np.zeros((2, 1))], [np.zeros((1, 2)), np.eye(1)]])
+    for rest in (little, 0.125):
+        F = [[2.75 + rest, 2.75, 0.0]]
+        fit = solve_rows(F, G, Grid(3), 1.0, method=method, start=[[0, 1, 0]])
+        assert fit.codes.tolist() == [[1, 0, 0]]
 
 
 @given(problems(), st.sampled_from(["descent", "sphere"]), seeds)
