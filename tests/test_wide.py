@@ -125,11 +125,11 @@ def test_where_it_fits_no_product_leaves_the_range(factors):
 
 
 def test_what_a_type_cannot_hold_is_refused_in_words():
-    with pytest.raises(ValueError, match="^A, B: the result exceeds the range of float64; rescale"):
+    with pytest.raises(ValueError, match=r"^A, B: the result exceeds the range of float64; rescale"):
         narrow(times(wide(1e300), wide(1e300)), "A, B")
-    with pytest.raises(ValueError, match="^x: the result exceeds the range of float32; rescale"):
+    with pytest.raises(ValueError, match=r"^x: the result exceeds the range of float32; rescale"):
         narrow(wide(1e39), "x", np.float32)
-    with pytest.raises(ValueError, match="^x: the result exceeds"):
+    with pytest.raises(ValueError, match=r"^x: the result exceeds"):
         finite(np.array([np.nan]), "x")
     assert narrow(times(wide(1e-300), wide(1e-300)), "A, B") == 0
     assert narrow(wide(1e-40), "x", np.float32) == np.float32(1e-40) > 0
@@ -238,9 +238,9 @@ def test_callers_who_raise_floating_point_errors_see_none():
         far = times(times(wide(1e-300), wide(1e-300)), wide(1e-300))
         assert narrow(plus(wide(1.0), far), "x") == 1
         assert narrow(far, "x") == 0 and narrow(wide(1e-300), "x", np.float32) == 0
-        with pytest.raises(ValueError, match="^x: the result exceeds the range of float64"):
+        with pytest.raises(ValueError, match=r"^x: the result exceeds the range of float64"):
             narrow(over(wide(1.0), far), "x")
-        with pytest.raises(ValueError, match="^x: the result exceeds the range of float32"):
+        with pytest.raises(ValueError, match=r"^x: the result exceeds the range of float32"):
             narrow(wide(1e300), "x", np.float32)
 
 
