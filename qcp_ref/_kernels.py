@@ -403,12 +403,11 @@ def outset(
     negative: Side, positive: Side, steps: tuple[float, float], offset: float, limit: float
 ) -> Interval:
     """Return the interval of all scales: from saturated codes to the innermost ones."""
-    s1, s2, top = 0.0, 0.0, 0.0
+    s1, top = 0.0, 0.0
     for side, step in ((negative, steps[0]), (positive, steps[1])):
         level = step + offset
         if level > 0.0 and side[0].size > 0:
             s1 += level * side[1][0, 0]
-            s2 += level * level * side[0].size
             top = max(top, 4.0 * side[0][-1])
     z1 = offset * (negative[1][0, 0] + positive[1][0, 0])
     z2 = offset * offset * (negative[0].size + positive[0].size)
@@ -416,7 +415,7 @@ def outset(
         top = limit
         z1, rest, z2, _, _, _ = cell_at(negative, positive, top, steps, offset)
         z1 += rest
-    return 0.0, s1, s2, top, z1, z2
+    return 0.0, s1, 0.0, top, z1, z2  # at scale 0 the gain does not depend on S2
 
 
 @Kernel

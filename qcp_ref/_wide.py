@@ -120,8 +120,7 @@ def bilinear(core: Callable[[Array, Array], NDArray[Any]], a: Wide, b: Wide) -> 
     parts = []
     for x, shift in _bands(a):
         for y, other in _bands(b):
-            part = wide(core(x, y))
-            parts.append(Wide(part.mantissa, part.exponent + (shift + other)))
+            parts.append(_normal(core(x, y), np.asarray(shift + other)))
     return reduce(plus, parts)
 
 

@@ -148,15 +148,15 @@ def near_best_of(sides: Sides, tables: Tables, span: Pair, floor: float) -> Arra
 
 def _outset(sides: Sides, tables: Tables, limit: float) -> list[Array]:
     """Return the interval from 0, where all codes saturate, to the innermost codes."""
-    s1, s2, top = 0.0, 0.0, 0.0
+    s1, top = 0.0, 0.0
     for (m, sums), levels in zip(sides, tables, strict=True):
         if m.size and levels[-1] > 0:
             s1 += float(levels[-1] * sums[0, 0])
-            s2 += float(levels[-1] ** 2 * m.size)
             top = max(top, 4 * float(m[-1] / levels[levels > 0][0]))
     top = min(top, limit)
     ends = moments_of(sides, tables, np.array([top or 1.0]))
-    return [*(np.array([value]) for value in (0.0, s1, s2, top)), *ends]
+    # At scale 0 the gain does not depend on S2.
+    return [*(np.array([value]) for value in (0.0, s1, 0.0, top)), *ends]
 
 
 def gain_bound(a: Array, a1: Array, a2: Array, b: Array, b1: Array, b2: Array) -> Array:

@@ -157,17 +157,12 @@ class ExactRows:
         Four times the objective is ``m H m - 4 f s m`` with ``m = 2 v``, which is an integer, and
         ``H = s G s``. All numbers are brought to one power of two.
         """
-        m = np.rint(2 * V).astype(np.int64)
+        m = np.rint(2 * V).astype(np.int64).astype(object)
         G, g_unit = self.whole
         (f, f_unit), (s, s_unit) = integers(self.F[row]), integers(self.step[row])
         H, f = G * s * s[:, None], 4 * f * s
         shift = g_unit + s_unit - f_unit  # of H against f
         H, f = (H << max(shift, 0)), (f << max(-shift, 0))
-        most = max(int(np.abs(m).max()), 1)
-        if most**2 * int(np.abs(H).sum()) + most * int(np.abs(f).sum()) < 2**62:
-            H, f = H.astype(np.int64), f.astype(np.int64)
-        else:
-            m = m.astype(object)
         return np.asarray((m * (m @ H)).sum(axis=1) - m @ f)
 
 

@@ -214,8 +214,7 @@ def fit_rows(
         begin = None if given is None else given[:, alive]
         V[:, alive], bound, proved = _Rows(part, exact.part(alive), less).solve(search, begin)
     objective = objectives(V, steps.F, steps.G, doubt)[0]
-    with np.errstate(under="ignore"):
-        low = bound * steps.weight
+    low = bound * steps.weight
     low = np.nextafter(low - gamma(4) * np.abs(low), -np.inf)
     return RowFit(_in_codes(V, grid), objective * steps.weight, low, proved)
 

@@ -1,8 +1,11 @@
 """Each kernel of qcp_ref._kernels: compiled, interpreted, and against the form that it replaces."""
 
+import os
+import re
 import subprocess
 import sys
 from fractions import Fraction
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -114,6 +117,282 @@ def quadruple(x: float) -> float:
     return double(double(x))
 
 
+# Mutation testing runs this file without a compiler: the plain functions stand for the kernels.
+INTERPRETED = os.environ.get("NUMBA_DISABLE_JIT") == "1"
+compiled = Kernel.compiled
+# Compiled code says nothing when it overflows.
+pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in scalar multiply")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def plain():
+    with pytest.MonkeyPatch.context() as patch:
+        if INTERPRETED:
+            patch.setattr(Kernel, "compiled", lambda kernel: kernel.py_func)
+        yield
+
+
+class Lock:
+    """Notes who asks for it."""
+
+    def __init__(self, notes, name):
+        self.notes, self.name = notes, name
+
+    def acquire(self):
+        self.notes.append(f"{self.name} taken")
+
+    def release(self):
+        self.notes.append(f"{self.name} free")
+
+    __enter__ = acquire
+
+    def __exit__(self, *_):
+        self.release()
+
+
+@pytest.fixture
+def numba(monkeypatch):
+    """A stand-in for Numba that notes what it is asked for, in a process that has not met it."""
+    notes = []
+
+    class Fresh(_kernels._Numba):
+        lock = Lock(notes, "ours")
+        asked, told, guarded, held = False, False, False, False
+        missing, njit, config, compiling = "", None, None, None
+
+    def njit(**options):
+        notes.append(options)
+        return Dispatcher
+
+    class Dispatcher:
+        _cache = "numba's"
+
+        def __init__(self, function):
+            self.py_func = function
+            self.__name__ = function.__name__
+
+        def __call__(self, *args, **kwargs):
+            return self.py_func(*args, **kwargs)
+
+        def enable_caching(self):
+            notes.append("cache")
+
+    module, core = ModuleType("numba"), ModuleType("numba.core")
+    module.njit, module.config = njit, SimpleNamespace(DISABLE_JIT=0, CACHE_DIR="")
+    compiler_lock = ModuleType("numba.core.compiler_lock")
+    compiler_lock.global_compiler_lock = Lock(notes, "numba's")
+    module.core, core.compiler_lock = core, compiler_lock
+    for one in (module, core, compiler_lock):
+        monkeypatch.setitem(sys.modules, one.__name__, one)
+    monkeypatch.setattr(os, "register_at_fork", lambda **steps: notes.append(steps))
+    monkeypatch.setattr(_kernels, "_Numba", Fresh)
+    monkeypatch.setattr(Kernel, "compiled", compiled)
+    module.notes, module.fresh, module.dispatcher = notes, Fresh, Dispatcher
+    return module
+
+
+def test_numba_is_asked_for_once_and_guarded_against_forks_once(numba):
+    fresh, notes = numba.fresh, numba.notes
+    assert _kernels.missing_numba() == _kernels.missing_numba() == ""
+    assert fresh.asked and fresh.njit is numba.njit and fresh.config is numba.config
+    assert fresh.compiling is numba.core.compiler_lock.global_compiler_lock
+    before, after = fresh.before_fork, fresh.after_fork
+    assert notes == [
+        "ours taken",
+        {"before": before, "after_in_parent": after, "after_in_child": after},
+        "ours free",
+    ]
+    fresh.ask()
+    assert len(notes) == 3
+
+
+def test_of_two_threads_that_ask_at_once_the_second_finds_the_answer(numba, monkeypatch):
+    class Slow(Lock):
+        def acquire(self):
+            numba.fresh.asked, numba.fresh.missing = True, "the other one found this"
+
+        __enter__ = acquire
+
+    monkeypatch.setattr(numba.fresh, "lock", Slow([], "ours"))
+    assert _kernels.missing_numba() == "the other one found this"
+    assert numba.fresh.njit is None
+
+    class SlowToTell(Lock):
+        def acquire(self):
+            numba.fresh.told = True
+
+        __enter__ = acquire
+
+    monkeypatch.setattr(numba.fresh, "lock", SlowToTell([], "ours"))
+    assert not _kernels.can_compile()  # a warning would be an error
+
+
+def test_systems_that_cannot_fork_need_no_guard(numba, monkeypatch):
+    monkeypatch.delattr(os, "register_at_fork")
+    assert _kernels.missing_numba() == "" and not numba.fresh.guarded
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_while_a_process_is_copied_nobody_else_compiles(numba, asked):
+    fresh, notes = numba.fresh, numba.notes
+    if asked:
+        _kernels.missing_numba()
+    taken = ["ours taken", "numba's taken"] if asked else ["ours taken"]
+    free = ["numba's free", "ours free"] if asked else ["ours free"]
+    notes.clear()
+    fresh.after_fork()  # of a child that was guarded half-way
+    assert notes == []
+    fresh.before_fork()
+    assert notes == taken and fresh.held
+    fresh.after_fork()
+    assert notes == taken + free and not fresh.held
+    fresh.after_fork()
+    assert notes == taken + free
+
+
+def test_why_numba_is_missing_is_said_once_where_the_user_called(numba):
+    numba.config.DISABLE_JIT = 1
+    book = {"__name__": "qcp_ref.chapter", "can_compile": _kernels.can_compile}
+    exec(
+        compile("def f():\n    return g()\ndef g():\n    return can_compile()", "book", "exec"),
+        book,
+    )
+    line = "qcp_ref runs without Numba (NUMBA_DISABLE_JIT is set): its readable NumPy forms take "
+    with pytest.warns(_kernels.NumbaMissingWarning, match="^" + re.escape(line)) as said:
+        assert book["f"]() is False
+    assert said[0].filename == __file__ and len(said) == 1
+    assert book["f"]() is False  # another warning would be an error
+
+
+def test_warnings_of_direct_calls_and_of_the_bottom_of_the_stack(numba, monkeypatch):
+    frame = SimpleNamespace(f_back=None, f_globals={"__name__": "qcp_ref.chapter"})
+    for bottom, level in (("qcp_ref.chapter", 3), ("qcp_reference", 3), (None, 3), ("user", 3)):
+        last = SimpleNamespace(f_back=None, f_globals={"__name__": bottom} if bottom else {})
+        middle = SimpleNamespace(f_back=last, f_globals=frame.f_globals)
+        first = SimpleNamespace(f_back=middle, f_globals=frame.f_globals)
+        monkeypatch.setattr(sys, "_getframe", lambda depth, first=first: first)
+        assert _kernels._callers() == level
+    user = SimpleNamespace(f_back=frame, f_globals={"__name__": "__main__"})
+    monkeypatch.setattr(sys, "_getframe", lambda depth: [None, user][depth])
+    assert _kernels._callers() == 1
+
+
+def test_where_nothing_is_missing_nothing_is_said(numba):
+    assert _kernels.can_compile() is True and not numba.fresh.told
+
+
+@pytest.mark.parametrize("error", [ImportError("no numba"), SystemError("broken")])
+def test_whatever_the_import_raises_is_the_reason(numba, error, monkeypatch):
+    class Raising(ModuleType):
+        def __getattr__(self, name):
+            raise error
+
+    monkeypatch.setitem(sys.modules, "numba.core.compiler_lock", Raising("lock"))
+    assert _kernels.missing_numba() == f"{type(error).__name__}: {error}"
+    with pytest.raises(ImportError, match=rf"^{_kernels.gap.__name__}: .*{error}.*install numba"):
+        Kernel(_kernels.gap.py_func)(1)
+
+
+def test_a_kernel_is_compiled_for_numba_with_its_kernels(numba, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    one, two = Kernel(double.py_func), None
+    scope = {"one": one, "other": 3}
+    exec("def f(x, *, y):\n    'Say twice.'\n    return one(x) + y * other", scope)
+    two = Kernel(scope["f"])
+    assert two(2, y=5) == 19 and two(1, y=1) == 5
+    assert two.compiled() is two.compiled() and one.compiled() is one.compiled()
+    found = two.compiled()
+    assert isinstance(found, numba.dispatcher) and found.py_func is not scope["f"]
+    assert found.py_func.__globals__["one"] is one.compiled()
+    assert found.py_func.__globals__["other"] == 3 and scope["one"] is one
+    assert (found.py_func.__name__, found.py_func.__doc__) == ("f", "Say twice.")
+    assert not hasattr(found.py_func, "__wrapped__")
+    assert (two.__name__, two.__doc__, two.py_func) == ("f", "Say twice.", scope["f"])
+    options = [note for note in numba.notes if isinstance(note, dict) and "before" not in note]
+    assert options == 2 * [{"nogil": True, "error_model": "numpy"}]
+    assert isinstance(found._cache, _kernels._Cache) and found._cache._cache == "numba's"
+
+
+@pytest.mark.parametrize(
+    ("xdg", "home", "folder", "cached"),
+    [
+        (None, "/home/me", "", True),
+        (None, "", "", False),
+        ("relative", "/home/me", "", False),
+        ("/cache", "", "", True),
+        ("relative", "", "/numba", True),
+    ],
+)
+def test_code_is_kept_where_there_is_a_place(numba, monkeypatch, xdg, home, folder, cached):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    if xdg is not None:
+        monkeypatch.setenv("XDG_CACHE_HOME", xdg)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: home or path)
+    numba.config.CACHE_DIR = folder
+    found = Kernel(double.py_func).compiled()
+    assert ("cache" in numba.notes) == cached
+    assert isinstance(found._cache, _kernels._Cache) == cached
+
+
+def test_a_cache_that_cannot_be_made_is_done_without(numba, monkeypatch):
+    def fail(self):
+        raise RuntimeError("no locator available")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
+    monkeypatch.setattr(numba.dispatcher, "enable_caching", fail)
+    found = Kernel(double.py_func).compiled()
+    assert found(2) == 4 and found._cache == "numba's"
+
+
+class Store:
+    """A cache of Numba: what it has, or the exception that it raises."""
+
+    name = "of the store"
+
+    def __init__(self, has=None, stuck=False):
+        self.has, self.stuck, self.notes = has, stuck, []
+
+    def load_overload(self, types, context):
+        self.notes.append(("load", types, context))
+        if isinstance(self.has, Exception):
+            raise self.has
+        return self.has
+
+    def save_overload(self, types, code):
+        self.notes.append(("save", types, code))
+        if self.stuck:
+            raise OSError("disk full")
+
+    def flush(self):
+        self.notes.append("flush")
+        if self.stuck:
+            raise OSError("read-only")
+
+
+def test_a_cache_gives_what_was_made_for_these_types_only():
+    types = SimpleNamespace(args=("float64",))
+    code = SimpleNamespace(signature=SimpleNamespace(args=("float64",)))
+    other = SimpleNamespace(signature=SimpleNamespace(args=("float32",)))
+    for has, wanted, found in (
+        (code, types, code),
+        (code, ("float64",), code),
+        (None, types, None),
+        (other, types, None),
+        (other, ("float64",), None),
+        (OSError("cut off"), types, None),
+    ):
+        for stuck in (False, True):
+            store = Store(has, stuck)
+            cache = _kernels._Cache(store)
+            assert cache.load_overload(wanted, "context") is found
+            flushed = ["flush"] if has is not found else []
+            assert store.notes == [("load", wanted, "context"), *flushed]
+            cache.save_overload(types, code)
+            assert store.notes[-1] == ("save", types, code)
+            assert cache.name == "of the store"
+
+
+@pytest.mark.skipif(INTERPRETED, reason="needs a compiler")
 def test_kernels_are_compiled_once_and_may_call_each_other():
     assert quadruple(1.5) == quadruple.py_func(1.5) == 6
     assert quadruple.compiled() is quadruple.compiled()
@@ -136,6 +415,7 @@ def test_neither_the_import_nor_small_inputs_load_the_compiler(code):
     subprocess.run([sys.executable, "-c", check], check=True)
 
 
+@pytest.mark.skipif(INTERPRETED, reason="needs a compiler")
 def test_kernels_neither_reorder_sums_nor_start_threads():
     for kernel in vars(_kernels).values():
         if isinstance(kernel, Kernel):
@@ -153,6 +433,15 @@ def two_sides(x, grid):
     levels = [np.sort(-v[v <= 0]) + 0.0, v[v >= 0]] if (v := grid.levels).size else []
     steps = tuple(side.size - 1.0 for side in levels)
     return (*[(m, tails(m)) for m in numbers], steps, grid.offset), levels
+
+
+@given(st.floats(-1e100, 1e100), st.floats(-1e100, 1e100))
+def test_what_a_rounding_loses_is_found_exactly(a, b):
+    total, lost = both(_kernels.two_sum, a, b)
+    assert Fraction(total) + Fraction(lost) == Fraction(a) + Fraction(b) and total == a + b
+    assume(all(x == 0 or abs(x) > 1e-100 for x in (a, b)))  # nothing is below the range
+    product, lost = both(_kernels.two_product, a, b)
+    assert product == a * b and Fraction(product) + Fraction(lost) == Fraction(a) * Fraction(b)
 
 
 @given(samples(60))
@@ -248,6 +537,80 @@ def test_the_search_looks_at_few_cells(law, rng, monkeypatch):
     scales = near_best.py_func(negative, positive, steps, offset, SPAN, 0.0)
     assert np.array_equal(scales, near_best(negative, positive, steps, offset, SPAN, 0.0))
     assert len(looked) < 150  # of some 14,000 cells
+
+
+def test_scales_whose_codes_have_a_common_divisor_are_left_out():
+    for numbers, grid, scale in (
+        ([6.0, 3.0], Grid(4), 3.0),
+        ([-6.0, 2.0], Grid(4), 2.0),
+        ([-6.0, -2.0], Grid(4), 2.0),
+        ([6.0], Grid(4, mid_rise=True), 12.0),
+        ([-1.0, 3.0], Grid(4, mid_rise=True), 2.0),
+        ([5.0, 1e-9], Grid(5, signed=False), 5.0),
+    ):
+        (negative, positive, steps, offset), _ = two_sides(np.sort(numbers), grid)
+        found = both(near_best, negative, positive, steps, offset, SPAN, 0.0)
+        assert found.tolist() == [scale]
+        common = cell_at(negative, positive, scale / 2, steps, offset)[-1]
+        assert offset or common == 2
+
+
+@pytest.mark.parametrize("bits", [12, 14])
+def test_scales_that_are_surely_worse_are_left_out(bits, rng):
+    grid = Grid(bits)
+    for size in (3, 20):
+        x = np.sort(rng.integers(grid.qmax - 300, grid.qmax, size) + rng.uniform(0, 1, size))
+        (negative, positive, steps, offset), _ = two_sides(x, grid)
+        found = both(near_best, negative, positive, steps, offset, SPAN, 0.0)
+        gains = [loops.gain(exact(x), spec(grid), Fraction(s)) for s in found[:9].tolist()]
+        # Of one refit all that rounding leaves open, and no other.
+        assert 0 < found.size <= 3 and np.ptp(found) <= 4e-16 * found[0]
+        assert max(gains) - min(gains) <= Fraction(1, 2**90) * max(gains)
+
+
+def test_up_to_a_limit_the_limit_itself_may_be_the_best():
+    (negative, positive, steps, offset), _ = two_sides(np.array([3.0, 6.0]), Grid(4))
+    for limit, scale in ((3.0, 3.0), (2.9, 1.5), (1.4, 1.0), (0.9, 54 / 65), (0.5, 0.5)):
+        found = both(near_best, negative, positive, steps, offset, (SPAN[0], limit), 0.0)
+        assert (found <= limit).all() and scale in found
+
+
+def test_the_quicker_way_is_taken_by_how_often_codes_change():
+    def side(x):
+        return x, tails(x)
+
+    many, few = np.linspace(0.01, 1, 1000), np.linspace(0.01, 1, 20)
+    for numbers, steps, offset, dense in (
+        (many, 7.0, 0.0, False),
+        (many, 7.0, 0.5, False),
+        (many, 1000.0, 0.0, True),
+        (few, 7.0, 0.0, True),
+        (np.ones(32), 7.0, 0.0, False),
+        (np.ones(31), 7.0, 0.0, True),
+        (few, 0.0, 0.0, False),
+        (np.zeros(20), 7.0, 0.0, False),
+        (np.zeros(0), 7.0, 0.0, False),
+    ):
+        assert both(_kernels.is_dense, side(numbers), steps, offset) == dense
+        assert _kernels.is_dense(side(numbers * 2.0**-90), steps, offset) == dense
+
+
+def test_where_codes_change_often_few_cells_are_looked_at(rng, monkeypatch):
+    counts = {"cell_at": 0, "scan": 0}
+
+    def counted(name, plain):
+        def call(*args):
+            counts[name] += 1
+            return plain(*args)
+
+        return call
+
+    for name in counts:
+        monkeypatch.setattr(_kernels, name, counted(name, getattr(_kernels, name).py_func))
+    x = np.sort(rng.standard_normal(60))
+    (negative, positive, steps, offset), _ = two_sides(x, Grid(8))
+    near_best.py_func(negative, positive, steps, offset, SPAN, 0.0)
+    assert counts["scan"] > 2 * 10 * counts["cell_at"] > 0
 
 
 # --- the third form of the operations -------------------------------------------------------------

@@ -13,7 +13,7 @@ from support import caught, exact, wild
 
 from qcp_ref import Grid, _kernels, loops
 from qcp_ref import minimum as right
-from qcp_ref.minimum import Exact, gain_bound, moments_of, near_best, near_best_of, tails
+from qcp_ref.minimum import Exact, _cells, gain_bound, moments_of, near_best, near_best_of, tails
 
 THIS = sys.modules[__name__]
 SPAN = 2.0**-1074, np.finfo(float).max
@@ -274,6 +274,79 @@ def test_the_kernel_and_both_readable_forms_find_the_same_best_scale(x, grid):
     )
     best = {max((Exact(x, grid).refit(s, 0) for s in found), default=(0, 0)) for found in forms}
     assert len(best) == 1
+
+
+def test_scales_whose_codes_have_a_common_divisor_are_left_out():
+    # 6 and 3 are 2 and 1, or 4 and 2, or 6 and 3: the largest scale stands for all of them.
+    for numbers, grid, scale in (
+        ([6.0, 3.0], Grid(4), 3.0),
+        ([-6.0, 2.0], Grid(4), 2.0),
+        ([6.0], Grid(4, mid_rise=True), 12.0),
+        ([4.0, 2.0], Grid(3, kind="log2"), 8.0),
+        ([4.0, 1e-9], Grid(3, kind="log2"), 16.0),
+        ([5.0, 1e-9], Grid(5, signed=False), 5.0),
+    ):
+        sides, tables = sides_of(np.array(numbers), grid), tables_of(grid)
+        assert near_best_of(sides, tables, SPAN, 0.0).tolist() == [scale]
+
+
+def test_up_to_a_limit_codes_with_a_common_divisor_count():
+    sides, tables = sides_of(np.array([6.0, 3.0]), Grid(4)), tables_of(Grid(4))
+    for limit, scale in ((3.0, 3.0), (2.9, 1.5), (1.4, 1.0), (0.9, 54 / 65)):
+        assert scale in near_best_of(sides, tables, (SPAN[0], limit), 0.0)
+
+
+@given(DATA, any_grids(), st.lists(STEPS, min_size=3, max_size=9), st.integers(1, 20))
+def test_blocks_of_any_size_give_the_same(x, grid, steps, block):
+    sides, tables, scales = sides_of(x, grid), tables_of(grid), np.array(steps)
+    whole = [*moments_of(sides, tables, scales), *_cells(sides, tables, scales)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(right, "_BLOCK", block)
+        parts = [*moments_of(sides, tables, scales), *_cells(sides, tables, scales)]
+    assert all(np.allclose(a, b, rtol=1e-14, atol=0) for a, b in zip(whole, parts, strict=True))
+
+
+@given(DATA, grids_with_zeros(), STEPS)
+def test_a_cell_reaches_to_where_the_next_code_changes(x, drawn, step):
+    grid, zero = drawn
+    s = step * (abs(x).max() or 1.0) / 2 ** (grid.bits - 1)
+    ends = breakpoints(x, grid, zero)
+    assume(all(abs(Fraction(s) / end - 1) > 1e-9 for end in ends))
+    sides, tables = sides_of(x, grid), tables_of(grid, zero)
+    S1, S2, left, inner = _cells(sides, tables, np.array([s]))
+    below, above = [e for e in ends if e < s], [e for e in ends if e > s]
+    assert left[0] == pytest.approx(float(max(below, default=0)), rel=1e-12)
+    assert inner[0] == (pytest.approx(float(min(above)), rel=1e-12) if above else np.inf)
+    first, second = moments(x, grid, s, zero)
+    assert Fraction(float(S2[0])) == second
+    assert abs(Fraction(float(S1[0])) - first) <= 20 * UNIT * first
+
+
+@given(DATA, grids_with_zeros(3))
+def test_beyond_the_outset_all_codes_are_innermost(x, drawn):
+    grid, zero = drawn
+    sides, tables = sides_of(x, grid), tables_of(grid, zero)
+    a, a1, _, b, b1, b2 = (part[0] for part in right._outset(sides, tables, SPAN[1]))
+    assert a == 0 and all(end <= b for end in breakpoints(x, grid, zero))
+    # At 0 all levels are outermost: no gain at a scale near 0 rises faster.
+    outer = sum(
+        (Fraction(float(levels[-1])) * sum(exact(m), Fraction(0)) for (m, _), levels in
+         zip(sides, tables, strict=True)), Fraction(0)
+    )  # fmt: skip
+    assert abs(Fraction(float(a1)) - outer) <= 20 * UNIT * outer
+    if b:
+        first, second = moments(x, grid, b, zero)
+        assert abs(Fraction(float(b1)) - first) <= 20 * UNIT * first
+        assert Fraction(float(b2)) == second
+    small = right._outset(sides, tables, b / 2)
+    assert small[3][0] == b / 2
+
+
+def test_what_is_left_of_a_gain_when_its_scale_is_rounded():
+    S1, S2 = np.array([6.0, 6.0, 0.0, 8.0]), np.array([4.0, 0.0, 4.0, 2.0])
+    gain, kept = right._value(S1, S2, (2.0, 3.0))
+    # 6 / 4 is within the limit; 8 / 2 is not, and 3 gains 3 (16 - 6). Half a step costs S2.
+    assert gain.tolist() == [9.0, 0.0, 0.0, 30.0] and kept.tolist() == [5.0, 0.0, -4.0, 28.0]
 
 
 # --- planted faults -------------------------------------------------------------------------------

@@ -4,8 +4,9 @@ import copy
 import inspect
 import pickle
 import sys
-from dataclasses import is_dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from qcp_ref import (
     _kernels,
     _results,
 )
+from qcp_ref._results import frozen, sealed
 
 THIS = sys.modules[__name__]
 
@@ -329,6 +331,92 @@ def test_kernels_are_given_arrays_that_can_be_written_only(monkeypatch):
     for name in CALLS:
         run(name, arguments())
     assert called >= {"descend", "gather", "sphere"}
+
+
+# --- the decorator --------------------------------------------------------------------------------
+
+
+@frozen
+class Pair(NamedTuple):
+    """Two things."""
+
+    first: Any
+    second: Any = None
+
+
+@frozen
+@dataclass(frozen=True)
+class Record:
+    """Two things, and their number."""
+
+    first: Any
+    second: Any = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "count", 2)
+
+
+def test_an_array_is_sealed_by_a_copy_in_its_own_order():
+    for order in ("C", "F"):
+        a = np.asarray(np.arange(6.0).reshape(2, 3), order=order)
+        found = sealed(a)
+        assert found is not a and np.array_equal(found, a) and a.flags.writeable
+        assert not found.flags.writeable and found.base is None
+        assert found.flags.f_contiguous == (order == "F")
+        assert sealed(found) is found
+        view = found[:1]  # cannot be written, but belongs to somebody else
+        copied = sealed(view)
+        assert copied is not view and copied.base is None and not copied.flags.writeable
+        assert np.array_equal(copied, view)
+
+
+def test_tuples_are_sealed_within_and_all_else_stays():
+    a, many = np.ones(2), [np.ones(2)]
+    inner, (deep, text) = sealed((a, (a, "text")))
+    assert not inner.flags.writeable and not deep.flags.writeable and text == "text"
+    assert sealed(many) is many and many[0].flags.writeable
+    for value in (None, 1.5, "text", {"a": 1}):
+        assert sealed(value) is value
+    pair = Pair(a)
+    assert sealed(pair) is pair
+
+
+@pytest.mark.parametrize("kind", [Pair, Record])
+def test_however_a_result_is_made_its_arrays_are_sealed(kind):
+    a = np.arange(3.0)
+    made = [
+        kind(a, a),
+        kind(first=a, second=(a, a)),
+        kind(a, second=a),
+        kind(a),
+        pickle.loads(pickle.dumps(kind(a, (a,)))),
+        copy.copy(kind(a, a)),
+        copy.deepcopy(kind((a, (a,)), a)),
+    ]
+    if kind is Pair:
+        made += [Pair._make([a, a]), Pair(1, 2)._replace(first=a, second=a)]
+        assert Pair._make((1, 2)) == (1, 2) and type(Pair._make([1, 2])) is Pair
+    else:
+        made += [replace(Record(1), first=a, second=(a,))]
+        assert made[0].count == pickle.loads(pickle.dumps(made[0])).count == 2
+    for value in made:
+        assert type(value) is kind
+        arrays = list(inside(value))
+        assert arrays and all(np.array_equal(array, a) for array in arrays)
+        assert not any(array.flags.writeable or np.shares_memory(array, a) for array in arrays)
+    assert made[3].second is None and a.flags.writeable
+    assert kind(1, [2]).second == [2] and kind(first=1).first == 1
+
+
+def test_the_decorator_keeps_the_class_and_its_names():
+    assert Pair.__name__ == "Pair" and Pair.__doc__ == "Two things."
+    assert Pair.__new__.__name__ == "__new__" and Pair._fields == ("first", "second")
+    assert Record.__init__.__name__ == "__init__" and Record(1, 2) == Record(1, 2)
+    assert Pair.__new__.__wrapped__ is not None and Record.__init__.__wrapped__ is not None
+    with pytest.raises(TypeError):
+        Record()
+    with pytest.raises(AttributeError):
+        Pair(1).first = 2
 
 
 # --- planted faults -------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 import sys
 from fractions import Fraction
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -365,20 +365,363 @@ def test_no_heuristic_is_always_ahead():
     assert min(wins.values()) > 20
 
 
+def test_defaults_are_those_that_the_text_names(monkeypatch):
+    asked = []
+
+    def k_best(z, L, box, width):
+        asked.append(width)
+        return rows._nearest(np.zeros_like(z), box)
+
+    def search(z, L, start, box, budget, slack):
+        asked.append(budget)
+        return start, 0.0, np.inf, 0, start[None]
+
+    F, G = np.ones((1, 2)), np.eye(2)
+    solved = solve_rows(F * 2.75, G + 0.9, Grid(4), 1.0)
+    same = solve_rows(F * 2.75, G + 0.9, Grid(4), 1.0, method="descent", order="greedy")
+    assert solved.codes.tolist() == same.codes.tolist()
+    monkeypatch.setattr(rows, "_k_best", k_best)
+    monkeypatch.setattr(rows, "sphere", search)
+    monkeypatch.setattr(rows, "search_tree", search)
+    for method, width in (("k-best", 16), ("babai", 1)):
+        solve_rows(F, G, Grid(4), 1.0, method=method)
+        assert asked.pop() == width
+    solve_rows(F, G, Grid(4), 1.0, method="sphere")
+    assert asked == [1, 10_000]
+    assert rows.Search() == ("sphere", "greedy", 16, 10_000)
+
+
+@given(problems(), methods)
+def test_arguments_are_left_as_they_were(problem, method):
+    F, G, grid, scale = problem
+    start = np.broadcast_to(quantize(grid.levels, grid, 1.0)[0], F.shape).copy()
+    given = F, G, scale, start
+    before = [x.copy() for x in given]
+    options = {"start": start} if method in ("descent", "sphere") else {}
+    solve_rows(F, G, grid, scale, method=method, **options)
+    refit_scale(F, G, start, grid, scale)
+    assert all(np.array_equal(x, y) for x, y in zip(given, before, strict=True))
+
+
+@pytest.mark.parametrize("first", [[0, 1], [1, 0]])
+@pytest.mark.parametrize("method", ["descent", "sphere"])
+def test_of_equally_good_rows_the_start_is_kept(first, method):
+    G, F = np.array([[4.0, 2.0], [2.0, 4.0]]), np.array([[2.75, 2.75]])
+    fit = solve_rows(F, G, Grid(3), 1.0, method=method, start=[first])
+    assert fit.codes.tolist() == [first] and fit.objective.tolist() == [-1.5]
+
+
+def test_kernels_are_taken_where_there_is_a_compiler(monkeypatch):
+    problem = [[2.75, 2.75]], [[4.0, 2.0], [2.0, 4.0]], Grid(3), 1.0
+    wanted = solve_rows(*problem, method="sphere")
+    compiles = rows.can_compile()
+
+    def fail(*_):
+        raise AssertionError("the other form")
+
+    slow, fast = ("_descend", "search_tree"), ("descend", "sphere")
+    for name in slow if compiles else fast:
+        monkeypatch.setattr(rows, name, fail)
+    assert np.array_equal(solve_rows(*problem, method="sphere").codes, wanted.codes)
+    monkeypatch.undo()
+    monkeypatch.setattr(rows, "can_compile", lambda: False)
+    for name in fast:
+        monkeypatch.setattr(rows, name, fail)
+    assert solve_rows(*problem, method="sphere").objective == wanted.objective
+
+
+@pytest.mark.parametrize("method", ["descent", "sphere"])
+def test_differences_that_rounding_hides_count(method):
+    G, little = np.array([[4.0, 2.0], [2.0, 4.0]]), 2.0**-50
+    for F, start, best in (
+        ([[2.75 + little, 2.75]], [[0, 1]], [[1, 0]]),
+        ([[2.75, 2.75 + little]], [[0, 1]], [[0, 1]]),
+        ([[2.75 - little, 2.75]], [[1, 0]], [[0, 1]]),
+    ):
+        fit = solve_rows(F, G, Grid(3), 1.0, method="sphere", start=start)
+        assert fit.codes.tolist() == best and fit.proved.all()
+    fit = solve_rows([[2.75 + little, 2.75]], G, Grid(3), 1.0, method=method, start=[[0, 1]])
+    assert fit.codes.tolist() == [[1, 0]]
+    # Rows that agree in some columns are compared, too.
+    G = np.block([[G, np.zeros((2, 1))], [np.zeros((1, 2)), np.eye(1)]])
+    for rest in (little, 0.125):
+        F = [[2.75 + rest, 2.75, 0.0]]
+        fit = solve_rows(F, G, Grid(3), 1.0, method=method, start=[[0, 1, 0]])
+        assert fit.codes.tolist() == [[1, 0, 0]]
+
+
+@given(problems(), st.sampled_from(["descent", "sphere"]), seeds)
+def test_no_result_is_worse_than_its_start_in_exact_numbers(problem, method, seed):
+    F, G, grid, scale = problem
+    codes = quantize(grid.levels, grid, 1.0)
+    start = np.random.default_rng([seed, 44]).choice(codes, size=F.shape)
+    fit = solve_rows(F, G, grid, scale, method=method, start=start, budget=0)
+    for i, row in enumerate(exact(F)):
+        wide = exact(np.broadcast_to(scale, F.shape))[i]
+        found, begun = (
+            [
+                Fraction(v) * s
+                for v, s in zip(dequantize(k[i], 1.0, grid=grid).tolist(), wide, strict=True)
+            ]
+            for k in (fit.codes, start.astype(grid.dtype))
+        )
+        assert loops.row_objective(row, exact(G), found) <= loops.row_objective(
+            row, exact(G), begun
+        )
+
+
+@given(problems(), st.sampled_from(["greedy", "natural"]))
+def test_where_a_row_is_proved_the_bound_is_its_objective(problem, order):
+    F, G, grid, scale = problem
+    fit = solve_rows(F, G, grid, scale, method="sphere", order=order)
+    slack = tolerance(F, G, values(fit.codes, grid, scale))
+    assert fit.proved.all() and (fit.bound >= fit.objective - slack).all()
+
+
+def test_bounds_grow_with_the_budget():
+    rng = np.random.default_rng(61)
+    K = rng.standard_normal((8, 6)) + 2 * rng.standard_normal((8, 1))
+    F, G = rng.standard_normal((4, 8)) @ K, K.T @ K
+    fits = [solve_rows(F, G, Grid(4), 0.3, method="sphere", budget=n) for n in (0, 20, 100, 10**5)]
+    alone = solve_rows(F, G, Grid(4), 0.3, method="descent").bound
+    for less, more in pairwise(fits):
+        assert (more.bound >= less.bound - 1e-9).all()
+        assert (more.objective <= less.objective + 1e-9).all()
+    assert (fits[0].bound >= alone - 1e-9).all() and (fits[2].bound > alone + 1e-3).any()
+    assert fits[3].proved.all() and not fits[0].proved.any()
+    # Curvature keeps the bound of least squares away from that without a box.
+    free = -(F * np.linalg.solve(G, F.T).T).sum(axis=1)
+    assert (alone > free + 1e-6).any() and (alone >= free - 1e-9).all()
+
+
+# --- what is refused, and where it begins ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(), (1, 2), (2, 1)])
+def test_the_range_of_steps_is_that_of_the_text(shape):
+    F, G, grid = np.zeros((2, 2)), np.eye(2), Grid(4)
+    for scale in (2.0**-400, 2.0**400):
+        fit = solve_rows(F, G, grid, np.full(shape, scale))
+        assert (fit.codes == 0).all() and np.isfinite(fit.bound).all()
+    for scale in (2.0**-401, 2.0**401):
+        with pytest.raises(ValueError, match=r"^scale: expected numbers, and what G makes of them"):
+            solve_rows(F, G, grid, np.full(shape, scale))
+    binary = Grid(1, kind="binary")  # whose steps are twice the scale
+    solve_rows(F, G, binary, np.full(shape, 2.0**-401))
+    with pytest.raises(ValueError, match=r"^scale: expected numbers"):
+        solve_rows(F, G, binary, np.full(shape, 2.0**400))
+
+
+def test_what_the_gram_matrix_makes_of_the_steps_has_the_same_range():
+    for power in (-400, 400):
+        G = np.diag([1.0, 2.0 ** (2 * power)])
+        assert solve_rows([[0.0, 0.0]], G, Grid(4), 1.0).objective == 0
+        beyond = [[1.0, 2.0 ** np.sign(power)]]
+        with pytest.raises(ValueError, match=r"^scale: expected numbers, and what G makes of them"):
+            solve_rows([[0.0, 0.0]], G, Grid(4), beyond)
+    # What does not matter may be anything: a component of zeros, and a step that balances G.
+    G = np.diag([2.0**-700, 0.0])
+    assert solve_rows([[0.0, 0.0]], G, Grid(4), 1.0).objective == 0
+    with pytest.raises(ValueError, match=r"^scale: expected numbers"):
+        solve_rows([[0.0]], [[2.0**-700]], Grid(4), 2.0**-51)
+
+
+def test_linear_terms_have_a_range_too():
+    for step, most in ((1.0, 2.0**400), (2.0**100, 2.0**400), (2.0**-100, 2.0**300)):
+        fit = solve_rows([[most]], [[1.0]], Grid(4), step)
+        assert np.isfinite(fit.objective).all() and fit.codes.tolist() == [[7]]
+        with pytest.raises(ValueError, match=r"^scale: expected F at most 3e.120 of its steps"):
+            solve_rows([[most * 2]], [[1.0]], Grid(4), step)
+
+
+def test_how_far_rows_may_lie_outside_of_the_range_of_a_singular_matrix():
+    G = np.ones((2, 2))
+    solve_rows([[1.0, 1.0019]], G, Grid(4), 1.0)  # half of the difference lies outside
+    solve_rows([[1.0, 1.5]], G + 1e-3 * np.eye(2), Grid(4), 1.0)  # regular: all has a solution
+    barely = G + np.diag([0.0, 2.0**-52])  # a factorization runs to its end, by rounding
+    with pytest.raises(ValueError, match=r"^F: expected rows in the range of G, got 0\.25 outside"):
+        solve_rows([[1.0, 1.5]], barely, Grid(4), 1.0)
+    for scale in (1.0, 1e-30, 1e30):
+        with pytest.raises(ValueError, match=r"^F: expected rows in the range of G, got 0\.001"):
+            solve_rows(
+                np.array([[1.0, 1.0021]]) * [scale, 1],
+                G * np.outer([scale, 1], [scale, 1]),
+                Grid(4),
+                [[1 / scale, 1.0]],
+            )
+    with pytest.raises(ValueError, match=r"^F: expected rows in the range of G, got 1e-09 outside"):
+        solve_rows([[1.0, -1e-9]], np.diag([1.0, 0.0]), Grid(4), 1.0)
+
+
+def test_codes_of_a_binary_grid_are_minus_one_and_one():
+    F, G, grid = np.array([[0.5, -3.0]]), np.eye(2), Grid(1, kind="binary")
+    fit = solve_rows(F, G, grid, 1.0, start=np.array([[1, 1]], np.int16))
+    assert fit.codes.tolist() == [[1, -1]]
+    with pytest.raises(ValueError, match=r"^codes: expected shape .* with codes from -1 to 0"):
+        solve_rows(F, G, grid, 1.0, start=[[-1, 0]])
+    unsigned = np.array([[1, 1]], np.uint8)
+    assert refit_scale(np.abs(F), G, unsigned, grid, 1.0) == 1.75
+
+
+# --- the triangle ---------------------------------------------------------------------------------
+
+
+@given(regular_problems(), st.sampled_from(["greedy", "natural"]))
+def test_the_triangle_of_a_regular_matrix_is_its_cholesky_factor(problem, order):
+    G = problem[1]
+    L, last_first = _triangle(G, order)
+    assert (np.triu(L, 1) == 0).all() and (np.diag(L) > 0).all()
+    assert np.allclose(L @ L.T, G[np.ix_(last_first, last_first)], rtol=1e-13, atol=1e-13)
+    assert sorted(last_first.tolist()) == list(range(len(G)))
+    chosen = list(range(len(G))) if order == "natural" else _order(G).tolist()
+    assert last_first.tolist() == chosen
+
+
+@pytest.mark.parametrize("order", ["greedy", "natural"])
+def test_a_singular_matrix_gets_the_least_ridge_at_unit_diagonal(order):
+    lengths = np.array([1.0, 2.0**-30, 2.0**40, 3.0])
+    pair = np.kron(np.eye(2), np.ones((2, 2)))
+    for unit in (np.ones((4, 4)), (4 * np.eye(4) - 1) / 3, pair):
+        G = unit * np.outer(lengths, lengths)
+        L, order_of = _triangle(G, order)
+        back = (L @ L.T)[np.ix_(np.argsort(order_of), np.argsort(order_of))]
+        off = (back - G) / np.outer(lengths, lengths)
+        assert abs(off).max() < 1e-12 and np.diag(off).min() > -1e-14
+        assert (np.diag(L) > 0).all()
+
+
+def test_a_slightly_indefinite_matrix_gets_a_ridge_of_about_that_size():
+    for least in (-1e-6, -1e-9):
+        G = np.array([[1.0, 1.0 - least], [1.0 - least, 1.0]])
+        L, _ = _triangle(G, "natural")
+        off = (L @ L.T - G)[[0, 1], [0, 1]]
+        assert (off > -1.5 * least).all() and (off < -2.5 * least).all()
+
+
+def test_a_component_of_zeros_has_any_pivot():
+    L, order = _triangle(np.diag([4.0, 0.0, 9.0]), "natural")
+    assert L[0, 0] == 2 and L[2, 2] == 3 and L[1, 1] > 0 and order.tolist() == [0, 1, 2]
+
+
+@given(regular_problems(most=5), seeds)
+def test_the_greedy_order_takes_the_best_determined_of_those_left(problem, seed):
+    G = problem[1]
+    scales = 2.0 ** np.random.default_rng([seed, 45]).integers(-9, 10, len(G))
+    G = G * np.outer(scales, scales)
+    left = list(range(len(G)))
+    for r in _order(G)[::-1].tolist():
+        variance = {}
+        for n, q in enumerate(left):
+            unit = [[Fraction(int(n == m)) for m in range(len(left))]]
+            part = [[Fraction(float(G[p, t])) for t in left] for p in left]
+            variance[q] = loops.solve(part, unit)[0][n]
+        assert variance[r] <= min(variance.values()) * (1 + Fraction(1, 10**9))
+        left.remove(r)
+
+
+# --- partial rows ---------------------------------------------------------------------------------
+
+
+def test_wider_searches_find_what_narrow_ones_lose():
+    rng = np.random.default_rng(67)
+    K = rng.standard_normal((7, 6)) + 3 * rng.standard_normal((7, 1))
+    F, G = rng.standard_normal((40, 7)) @ K, K.T @ K
+    errors = [
+        solve_rows(F, G, Grid(4), 0.2, method="k-best", width=n).objective.sum()
+        for n in (1, 2, 4, 16, 64)
+    ]
+    assert errors[0] > errors[1] > errors[2] >= errors[3] >= errors[4]
+    best = solve_rows(F, G, Grid(4), 0.2, method="sphere", budget=10**5)
+    assert best.proved.all()
+    assert errors[-1] <= best.objective.sum() + 0.4 * (errors[0] - best.objective.sum())
+
+
+def test_of_equally_good_branches_the_first_is_kept():
+    # Every half is a tie: 2**12 rows are equally good, and rounding to even takes zeros.
+    F = np.full((1, 12), 0.5)
+    for width in (1, 7, 16, 200):
+        fit = solve_rows(F, np.eye(12), Grid(4), 1.0, method="k-best", width=width)
+        assert fit.codes.tolist() == [[0] * 12]
+        fit = solve_rows(F + 1, np.eye(12), Grid(4), 1.0, method="k-best", width=width)
+        assert fit.codes.tolist() == [[2] * 12]
+
+
+@given(regular_problems(most=3))
+def test_branches_without_limit_are_the_neighbours_of_every_decision(problem):
+    F, G, grid, scale = problem
+    fit = solve_rows(F, G, grid, scale, method="k-best", width=27)
+    steps = _in_steps(F, G, grid, scale)
+    L, last_first = _triangle(steps.G, "greedy")
+    z = np.linalg.solve(L, steps.F[:, last_first].T).T
+    low, high, offset = steps.box
+    for row in range(len(F)):
+        branches = [((), 0.0)]
+        for i in range(len(G) - 1, -1, -1):
+            longer = []
+            for taken, distance in branches:
+                rest = sum(v * L[i + 1 + n, i] for n, v in enumerate(taken))
+                wanted = (z[row, i] - rest) / L[i, i]
+                near = sorted(
+                    (k + offset for k in range(int(low) - 2, int(high) + 3)),
+                    key=lambda v, wanted=wanted: abs(
+                        v - np.clip(wanted, low + offset, high + offset)
+                    ),
+                )[:3]
+                longer += [
+                    ((v, *taken), distance + (L[i, i] * (wanted - v)) ** 2)
+                    for v in near
+                    if low <= v - offset <= high
+                ]
+            branches = longer
+        least = min(distance for _, distance in branches)
+        V = _in_levels(fit.codes[row], grid)[last_first]
+        assert ((z[row] - V @ L) ** 2).sum() <= least * (1 + 1e-9) + 1e-9
+
+
+# --- scales ---------------------------------------------------------------------------------------
+
+
+def test_a_scale_whose_components_cancel_is_kept():
+    F, k = np.array([[5.0, 1.0]]), [[1, -1]]
+    for rest, new in ((1e-12, 2.0 / 1e-12), (1e-14, 3.0)):
+        G = np.array([[1.0, 1.0 - rest], [1.0 - rest, 1.0]])
+        for scale in (3.0, [[3.0]]):
+            for unit in (1.0, 2.0**40, 2.0**-40):
+                found = refit_scale(F * unit, G * unit, k, Grid(4), scale)
+                assert np.allclose(found, new, rtol=1e-3)
+    both = refit_scale(np.repeat(F, 2, 0), np.eye(2), [[1, -1], [-1, 1]], Grid(4), [[3.0], [7.0]])
+    assert both.tolist() == [[2.0], [7.0]]
+
+
+def test_columns_take_their_scales_one_after_the_other():
+    F, G = np.array([[4.0, 1.0]]), np.array([[1.0, 0.5], [0.5, 1.0]])
+    # The first from 4 - 0.5 = 3.5, then the second from 1 - 1.75 < 0: kept.
+    assert refit_scale(F, G, [[1, 1]], Grid(4), [[1.0, 1.0]]).tolist() == [[3.5, 1.0]]
+    # The second from 1 + 1.75.
+    assert refit_scale(F, G, [[-1, 1]], Grid(4), [[1.0, 1.0]]).tolist() == [[1.0, 1.5]]
+    # A change that would make the scale zero is none.
+    assert refit_scale([[0.0, 2.0]], np.eye(2), [[1, 1]], Grid(4), [[3.0, 1.0]]).tolist() == [
+        [3.0, 2.0]
+    ]
+    given = np.array([[1.0, 1.0]])
+    refit_scale(F, G, [[1, 1]], Grid(4), given)
+    assert given.tolist() == [[1.0, 1.0]]
+
+
 def test_bad_input_is_refused():
     F, G, grid = np.ones((2, 3)), np.eye(3), Grid(4)
     for change, message in (
-        ({"method": "best"}, "method: expected one of"),
-        ({"order": "random"}, "order: expected one of"),
-        ({"width": 0}, "width: expected at least 1"),
-        ({"budget": -1}, "budget: expected at least 0"),
-        ({"start": np.zeros((2, 3), int), "method": "babai"}, "start: expected None with method"),
-        ({"start": np.zeros((3, 2), int)}, "codes: expected shape"),
-        ({"start": np.full((2, 3), 8)}, "codes: expected shape .* from 8 to 8"),
+        ({"method": "best"}, "^method: expected one of"),
+        ({"order": "random"}, "^order: expected one of"),
+        ({"width": 0}, "^width: expected at least 1"),
+        ({"budget": -1}, "^budget: expected at least 0"),
+        ({"start": np.zeros((2, 3), int), "method": "babai"}, "^start: expected None with method"),
+        ({"start": np.zeros((3, 2), int)}, "^codes: expected shape"),
+        ({"start": np.full((2, 3), 8)}, "^codes: expected shape .* from 8 to 8"),
     ):
         with pytest.raises(ValueError, match=message):
             solve_rows(F, G, grid, 1.0, **change)
-    with pytest.raises(TypeError, match="codes: expected integers"):
+    with pytest.raises(TypeError, match=r"^codes: expected integers"):
         solve_rows(F, G, grid, 1.0, start=np.zeros((2, 3)))
     for scale, message in ((0.0, "above 0"), (-1.0, "above 0"), ([1.0, 1.0, 1.0], "scale: exp")):
         with pytest.raises(ValueError, match=message):
@@ -389,13 +732,16 @@ def test_bad_input_is_refused():
         solve_rows(F, G, Grid(3, kind="log2"), 1.0)
     with pytest.raises(ValueError, match="log2 grid"):
         refit_scale(F, G, np.zeros((2, 3), int), Grid(3, kind="log2"), 1.0)
-    with pytest.raises(ValueError, match="G: expected shape"):
+    with pytest.raises(ValueError, match=r"^G: expected shape"):
         solve_rows(F, np.eye(2), grid, 1.0)
-    with pytest.raises(ValueError, match="F: expected rows in the range of G"):
+    with pytest.raises(ValueError, match=r"^F: expected rows in the range of G"):
         solve_rows(F, np.diag([1.0, 0.0, 1.0]), grid, 1.0)
     with pytest.raises(ValueError, match="finite"):
         solve_rows(F * np.nan, G, grid, 1.0)
-    with pytest.raises(TypeError, match="grid: expected a Grid"):
+    for call in (solve_rows, lambda F, G, grid, s: refit_scale(F, G, [[1, 1, 1]], grid, s)):
+        with pytest.raises(ValueError, match=r"^F: "):
+            call(np.ones(3), G, grid, 1.0)
+    with pytest.raises(TypeError, match=r"^grid: expected a Grid"):
         solve_rows(F, G, 4, 1.0)
 
 

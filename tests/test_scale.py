@@ -26,7 +26,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from support import assert_within, caught, exact, law, refused, shapes, wild
 
-from qcp_ref import Grid, choose_scale, loops, project, quantize, rounding_bound
+from qcp_ref import Grid, _kernels, choose_scale, loops, project, quantize, rounding_bound
 from qcp_ref import scale as right
 
 THIS = sys.modules[__name__]
@@ -451,21 +451,214 @@ def test_ternary_is_the_narrow_uniform_grid_of_two_bits(x):
     assert np.array_equal(project(x, ternary), project(x, narrow))
 
 
+# --- ends of the range ----------------------------------------------------------------------------
+
+LEAST = 2.0**-1074  # the only scales down there are its multiples
+SMALL_GRIDS = [
+    *[Grid(1), Grid(2), Grid(3), Grid(2, mid_rise=True), Grid(2, signed=False)],
+    *[Grid(1, kind="binary"), Grid(2, kind="ternary"), Grid(3, kind="log2")],
+]
+
+
+def best_of(x, grid, scales, zeros=(0,)):
+    """The pair of least error, by fractions; of equal ones the largest scale."""
+    errors = {(s, z): energy(x) - gain(x, grid, Fraction(s), z) for s in scales for z in zeros}
+    return min(errors, key=lambda p: (errors[p], -p[0], abs(p[1]), -p[1]))
+
+
+@settings(max_examples=30)
+@given(st.lists(st.integers(-30, 30), min_size=1, max_size=4), st.sampled_from(SMALL_GRIDS))
+def test_among_the_smallest_numbers_the_scale_is_the_best_that_there_is(whole, grid):
+    x = np.array(whole) * LEAST
+    scales = [LEAST * k for k in range(1, 125)]
+    truth, _ = best_of(x, grid, scales)
+    if gain(x, grid, Fraction(truth)) > 0:
+        assert choose_scale(x, grid).scale == truth
+        powers = [LEAST * 2.0**k for k in range(9)]
+        assert choose_scale(x, grid, po2="mse").scale == best_of(x, grid, powers)[0]
+
+
+@settings(max_examples=25)
+@given(st.lists(st.integers(-9, 9), min_size=1, max_size=3))
+def test_among_the_smallest_numbers_scale_and_zero_point_are_the_best(whole):
+    assume(any(whole))
+    x, grid = np.array(whole) * LEAST, Grid(2)
+    found = choose_scale(x, grid, rule="mse-exact-affine")
+    truth = best_of(x, grid, [LEAST * k for k in range(1, 20)], range(-2, 2))
+    assert (float(found.scale), found.zero_point) == truth
+
+
+@settings(max_examples=25)
+@given(st.lists(st.integers(-15, 15), min_size=1, max_size=3).filter(any))
+def test_among_the_smallest_numbers_the_trials_are_rounded_to_them(whole):
+    x = np.array(whole) * LEAST
+    largest = max(abs(w) for w in whole)
+    # Trials lie from a fifth to six fifths of the largest number over 3.5 steps; none is 0.
+    scale = float(choose_scale(x, Grid(3), rule="mse-200").scale)
+    assert scale >= LEAST and scale <= 1.2 * largest / 3.5 * LEAST + LEAST
+    low, high = 0.2 * largest / 3.5, 1.2 * largest / 3.5
+    tried = [LEAST * k for k in range(max(round(low), 1), max(round(high), 1) + 1)]
+    errors = [energy(x) - gain(x, Grid(3), Fraction(s)) for s in tried]
+    assert energy(x) - gain(x, Grid(3), Fraction(scale)) == min(errors)
+    assert scale == tried[errors.index(min(errors))]
+
+
+def test_where_float64_has_no_larger_number_the_largest_is_the_scale():
+    most = float(np.finfo(float).max)
+    # Twice, or four times, the number would do as well; the next levels are 3/2 and 1.
+    middle = choose_scale([most], Grid(4, mid_rise=True)).scale
+    assert middle == pytest.approx(most / 1.5, rel=1e-15)
+    assert choose_scale([most], Grid(3, kind="log2")).scale == most
+    assert choose_scale([most], Grid(1, mid_rise=True)).scale == most
+    assert choose_scale([most], Grid(1, mid_rise=True), po2="mse").scale == 2.0**1023
+    for po2, power in (("ceil", 1023), ("round", 1023), ("floor", 1023)):
+        rule = {"rule": "max-abs-two-sided", "po2": po2}
+        assert choose_scale([most], Grid(1, mid_rise=True), **rule).scale == 2.0**power
+    assert choose_scale([most], Grid(1, mid_rise=True), rule="max-abs-two-sided").scale == most
+    assert choose_scale([LEAST], Grid(4), rule="max-abs-full").scale == LEAST
+
+
+def test_scales_of_few_digits_are_refused_at_many_bits_and_many_numbers():
+    codes = np.arange(-550.0, 550.0) * 2.0**-1065
+    text = r"^x: expected numbers whose scale float64 holds .* near 3e-318; multiply by a power"
+    with pytest.raises(ValueError, match=text):
+        choose_scale(codes, Grid(10))
+    assert choose_scale(codes[:3], Grid(10)).scale > 0
+    assert choose_scale(codes, Grid(4)).scale > 0
+    assert choose_scale(codes * 2.0**60, Grid(10)).scale > 0
+
+
+@pytest.mark.parametrize("power", [-1060, -990, -950, 900])
+def test_powers_of_two_far_out_pass_through(power):
+    x = np.array([5.0, -3.0, 2.5, 0.25, -7.0])
+    for rule in (*RULES, "mse-exact-affine", "min-max"):
+        near, far = (choose_scale(v, Grid(3), rule=rule) for v in (x, np.ldexp(x, power)))
+        if power > -1000:
+            assert far.scale == np.ldexp(near.scale, power) and far.zero_point == near.zero_point
+        assert far.scale == pytest.approx(float(np.ldexp(near.scale, power)), rel=2.0**-10)
+
+
+# --- which way is taken ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", ["mse-exact", "mse-200", "mse-exact-affine"])
+@pytest.mark.parametrize(("count", "fast"), [(8, False), (9, True)])
+def test_kernels_run_where_there_are_many_breakpoints_only(rule, count, fast, monkeypatch):
+    asked, x = [], np.linspace(-3.3, 2.9, count)
+    wanted = choose_scale(x, Grid(4), rule=rule)
+    for name in ("near_best", "moments", "tails"):
+        kernel = getattr(_kernels, name)
+        monkeypatch.setattr(
+            _kernels, name, lambda *a, name=name, kernel=kernel: asked.append(name) or kernel(*a)
+        )
+    for name in ("near_best_of", "moments_of", "tails"):
+        slow = getattr(right, name)
+        monkeypatch.setattr(
+            right, name, lambda *a, name=name, slow=slow: asked.append(f"slow {name}") or slow(*a)
+        )
+    found = choose_scale(x, Grid(4), rule=rule)
+    assert found == wanted and asked
+    assert all(name.startswith("slow") != fast for name in asked)
+    asked.clear()
+    choose_scale(np.repeat(x, 100), Grid(4, kind="log2"))  # of unequal steps there is no kernel
+    assert all(name.startswith("slow") for name in asked)
+    ternary = choose_scale(np.repeat(x, 100), Grid(2, kind="ternary"))
+    assert "near_best" in asked
+    assert ternary.scale == choose_scale(np.repeat(x, 100), Grid(2, narrow=True)).scale
+
+
+# --- ties -----------------------------------------------------------------------------------------
+
+
+def test_of_equally_good_zero_points_the_one_nearest_to_zero_is_taken():
+    for grid in (Grid(2), Grid(3, narrow=True), Grid(4)):
+        for x in ([1.0], [-1.0], [1.0, -1.0], [5.0, 0.0]):
+            found = choose_scale(x, grid, rule="mse-exact-affine")
+            assert (found.scale, found.zero_point) == (abs(x[0]), 0)
+            if x[0] < 5:
+                power = choose_scale([4 * v for v in x], grid, rule="mse-exact-affine", po2="mse")
+                assert (power.scale, power.zero_point) == (4, 0)
+    unsigned = choose_scale([-3.0, 1.5], Grid(2, signed=False), rule="mse-exact-affine")
+    assert (unsigned.scale, unsigned.zero_point) == (1.5, 2)
+
+
+def test_of_equal_scales_the_largest_is_taken_for_powers_too():
+    assert choose_scale([6.0, 3.0], Grid(4)).scale == 3
+    assert choose_scale([4.0, 2.0], Grid(4), po2="mse").scale == 2
+    assert choose_scale([4.0, 2.0], Grid(3, kind="log2")).scale == 8
+    assert choose_scale([-4.0], Grid(1)).scale == 4 and choose_scale([4.0], Grid(1)).scale == 1
+
+
+def test_roots_of_two_decide_what_the_nearest_power_is():
+    for factor, power in ((1.41421356, 1.0), (1.41421357, 2.0)):
+        how = {"rule": "max-abs-full", "po2": "round"}
+        assert choose_scale([8 * factor], Grid(4), **how).scale == power
+        assert choose_scale([8 * factor * 2.0**-40], Grid(4), **how).scale == power * 2.0**-40
+
+
+def test_arrays_are_left_as_they_were():
+    x = np.array([[3.0, -1.0, 0.5], [0.0, 8.0, -2.5]])
+    before = x.copy()
+    for rule, axis in product([*RULES, *AFFINE_RULES], (None, 0, 1)):
+        choose_scale(x, Grid(4), rule=rule, axis=axis)
+        project(x, Grid(4), rule=rule, axis=axis)
+    assert np.array_equal(x, before)
+
+
+@pytest.mark.parametrize("rule", [*RULES, *AFFINE_RULES])
+def test_without_anything_to_round_the_scale_is_one_and_the_zero_point_zero(rule):
+    for x in ([0.0], [0.0, -0.0]):
+        found = choose_scale(x, Grid(4), rule=rule)
+        assert (found.scale, found.zero_point) == (1, 0)
+        both = choose_scale([x, x], Grid(4), rule=rule, axis=0)
+        assert both.scale.tolist() == [[1.0], [1.0]] and not np.any(both.zero_point)
+    nothing = choose_scale([-5.0, -1.0], Grid(4, signed=False))
+    assert (nothing.scale, nothing.zero_point) == (1, 0)
+
+
 # --- bad input ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("grid", "options", "message"),
     [
-        (Grid(4, signed=False), {"rule": "max-abs"}, "'max-abs' needs a signed uniform grid"),
-        (Grid(4, kind="log2"), {"rule": "mse-200"}, "'mse-200' needs a signed uniform grid"),
-        (Grid(4, mid_rise=True), {"rule": "min-max"}, "'min-max' needs a uniform grid with"),
-        (Grid(1, kind="binary"), {"rule": "mse-exact-affine"}, "needs a uniform grid with"),
-        (Grid(9), {"rule": "mse-exact-affine"}, "at most 8 bits; got 9"),
-        (Grid(4), {"po2": "up"}, "po2: expected one of"),
-        (Grid(4), {"po2": "mse", "rule": "max-abs"}, "po2: 'mse' does not go with rule 'max-abs'"),
-        (Grid(4), {"po2": "mse", "rule": "min-max"}, "po2: 'mse' does not go with rule 'min-max'"),
-        (Grid(4), {"po2": "ceil", "rule": "mse-exact-affine"}, "po2: 'ceil' does not go with"),
+        (
+            Grid(4, signed=False),
+            {"rule": "max-abs"},
+            r"^rule: 'max-abs' needs a signed uniform grid",
+        ),
+        (
+            Grid(4, kind="log2"),
+            {"rule": "mse-200"},
+            r"^rule: 'mse-200' needs a signed uniform grid",
+        ),
+        (
+            Grid(4, mid_rise=True),
+            {"rule": "min-max"},
+            r"^rule: 'min-max' needs a uniform grid with",
+        ),
+        (
+            Grid(1, kind="binary"),
+            {"rule": "mse-exact-affine"},
+            r"^rule: 'mse-exact-affine' needs a uniform grid with",
+        ),
+        (
+            Grid(9),
+            {"rule": "mse-exact-affine"},
+            r"^rule: 'mse-exact-affine' tries all zero points, at most 8 bits; got 9",
+        ),
+        (Grid(4), {"po2": "up"}, r"^po2: expected one of"),
+        (
+            Grid(4),
+            {"po2": "mse", "rule": "max-abs"},
+            r"^po2: 'mse' does not go with rule 'max-abs'",
+        ),
+        (
+            Grid(4),
+            {"po2": "mse", "rule": "min-max"},
+            r"^po2: 'mse' does not go with rule 'min-max'",
+        ),
+        (Grid(4), {"po2": "ceil", "rule": "mse-exact-affine"}, r"^po2: 'ceil' does not go with"),
     ],
 )
 def test_rules_that_do_not_fit_the_grid_are_refused(grid, options, message):
@@ -476,23 +669,23 @@ def test_rules_that_do_not_fit_the_grid_are_refused(grid, options, message):
 def test_bad_rules_and_axes_are_refused():
     x = np.ones((2, 3))
     for rule in ("mse", "MSE-EXACT", ""):
-        with pytest.raises(ValueError, match="rule: expected one of"):
+        with pytest.raises(ValueError, match=r"^rule: expected one of"):
             choose_scale(x, Grid(4), rule=rule)
-    with pytest.raises(TypeError, match="rule: expected one of"):
+    with pytest.raises(TypeError, match=r"^rule: expected one of"):
         choose_scale(x, Grid(4), rule=None)
     for axis in (2, -1):
-        with pytest.raises(ValueError, match="axis: expected 0 to 1"):
+        with pytest.raises(ValueError, match=r"^axis: expected 0 to 1"):
             choose_scale(x, Grid(4), axis=axis)
     for axis in (0.0, True, "rows"):
-        with pytest.raises(TypeError, match="axis: expected an integer"):
+        with pytest.raises(TypeError, match=r"^axis: expected an integer"):
             project(x, Grid(4), axis=axis)
     for shape in ((3,), (2, 3, 4)):
-        with pytest.raises(ValueError, match="x: expected 2 axes when axis is given"):
+        with pytest.raises(ValueError, match=r"^x: expected 2 axes when axis is given"):
             choose_scale(np.ones(shape), Grid(4), axis=0)
-    with pytest.raises(ValueError, match="'max-abs-narrow' divides by 0 at 1 bit"):
+    with pytest.raises(ValueError, match=r"^rule: 'max-abs-narrow' divides by 0 at 1 bit"):
         choose_scale(x, Grid(1), rule="max-abs-narrow")
     for options in ({"axis": 0}, {"rule": "max-abs"}, {"po2": "ceil"}):
-        with pytest.raises(ValueError, match="scale: expected None together with axis or rule"):
+        with pytest.raises(ValueError, match=r"^scale: expected None together with axis or rule"):
             project(x, Grid(4), scale=1.0, **options)
 
 
