@@ -34,7 +34,7 @@ from mutants import Mutant, mutants
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "qcp_ref"
 CHAPTERS = [
-    *["bounds", "tensor", "cp", "als", "grid", "minimum", "scale", "ranges", "admm", "epc"],
+    *["bounds", "tensor", "cp", "svd", "als", "grid", "minimum", "scale", "ranges", "admm", "epc"],
     *["proofs", "rows", "qcp", "search", "conv", "output", "integer", "cost", "layer", "budget"],
     *["_checks", "_wide", "_results", "_kernels", "loops"],
 ]
