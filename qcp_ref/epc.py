@@ -37,7 +37,7 @@ from qcp_ref._checks import (
 )
 from qcp_ref._results import frozen
 from qcp_ref._wide import narrow, plus, times, total, wide
-from qcp_ref.als import Callback, _fit_error
+from qcp_ref.als import Callback, _fit_error, dense_error
 from qcp_ref.cp import (
     CP,
     _check_cp,
@@ -47,13 +47,14 @@ from qcp_ref.cp import (
     normalize,
     relative_error,
 )
-from qcp_ref.tensor import _normal_sweep
+from qcp_ref.svd import is_matrix, least_components
+from qcp_ref.tensor import _normal_sweep, khatri_rao, unfold
 
 __all__ = ["EPCFit", "EPCHistory", "EPCUpdate", "epc", "epc_update", "sensitivity"]
 
 OBJECTIVES = ("norm", "sensitivity")
 
-_FLOOR = 1e-7  # relative errors below it are noise in a squared error: there is nothing to preserve
+_SHARP = 3e-7  # errors below it, relative to all that is summed, cancel in the normal equations
 _RELATIVE_NULL = 1e-14  # eigenvalues of the Gram matrix below this share count as zero
 _ALIKE = 2.0  # ratio of columns' lengths up to which the scaling to unit diagonal changes little
 _SPREAD = 1e8  # of the weights: the share above has to tell their components from the null space
@@ -323,14 +324,14 @@ def epc(
     if squared_norm == 0:
         nothing = CP([np.zeros_like(A) for A in cp.factors])
         return EPCFit(nothing, 0.0, EPCHistory(*np.zeros((3, 1))), "zero tensor")
-    if error < _FLOOR:
-        start = _scaled(cp, objective)
-        history = EPCHistory(*np.array([[error], [0.0], [sensitivity(start)]]))
-        return EPCFit(start, error, history, "exact")
+    if is_matrix(X.shape):
+        return _of_matrix(X, cp, objective, slack, callback)
     _check_room(slack, error)
-    squared_bound = (1 + slack) ** 2 * min(error, 1.0) ** 2 * squared_norm
-    run = _Correction(X, cp, objective, squared_bound)
-    reason, corrected = run.rounds(stop, callback), run.cp()
+    noise = dense_error(X, float(np.sqrt(squared_norm)), balance(cp))[1]
+    bound = max((1 + slack) * min(error, 1.0), noise)
+    run = _Correction(X, cp, objective, bound**2 * squared_norm)
+    reason = run.at_once(callback) if is_matrix(X.shape) else run.rounds(stop, callback)
+    corrected = run.cp()
     history = EPCHistory(*map(np.array, zip(*run.rows, strict=True)))
     return EPCFit(corrected, relative_error(X, corrected), history, reason)
 
@@ -405,13 +406,42 @@ class _Correction:
                 return "converged"
         return "max_sweeps"
 
+    def at_once(self, callback: Callback | None) -> str:
+        """Take the solution for a matrix in effect; it counts as one sweep."""
+        if self.squared_bound < self.squared_norm:
+            bound = float(np.sqrt(self.squared_bound))
+            self.factors = list(least_components(self.X, len(self.weights), bound).factors)
+        else:
+            self.factors = [np.zeros_like(A) for A in self.factors]
+        start = CP(self.factors)
+        start = normalize(start) if self.objective == "norm" else _scaled(start, self.objective)
+        self.factors, self.weights = list(start.factors), start.weights
+        self.note(relative_error(self.X, start))
+        if callback is not None and callback(0, self.rows[-1][1]):
+            return "callback"
+        return "closed form"
+
+    def is_sharp(self) -> bool:
+        """Say whether an error at the bound would drown in the rounding of the normal equations."""
+        summed = np.sqrt(self.squared_norm) + self.norms.sum()
+        return bool(np.sqrt(self.squared_bound) < _SHARP * summed)
+
     def sweep(self) -> None:
         """Update each mode once and add a row to the history."""
         step = self.shrink if self.objective == "norm" else self.desensitize
-        for mode, F, G in _normal_sweep(self.X, self.factors):
-            U = step(mode, F, G)
         size = float(np.sqrt(self.squared_norm))
-        error = _fit_error(self.X, size, [*self.factors[:-1], U], F, G)[0]
+        if self.is_sharp():
+            for mode in range(self.X.ndim):
+                U = step(mode, *self.residual(mode))
+            error = relative_error(self.X, CP([*self.factors[:-1], U]))
+        else:
+            for mode, F, G in _normal_sweep(self.X, self.factors):
+                U = step(mode, F, G)
+            error = _fit_error(self.X, size, [*self.factors[:-1], U], F, G)[0]
+        self.note(error)
+
+    def note(self, error: float) -> None:
+        """Spread the lengths, measure, and add a row to the history."""
         if self.objective == "sensitivity":
             self.factors = list(_scaled(CP(self.factors), self.objective).factors)
         self.measure()

@@ -32,7 +32,7 @@ from qcp_ref._checks import (
     check_tensor,
 )
 from qcp_ref._results import frozen
-from qcp_ref.als import Callback, CPFit, _fit_error, als_update, cp_als
+from qcp_ref.als import Callback, CPFit, _fit_error, als_update, float_fit
 from qcp_ref.bounds import gamma
 from qcp_ref.cp import CP, balance, check_start, relative_error
 from qcp_ref.epc import epc
@@ -600,7 +600,7 @@ def _rounded(X: Array, fit: CPFit, options: _Options) -> QuantizedFit:
 def _fitted(X: Array, rank: int, rng: Rng, callback: StageCallback | None, method: str) -> CPFit:
     """Fit by least squares before a method."""
     stage = _stage(callback, "als")
-    return cp_als(X, rank, rng=rng, max_sweeps=_START[method][0], callback=stage)
+    return float_fit(X, rank, rng=rng, max_sweeps=_START[method][0], callback=stage)
 
 
 def _float_start(
