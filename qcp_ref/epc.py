@@ -236,6 +236,7 @@ def epc(
     max_sweeps: int = 500,
     tol: float = 1e-5,
     patience: int = 10,
+    allowance: float = 0.0,
     max_rounds: int = 1,
     round_tol: float = 1e-4,
     ratio_tol: float = 1e-3,
@@ -324,11 +325,9 @@ def epc(
     if squared_norm == 0:
         nothing = CP([np.zeros_like(A) for A in cp.factors])
         return EPCFit(nothing, 0.0, EPCHistory(*np.zeros((3, 1))), "zero tensor")
-    if is_matrix(X.shape):
-        return _of_matrix(X, cp, objective, slack, callback)
     _check_room(slack, error)
     noise = dense_error(X, float(np.sqrt(squared_norm)), balance(cp))[1]
-    bound = max((1 + slack) * min(error, 1.0), noise)
+    bound = max((1 + slack) * min(error, 1.0), noise, allowance)
     run = _Correction(X, cp, objective, bound**2 * squared_norm)
     reason = run.at_once(callback) if is_matrix(X.shape) else run.rounds(stop, callback)
     corrected = run.cp()
@@ -429,16 +428,15 @@ class _Correction:
     def sweep(self) -> None:
         """Update each mode once and add a row to the history."""
         step = self.shrink if self.objective == "norm" else self.desensitize
-        size = float(np.sqrt(self.squared_norm))
         if self.is_sharp():
             for mode in range(self.X.ndim):
-                U = step(mode, *self.residual(mode))
-            error = relative_error(self.X, CP([*self.factors[:-1], U]))
-        else:
-            for mode, F, G in _normal_sweep(self.X, self.factors):
-                U = step(mode, F, G)
-            error = _fit_error(self.X, size, [*self.factors[:-1], U], F, G)[0]
-        self.note(error)
+                U = step(mode, None)
+            self.note(relative_error(self.X, CP([*self.factors[:-1], U])))
+            return
+        for mode, F, G in _normal_sweep(self.X, self.factors):
+            U = step(mode, (F, G))
+        size = float(np.sqrt(self.squared_norm))
+        self.note(_fit_error(self.X, size, [*self.factors[:-1], U], F, G)[0])
 
     def note(self, error: float) -> None:
         """Spread the lengths, measure, and add a row to the history."""
@@ -447,10 +445,10 @@ class _Correction:
         self.measure()
         self.rows.append((error, self.norm_sum / self.squared_norm, self.sensitivity))
 
-    def shrink(self, mode: int, F: Array, G: Array) -> Array:
+    def shrink(self, mode: int, normal: tuple[Array, Array] | None) -> Array:
         """Minimise the component norms; all columns stay of unit length."""
         current = self.factors[mode] * self.weights
-        U = _update(F, G, self.squared_norm, self.squared_bound, current).factor
+        U = self.update(mode, current, np.ones(len(self.weights)), normal)
         self.weights = np.linalg.norm(U, axis=0)
         # A component that has vanished keeps its direction: unit columns keep G well defined.
         alive = self.weights > 0
@@ -458,15 +456,25 @@ class _Correction:
         self.factors[mode] = np.where(alive, unit, self.factors[mode])
         return U
 
-    def desensitize(self, mode: int, F: Array, G: Array) -> Array:
+    def desensitize(self, mode: int, normal: tuple[Array, Array] | None) -> Array:
         """Minimise the sensitivity; the columns keep their lengths until the sweep is over."""
         others = [n for n in range(self.X.ndim) if n != mode]
         squares = np.array([(self.factors[n] ** 2).sum(axis=0) for n in others])
         weights = _noise_gain(squares, [self.X.shape[n] for n in others])
         weights = np.where(weights > 0, weights, 1.0)  # of a dead component: any will do
-        bounds = self.squared_norm, self.squared_bound
-        self.factors[mode] = _weighted_update(F, G, *bounds, self.factors[mode], weights).factor
+        self.factors[mode] = self.update(mode, self.factors[mode], weights, normal)
         return self.factors[mode]
+
+    def update(
+        self, mode: int, current: Array, weights: Array, normal: tuple[Array, Array] | None
+    ) -> Array:
+        """Update a factor by its normal equations, or without them."""
+        if normal is None:
+            others = khatri_rao([A for n, A in enumerate(self.factors) if n != mode])
+            Y, root = unfold(self.X, mode), np.sqrt(weights)
+            return _sharp_update(Y, others / root, current * root, self.squared_bound) / root
+        bounds = self.squared_norm, self.squared_bound
+        return _weighted_update(*normal, *bounds, current, weights).factor
 
     def ratio(self) -> float:
         """Largest over smallest component norm, of those above the rounding level."""
@@ -548,6 +556,24 @@ def _update(
         return EPCUpdate(np.zeros_like(F), tau, squared_norm)
     factor = (B * np.sqrt(sigma) / (sigma + tau)) @ V.T
     return EPCUpdate(factor, tau, least + float((b * (tau / (sigma + tau)) ** 2).sum()))
+
+
+def _sharp_update(Y: Array, K: Array, U: Array, squared_bound: float) -> Array:
+    """Update from the residual and the singular values of ``K``: nothing is squared and cancels.
+
+    ``Y`` is the unfolding that ``U @ K.T`` approximates.
+    """
+    Q, T = np.linalg.qr(K)
+    W, roots, Vt = np.linalg.svd(T, full_matrices=False)
+    alive = roots > len(roots) * np.finfo(np.float64).eps * roots[0]
+    roots, V, P = roots[alive], Vt[alive].T, Q @ W[:, alive]
+    residual = Y - U @ K.T
+    part = residual @ P  # what least squares would take away
+    slack = squared_bound - float(((residual - part @ P.T) ** 2).sum())
+    B = U @ V * roots + part
+    # Rounding may have lifted the error above the bound: then the present one is kept.
+    tau = _secular_root((B**2).sum(axis=0), roots**2, max(slack, float((part**2).sum())))
+    return np.zeros_like(U) if tau == np.inf else (B * roots / (roots**2 + tau)) @ V.T
 
 
 def _spectrum(G: Array) -> tuple[Array, Array]:
