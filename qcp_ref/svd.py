@@ -86,7 +86,7 @@ def is_matrix(shape: Sequence[int]) -> bool:
     return sum(side > 1 for side in shape) <= 2
 
 
-def _long_modes(shape: Sequence[int]) -> tuple[int, int]:
+def long_modes(shape: Sequence[int]) -> tuple[int, int]:
     """Return the two modes of the matrix; single rows fill up where fewer sides are longer."""
     ordered = sorted(range(len(shape)), key=lambda n: (shape[n] == 1, n))
     first, second = sorted(ordered[:2])
@@ -98,7 +98,7 @@ def singular(X: Array) -> tuple[Array, Array, Array]:
 
     Values at the rounding level have vectors that mean nothing, and are left out.
     """
-    rows, columns = (X.shape[n] for n in _long_modes(X.shape))
+    rows, columns = (X.shape[n] for n in long_modes(X.shape))
     shift = np.frexp(np.abs(X).max())[1] // X.ndim * X.ndim  # a power of two changes no digit
     M = np.ldexp(X.reshape(rows, columns), -shift)
     U, values, Vt = np.linalg.svd(M, full_matrices=False)
@@ -116,7 +116,7 @@ def column_signs(U: Array) -> Array:
 def matrix_cp(shape: Sequence[int], U: Array, V: Array, norms: Array, rank: int) -> CP:
     """Build the balanced tensor from unit columns and the norms of the components."""
     parts = np.ones((len(shape), 1, len(norms)))
-    sides = dict(zip(_long_modes(shape), (U, V), strict=True))
+    sides = dict(zip(long_modes(shape), (U, V), strict=True))
     # The root of a power of two that the number of modes divides is a power of two.
     exponent = np.frexp(norms.max(initial=0.0))[1] // len(shape)
     roots = np.ldexp(np.ldexp(norms, -exponent * len(shape)) ** (1 / len(shape)), exponent)

@@ -35,7 +35,19 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "qcp_ref"
 CHAPTERS = [
     *["bounds", "tensor", "cp", "svd", "als", "grid", "minimum", "scale", "ranges", "admm", "epc"],
-    *["proofs", "rows", "qcp", "search", "conv", "output", "integer", "cost", "layer", "budget"],
+    *[
+        "proofs",
+        "rows",
+        "qcp",
+        "start",
+        "search",
+        "conv",
+        "output",
+        "integer",
+        "cost",
+        "layer",
+        "budget",
+    ],
     *["_checks", "_wide", "_results", "_kernels", "loops"],
 ]
 # Per cent of the mutants that have to be killed, of those that are not listed.

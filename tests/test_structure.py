@@ -21,7 +21,19 @@ ROOT = Path(__file__).parent.parent
 GROUND = ["_checks", "_wide", "_results", "_kernels"]
 CHAPTERS = [
     *["bounds", "tensor", "cp", "svd", "als", "grid", "minimum", "scale", "ranges", "admm", "epc"],
-    *["proofs", "rows", "qcp", "search", "conv", "output", "integer", "cost", "layer", "budget"],
+    *[
+        "proofs",
+        "rows",
+        "qcp",
+        "start",
+        "search",
+        "conv",
+        "output",
+        "integer",
+        "cost",
+        "layer",
+        "budget",
+    ],
 ]
 BOOK = [*GROUND, *CHAPTERS]
 RINGS = ["book", "conformance", "app"]
