@@ -99,6 +99,8 @@ def test_tau_lies_in_its_bracket(problem):
     tau = epc_update(F, G, square, bound, weights=omega).tau
     root = np.ones(len(G)) if omega is None else np.sqrt(omega)
     values = np.linalg.eigvalsh(G / np.outer(root, root))
+    reach = float(np.vdot(least_squares(F, G), F))
+    assume(share * reach > 1e-9 * square)  # or the bound's own rounding shows
     ratio = np.sqrt(share) / (1 - np.sqrt(share))
     assert values[0] * ratio * (1 - 1e-6) <= tau <= values[-1] * ratio * (1 + 1e-6)
 
