@@ -76,8 +76,8 @@ class CPFit(NamedTuple):
     """Result of :func:`cp_als`.
 
     ``cp`` is the fit with balanced factors, ``error`` its relative error, ``stop_reason`` one of
-    "converged", "max_sweeps", "callback" and "zero tensor"; where a method takes the truncated SVD of
-    a matrix instead, "svd".
+    "converged", "max_sweeps", "callback" and "zero tensor"; where a method takes the truncated SVD
+    of a matrix instead, "svd".
     """
 
     cp: CP
@@ -307,7 +307,7 @@ def _fit_error(
 
 
 def dense_error(X: Array, size: float, cp: CP) -> tuple[float, float]:
-    """Return the relative error by the dense difference; its noise is that of summing components."""
+    """Form the difference and return its relative norm, and the noise of summing components."""
     factors, eps = cp.factors, np.finfo(np.float64).eps
     parts = reconstruct(CP([np.abs(B) for B in factors]))
     error, noise = np.linalg.norm(X - reconstruct(cp)), eps * cp.rank * np.linalg.norm(parts)

@@ -87,8 +87,8 @@ class EPCFit(NamedTuple):
     """Result of :func:`epc`: factors, their relative error, history, reason for stopping.
 
     ``stop_reason`` is one of "converged" and "max_sweeps" (of a single round), "round_tol",
-    "ratio_tol" and "max_rounds" (of several), "callback", "zero tensor" and "exact" (the fit is
-    exact up to the noise of its error, and returned as it is).
+    "ratio_tol" and "max_rounds" (of several), "callback", "zero tensor" and "closed form" (of a
+    matrix in effect).
     """
 
     cp: CP
@@ -260,6 +260,9 @@ def epc(
         End the round when the objective has changed by at most this share of itself ...
     patience : int
         ... in this many sweeps in a row.
+    allowance : float
+        A relative error, below 1, that is permitted in any case. A fit that is exact has no room
+        without it.
     max_rounds : int
         Upper limit of rounds. Each one goes on where the last one ended, at the same bound, and
         counts its sweeps anew. The authors' code takes 50.
@@ -281,8 +284,8 @@ def epc(
     Raises
     ------
     TypeError, ValueError
-        For unusable arrays or options, shapes that do not fit, and a slack that is negative or so
-        large that the zero tensor would obey the bound.
+        For unusable arrays or options, shapes that do not fit, and a slack or allowance that is
+        negative or so large that the zero tensor would obey the bound.
 
     Notes
     -----
@@ -293,12 +296,14 @@ def epc(
 
     **Laws**
 
-    - after every sweep the error is at most ``1 + slack`` times that of the start
+    - after every sweep the error is at most ``1 + slack`` times that of the start, or the
+      allowance, or the rounding of summing the start's components
     - the objective never rises by more than the root of the rounding level
     - rounds that no rule ends are one long run, bit for bit
     - the rule named by ``stop_reason`` holds for the last round and for none before
-    - for matrices, and no lack of components, both objectives reach the least value
+    - *matrix*: of a matrix in effect no tensor within the bound has a smaller objective
       :eq:`epc-matrix`
+    - *near-exact*: components that cancel without need are gone, however small the error is
 
     Examples
     --------
@@ -320,12 +325,13 @@ def epc(
         check_real(round_tol, "round_tol", minimum=0.0),
         check_real(ratio_tol, "ratio_tol", minimum=0.0),
     )
+    allowance = check_real(allowance, "allowance", minimum=0.0)
     check_start(cp, X)
     error, squared_norm = relative_error(X, cp), float((X**2).sum())
     if squared_norm == 0:
         nothing = CP([np.zeros_like(A) for A in cp.factors])
         return EPCFit(nothing, 0.0, EPCHistory(*np.zeros((3, 1))), "zero tensor")
-    _check_room(slack, error)
+    _check_room(slack, error, allowance)
     noise = dense_error(X, float(np.sqrt(squared_norm)), balance(cp))[1]
     bound = max((1 + slack) * min(error, 1.0), noise, allowance)
     run = _Correction(X, cp, objective, bound**2 * squared_norm)
@@ -335,7 +341,12 @@ def epc(
     return EPCFit(corrected, relative_error(X, corrected), history, reason)
 
 
-def _check_room(slack: float, error: float) -> None:
+def _check_room(slack: float, error: float, allowance: float) -> None:
+    if allowance >= 1:
+        raise ValueError(
+            f"allowance: expected less than 1, got {allowance:.3g}; "
+            f"at this bound the zero tensor would do"
+        )
     if slack and (1 + slack) * error >= 1:
         raise ValueError(
             f"slack: expected less than {1 / error - 1:.3g} for a fit of error {error:.3g}, "
@@ -559,7 +570,7 @@ def _update(
 
 
 def _sharp_update(Y: Array, K: Array, U: Array, squared_bound: float) -> Array:
-    """Update from the residual and the singular values of ``K``: nothing is squared and cancels.
+    """Spell out :eq:`epc-residual`: nothing large is squared and cancels.
 
     ``Y`` is the unfolding that ``U @ K.T`` approximates.
     """

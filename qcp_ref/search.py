@@ -516,13 +516,17 @@ def factorize(
     Notes
     -----
     Problem :eq:`qcp-problem` [authors' code for the order of the stages of 'authors'; 'sequential'
-    and 'best' are beyond the paper].
+    and 'best' are beyond the paper]. A matrix in effect (a linear layer, a 1x1 convolution, all
+    sides but two of length 1) starts from its SVD :eq:`svd-best`, whatever the seed: its restarts
+    differ by their noise only. With the usual slack, a fit that is too good for the grid is
+    corrected once more, with an allowance :eq:`start-allowance`.
 
     **Laws**
 
     - the result lies on its grid, and its error is that of the dense difference
     - the same seed gives the same codes
     - more restarts are never worse
+    - *matrix*: no method is worse than the rounded SVD of a matrix in effect :eq:`start-matrix`
 
     Examples
     --------
