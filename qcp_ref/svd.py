@@ -48,20 +48,22 @@ def svd_cp(X: ArrayLike, rank: int) -> CP:
 
     Notes
     -----
-    Equation :eq:`svd-best` [source: Eckart and Young]. In the first factor with a side longer than
-    1 the entry of largest magnitude of each column (the first of those that are equal up to 1e-8)
-    is positive, in all single rows every entry. Singular values at the rounding level of the
-    largest one count as zero.
+    Equation :eq:`svd-best` [source: Eckart and Young]. The two modes of the matrix are those with
+    sides longer than 1, or the first ones where fewer are. In the factor of the first of them the
+    entry of largest magnitude of each column (the first of those that are equal up to 1e-8) is
+    positive; the other one carries the signs; all other factors are positive. Singular values at
+    the rounding level of the largest one count as zero.
 
     **Laws**
 
     - *best*: no CP tensor of this rank has a smaller error, up to rounding
     - *orthogonal*: the components are orthogonal to each other, in each factor with a long side
     - *balanced*: the columns of a component have equal norms, and the norms descend
-    - *signs*: they are fixed, so the transposed matrix has the same factors up to signs
+    - *signs*: they are fixed, so the negative matrix has the same factors but for the one that
+      carries the signs
     - *scale*: ``2**d`` times the tensor has twice the factors, bit for bit
     - *padded*: a rank beyond that of the matrix adds zero components only
-    - it equals Jacobi rotations with plain loops
+    - *jacobi*: it equals Jacobi rotations with plain loops
 
     Examples
     --------
