@@ -134,7 +134,7 @@ def test_the_larger_of_two_equal_entries_is_not_decided_by_rounding():
 
 @law("svd_cp.scale")
 @settings(max_examples=60)
-@given(matrices(), st.integers(-120, 120))
+@given(matrices(), st.integers(-60, 60))
 def test_powers_of_two_change_no_digit(drawn, power):
     X, rank = drawn
     cp, other = svd_cp(X, rank), svd_cp(X * 2.0 ** (power * X.ndim), rank)
