@@ -298,12 +298,13 @@ def epc(
 
     - after every sweep the error is at most ``1 + slack`` times that of the start, or the
       allowance, or the rounding of summing the start's components
-    - the objective never rises by more than the root of the rounding level
+    - the objective never rises by more than the root of the rounding level; the sensitivity of a
+      near-exact fit by no more than a thousandth
     - rounds that no rule ends are one long run, bit for bit
     - the rule named by ``stop_reason`` holds for the last round and for none before
     - *matrix*: of a matrix in effect no tensor within the bound has a smaller objective
       :eq:`epc-matrix`
-    - *near-exact*: components that cancel without need are gone, however small the error is
+    - *near-exact*: components that cancel without need shrink, however small the error is
 
     Examples
     --------
