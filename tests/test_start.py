@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import caught, seeds
+from support import caught, law, seeds
 
 from qcp_ref import (
     CP,
@@ -155,6 +155,7 @@ def methods_of(grid):
     return ["als-round", "authors"] + (["sequential", "best"] if grid.kind != "log2" else [])
 
 
+@law("factorize.matrix")
 @settings(max_examples=15, deadline=None)
 @given(
     st.sampled_from(KINDS),
