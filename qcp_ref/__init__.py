@@ -20,6 +20,7 @@ from qcp_ref.cp import (
     reconstruct,
     relative_error,
 )
+from qcp_ref.svd import svd_cp
 from qcp_ref.als import ALSUpdate, CPFit, FitHistory, als_update, cp_als
 from qcp_ref.grid import Grid, Scale, dequantize, quantize
 from qcp_ref.scale import choose_scale, project
@@ -180,6 +181,7 @@ __all__ = [
     "second_moment",
     "sensitivity",
     "solve_rows",
+    "svd_cp",
     "tensor_to_kernel",
     "unfold",
 ]

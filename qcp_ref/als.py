@@ -34,6 +34,7 @@ from qcp_ref._checks import (
 )
 from qcp_ref._results import frozen
 from qcp_ref.cp import CP, Degeneracy, balance, check_start, degeneracy, random_cp, reconstruct
+from qcp_ref.svd import is_matrix, svd_cp
 from qcp_ref.tensor import _normal_sweep, unfold
 
 __all__ = ["ALSUpdate", "CPFit", "FitHistory", "als_update", "cp_als"]
@@ -75,7 +76,8 @@ class CPFit(NamedTuple):
     """Result of :func:`cp_als`.
 
     ``cp`` is the fit with balanced factors, ``error`` its relative error, ``stop_reason`` one of
-    "converged", "max_sweeps", "callback" and "zero tensor".
+    "converged", "max_sweeps", "callback" and "zero tensor"; where a method takes the truncated SVD
+    of a matrix instead, "svd".
     """
 
     cp: CP
@@ -157,7 +159,8 @@ def cp_als(
         Number of components, at least 1; it may exceed the sides of the tensor.
     init : {"random", "svd"} or CP
         Start: normal factors, leading singular vectors of the unfoldings (filled up with normal
-        columns where the rank exceeds them), or a given CP tensor.
+        columns where the rank exceeds them), or a given CP tensor. Of a matrix in effect "svd" is
+        the best fit already, :func:`qcp_ref.svd.svd_cp`.
     rng : int or numpy.random.Generator
         Source of randomness of the start.
     max_sweeps : int
@@ -230,6 +233,23 @@ def cp_als(
     return CPFit(cp, rows[-1][0], _history(rows), reason, degeneracy(cp, norm_X=size))
 
 
+def float_fit(
+    X: Array, rank: int, *, rng: Rng, max_sweeps: int = 200, callback: Callback | None = None
+) -> CPFit:
+    """Fit before quantization: a matrix in effect by its SVD, other tensors by :func:`cp_als`.
+
+    The SVD is one sweep to the callback. It takes no randomness, so all seeds give the same fit.
+    """
+    if not is_matrix(X.shape) or not X.any():
+        return cp_als(X, rank, rng=rng, max_sweeps=max_sweeps, callback=callback)
+    check_rng(rng, "cp_als")
+    cp, size = svd_cp(X, rank), float(np.linalg.norm(X))
+    error, floor = dense_error(X, size, cp)
+    if callback is not None:
+        callback(0, error)
+    return CPFit(cp, error, _history([(error, floor, 0)]), "svd", degeneracy(cp, norm_X=size))
+
+
 def _least_squares(F: Array, G: Array) -> ALSUpdate:
     """Solve by Cholesky, or, where that is not safe, by eigenvalues at unit diagonal."""
     # Columns of very different length are no singularity: pivots are judged at unit diagonal.
@@ -285,8 +305,12 @@ def _fit_error(
     floor = np.sqrt(4 * eps * terms)
     if square > (10 * floor) ** 2:
         return float(np.sqrt(square)) / size, float(floor) / size
-    # Too much has cancelled: form the difference. Its noise is that of summing the components.
-    cp = CP(factors)
+    return dense_error(X, size, CP(factors))  # too much has cancelled
+
+
+def dense_error(X: Array, size: float, cp: CP) -> tuple[float, float]:
+    """Form the difference and return its relative norm, and the noise of summing components."""
+    factors, eps = cp.factors, np.finfo(np.float64).eps
     parts = reconstruct(CP([np.abs(B) for B in factors]))
     error, noise = np.linalg.norm(X - reconstruct(cp)), eps * cp.rank * np.linalg.norm(parts)
     return float(error) / size, float(noise) / size
@@ -317,6 +341,8 @@ def _initial(X: Array, rank: int, init: str | CP, rng: "np.random.Generator") ->
         return balance(init)
     if check_option(init, "init", STARTS) == "random":
         return balance(random_cp(X.shape, rank, rng=rng))
+    if is_matrix(X.shape):
+        return svd_cp(X, rank)
     factors = []
     for mode, side in enumerate(X.shape):
         U = _left_singular_vectors(unfold(X, mode), rank)

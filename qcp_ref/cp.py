@@ -736,6 +736,16 @@ def _units(cp: CP) -> tuple[list[Array], Wide]:
     return units, norms
 
 
+def equalize(factors: list[Array], modes: list[int]) -> None:
+    """Give the columns of each component the same length in these modes, in place."""
+    if len(modes) > 1:
+        lengths = np.array([np.linalg.norm(factors[n], axis=0) for n in modes])
+        alive = lengths.min(axis=0) > 0
+        ratio = np.where(alive, np.prod(lengths, axis=0) ** (1 / len(modes)), 1.0)
+        for n, length in zip(modes, lengths, strict=True):
+            factors[n] = factors[n] * (ratio / np.where(alive, length, 1.0))
+
+
 def _inner(left: CP, right: CP) -> Wide:
     """Spell out :eq:`cp-inner` with mantissas and exponents apart."""
     w, v = wide(left.weights[:, None]), wide(right.weights)

@@ -37,7 +37,7 @@ from qcp_ref._checks import (
 )
 from qcp_ref._results import frozen
 from qcp_ref._wide import narrow, plus, times, total, wide
-from qcp_ref.als import Callback, _fit_error
+from qcp_ref.als import Callback, _fit_error, dense_error
 from qcp_ref.cp import (
     CP,
     _check_cp,
@@ -47,13 +47,14 @@ from qcp_ref.cp import (
     normalize,
     relative_error,
 )
-from qcp_ref.tensor import _normal_sweep
+from qcp_ref.svd import is_matrix, least_components
+from qcp_ref.tensor import _normal_sweep, khatri_rao, unfold
 
 __all__ = ["EPCFit", "EPCHistory", "EPCUpdate", "epc", "epc_update", "sensitivity"]
 
 OBJECTIVES = ("norm", "sensitivity")
 
-_FLOOR = 1e-7  # relative errors below it are noise in a squared error: there is nothing to preserve
+_SHARP = 3e-7  # errors below it, relative to all that is summed, cancel in the normal equations
 _RELATIVE_NULL = 1e-14  # eigenvalues of the Gram matrix below this share count as zero
 _ALIKE = 2.0  # ratio of columns' lengths up to which the scaling to unit diagonal changes little
 _SPREAD = 1e8  # of the weights: the share above has to tell their components from the null space
@@ -86,8 +87,8 @@ class EPCFit(NamedTuple):
     """Result of :func:`epc`: factors, their relative error, history, reason for stopping.
 
     ``stop_reason`` is one of "converged" and "max_sweeps" (of a single round), "round_tol",
-    "ratio_tol" and "max_rounds" (of several), "callback", "zero tensor" and "exact" (the fit is
-    exact up to the noise of its error, and returned as it is).
+    "ratio_tol" and "max_rounds" (of several), "callback", "zero tensor" and "closed form" (of a
+    matrix in effect).
     """
 
     cp: CP
@@ -238,6 +239,7 @@ def epc(
     max_sweeps: int = 500,
     tol: float = 1e-5,
     patience: int = 10,
+    allowance: float = 0.0,
     max_rounds: int = 1,
     round_tol: float = 1e-4,
     ratio_tol: float = 1e-3,
@@ -261,6 +263,9 @@ def epc(
         End the round when the objective has changed by at most this share of itself ...
     patience : int
         ... in this many sweeps in a row.
+    allowance : float
+        A relative error, below 1, that is permitted in any case. A fit that is exact has no room
+        without it.
     max_rounds : int
         Upper limit of rounds. Each one goes on where the last one ended, at the same bound, and
         counts its sweeps anew. The authors' code takes 50.
@@ -282,8 +287,8 @@ def epc(
     Raises
     ------
     TypeError, ValueError
-        For unusable arrays or options, shapes that do not fit, and a slack that is negative or so
-        large that the zero tensor would obey the bound.
+        For unusable arrays or options, shapes that do not fit, and a slack or allowance that is
+        negative or so large that the zero tensor would obey the bound.
 
     Notes
     -----
@@ -294,14 +299,16 @@ def epc(
 
     **Laws**
 
-    - *bound*: after every sweep the error is at most ``1 + slack`` times that of the start, up to
-      rounding
-    - *descent*: the objective never rises by more than the root of the rounding level
+    - *bound*: after every sweep the error is at most ``1 + slack`` times that of the start, or the
+      allowance, or the rounding of summing the start's components, up to rounding
+    - *descent*: the objective never rises by more than the root of the rounding level; the
+      sensitivity of a near-exact fit by no more than a thousandth
     - *rounds*: rounds that no rule ends are one long run, bit for bit
     - *rule*: the rule named by ``stop_reason`` holds for the last round, of a single round for its
       last sweep, and for none before
-    - *matrix*: for matrices, and no lack of components, both objectives reach the least value
+    - *matrix*: of a matrix in effect no tensor within the bound has a smaller objective
       :eq:`epc-matrix`
+    - *near-exact*: components that cancel without need shrink, however small the error is
 
     Examples
     --------
@@ -323,24 +330,28 @@ def epc(
         check_real(round_tol, "round_tol", minimum=0.0),
         check_real(ratio_tol, "ratio_tol", minimum=0.0),
     )
+    allowance = check_real(allowance, "allowance", minimum=0.0)
     check_start(cp, X)
     error, squared_norm = relative_error(X, cp), float((X**2).sum())
     if squared_norm == 0:
         nothing = CP([np.zeros_like(A) for A in cp.factors])
         return EPCFit(nothing, 0.0, EPCHistory(*np.zeros((3, 1))), "zero tensor")
-    if error < _FLOOR:
-        start = _scaled(cp, objective)
-        history = EPCHistory(*np.array([[error], [0.0], [sensitivity(start)]]))
-        return EPCFit(start, error, history, "exact")
-    _check_room(slack, error)
-    squared_bound = (1 + slack) ** 2 * min(error, 1.0) ** 2 * squared_norm
-    run = _Correction(X, cp, objective, squared_bound)
-    reason, corrected = run.rounds(stop, callback), run.cp()
+    _check_room(slack, error, allowance)
+    noise = dense_error(X, float(np.sqrt(squared_norm)), balance(cp))[1]
+    bound = max((1 + slack) * min(error, 1.0), noise, allowance)
+    run = _Correction(X, cp, objective, bound**2 * squared_norm)
+    reason = run.at_once(callback) if is_matrix(X.shape) else run.rounds(stop, callback)
+    corrected = run.cp()
     history = EPCHistory(*map(np.array, zip(*run.rows, strict=True)))
     return EPCFit(corrected, relative_error(X, corrected), history, reason)
 
 
-def _check_room(slack: float, error: float) -> None:
+def _check_room(slack: float, error: float, allowance: float) -> None:
+    if allowance >= 1:
+        raise ValueError(
+            f"allowance: expected less than 1, got {allowance:.3g}; "
+            f"at this bound the zero tensor would do"
+        )
     if slack and (1 + slack) * error >= 1:
         raise ValueError(
             f"slack: expected less than {1 / error - 1:.3g} for a fit of error {error:.3g}, "
@@ -410,22 +421,50 @@ class _Correction:
                 return "converged"
         return "max_sweeps"
 
+    def at_once(self, callback: Callback | None) -> str:
+        """Take the solution for a matrix in effect; it counts as one sweep."""
+        if self.squared_bound < self.squared_norm:
+            bound = float(np.sqrt(self.squared_bound))
+            self.factors = list(least_components(self.X, len(self.weights), bound).factors)
+        else:
+            self.factors = [np.zeros_like(A) for A in self.factors]
+        start = CP(self.factors)
+        start = normalize(start) if self.objective == "norm" else _scaled(start, self.objective)
+        self.factors, self.weights = list(start.factors), start.weights
+        self.note(relative_error(self.X, start))
+        if callback is not None and callback(0, self.rows[-1][1]):
+            return "callback"
+        return "closed form"
+
+    def is_sharp(self) -> bool:
+        """Say whether an error at the bound would drown in the rounding of the normal equations."""
+        summed = np.sqrt(self.squared_norm) + self.norms.sum()
+        return bool(np.sqrt(self.squared_bound) < _SHARP * summed)
+
     def sweep(self) -> None:
         """Update each mode once and add a row to the history."""
         step = self.shrink if self.objective == "norm" else self.desensitize
+        if self.is_sharp():
+            for mode in range(self.X.ndim):
+                U = step(mode, None)
+            self.note(relative_error(self.X, CP([*self.factors[:-1], U])))
+            return
         for mode, F, G in _normal_sweep(self.X, self.factors):
-            U = step(mode, F, G)
+            U = step(mode, (F, G))
         size = float(np.sqrt(self.squared_norm))
-        error = _fit_error(self.X, size, [*self.factors[:-1], U], F, G)[0]
+        self.note(_fit_error(self.X, size, [*self.factors[:-1], U], F, G)[0])
+
+    def note(self, error: float) -> None:
+        """Spread the lengths, measure, and add a row to the history."""
         if self.objective == "sensitivity":
             self.factors = list(_scaled(CP(self.factors), self.objective).factors)
         self.measure()
         self.rows.append((error, self.norm_sum / self.squared_norm, self.sensitivity))
 
-    def shrink(self, mode: int, F: Array, G: Array) -> Array:
+    def shrink(self, mode: int, normal: tuple[Array, Array] | None) -> Array:
         """Minimise the component norms; all columns stay of unit length."""
         current = self.factors[mode] * self.weights
-        U = _update(F, G, self.squared_norm, self.squared_bound, current).factor
+        U = self.update(mode, current, np.ones(len(self.weights)), normal)
         self.weights = np.linalg.norm(U, axis=0)
         # A component that has vanished keeps its direction: unit columns keep G well defined.
         alive = self.weights > 0
@@ -433,15 +472,25 @@ class _Correction:
         self.factors[mode] = np.where(alive, unit, self.factors[mode])
         return U
 
-    def desensitize(self, mode: int, F: Array, G: Array) -> Array:
+    def desensitize(self, mode: int, normal: tuple[Array, Array] | None) -> Array:
         """Minimise the sensitivity; the columns keep their lengths until the sweep is over."""
         others = [n for n in range(self.X.ndim) if n != mode]
         squares = np.array([(self.factors[n] ** 2).sum(axis=0) for n in others])
         weights = _noise_gain(squares, [self.X.shape[n] for n in others])
         weights = np.where(weights > 0, weights, 1.0)  # of a dead component: any will do
-        bounds = self.squared_norm, self.squared_bound
-        self.factors[mode] = _weighted_update(F, G, *bounds, self.factors[mode], weights).factor
+        self.factors[mode] = self.update(mode, self.factors[mode], weights, normal)
         return self.factors[mode]
+
+    def update(
+        self, mode: int, current: Array, weights: Array, normal: tuple[Array, Array] | None
+    ) -> Array:
+        """Update a factor by its normal equations, or without them."""
+        if normal is None:
+            others = khatri_rao([A for n, A in enumerate(self.factors) if n != mode])
+            Y, root = unfold(self.X, mode), np.sqrt(weights)
+            return _sharp_update(Y, others / root, current * root, self.squared_bound) / root
+        bounds = self.squared_norm, self.squared_bound
+        return _weighted_update(*normal, *bounds, current, weights).factor
 
     def ratio(self) -> float:
         """Largest over smallest component norm, of those above the rounding level."""
@@ -523,6 +572,24 @@ def _update(
         return EPCUpdate(np.zeros_like(F), tau, squared_norm)
     factor = (B * np.sqrt(sigma) / (sigma + tau)) @ V.T
     return EPCUpdate(factor, tau, least + float((b * (tau / (sigma + tau)) ** 2).sum()))
+
+
+def _sharp_update(Y: Array, K: Array, U: Array, squared_bound: float) -> Array:
+    """Spell out :eq:`epc-residual`: nothing large is squared and cancels.
+
+    ``Y`` is the unfolding that ``U @ K.T`` approximates.
+    """
+    Q, T = np.linalg.qr(K)
+    W, roots, Vt = np.linalg.svd(T, full_matrices=False)
+    alive = roots > len(roots) * np.finfo(np.float64).eps * roots[0]
+    roots, V, P = roots[alive], Vt[alive].T, Q @ W[:, alive]
+    residual = Y - U @ K.T
+    part = residual @ P  # what least squares would take away
+    slack = squared_bound - float(((residual - part @ P.T) ** 2).sum())
+    B = U @ V * roots + part
+    # Rounding may have lifted the error above the bound: then the present one is kept.
+    tau = _secular_root((B**2).sum(axis=0), roots**2, max(slack, float((part**2).sum())))
+    return np.zeros_like(U) if tau == np.inf else (B * roots / (roots**2 + tau)) @ V.T
 
 
 def _spectrum(G: Array) -> tuple[Array, Array]:

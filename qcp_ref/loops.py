@@ -54,6 +54,7 @@ __all__ = [
     "indices",
     "int_conv",
     "integer_cp",
+    "jacobi",
     "kernel_to_tensor",
     "khatri_rao",
     "lagrangian_bound",
@@ -239,6 +240,38 @@ def solve(G: Matrix, F: Matrix) -> Nested:
                 ratio = work[i][k] / work[k][k]
                 work[i] = [a - ratio * b for a, b in zip(work[i], work[k], strict=True)]
     return [[work[k][n + i] / work[k][k] for k in range(n)] for i in range(len(F))]
+
+
+def jacobi(X: Matrix) -> list[tuple[list[Any], list[Any]]]:
+    """Singular value decomposition by one-sided Jacobi rotations, largest first.
+
+    Pairs of columns whose outer products add up to the matrix; the second ones have length 1, and
+    both kinds are orthogonal among themselves.
+    """
+    rows, columns = shape_of(X)
+    left = [[X[i][j] for i in range(rows)] for j in range(columns)]
+    right = [[1 if i == j else 0 for i in range(columns)] for j in range(columns)]
+    for _ in range(60):
+        turned = False
+        for p in range(columns):
+            for q in range(p + 1, columns):
+                a = sum(x * x for x in left[p])
+                b = sum(x * x for x in left[q])
+                c = sum(x * y for x, y in zip(left[p], left[q], strict=True))
+                if c * c <= 2**-104 * a * b:
+                    continue
+                turned = True
+                z = (b - a) / (2 * c)
+                t = (1 if z >= 0 else -1) / (abs(z) + (1 + z * z) ** 0.5)
+                cosine = (1 + t * t) ** -0.5
+                for side in (left, right):
+                    pairs = list(zip(side[p], side[q], strict=True))
+                    side[p] = [cosine * (x - t * y) for x, y in pairs]
+                    side[q] = [cosine * (t * x + y) for x, y in pairs]
+        if not turned:
+            break
+    both = list(zip(left, right, strict=True))
+    return sorted(both, key=lambda pair: -sum(x * x for x in pair[0]))
 
 
 def als_sweep(X: Nested, factors: Sequence[Matrix]) -> Nested:

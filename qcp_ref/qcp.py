@@ -36,7 +36,7 @@ from qcp_ref._checks import (
 from qcp_ref._results import frozen
 from qcp_ref._wide import finite
 from qcp_ref.admm import iterate
-from qcp_ref.als import STARTS, Callback, _fit_error, _initial, cp_als
+from qcp_ref.als import STARTS, Callback, _fit_error, _initial, float_fit
 from qcp_ref.cp import CP, balance, check_start, relative_error
 from qcp_ref.epc import epc
 from qcp_ref.grid import Grid, _check_grid, _off_grid, dequantize, quantize
@@ -644,7 +644,7 @@ def _start(
     check_option(start, "start", ("epc", "als", *STARTS))
     if start in STARTS:
         return _initial(X, rank, start, check_rng(rng, "ao_admm"))
-    fit = cp_als(X, rank, rng=rng, callback=_stage(callback, "als"))
+    fit = float_fit(X, rank, rng=rng, callback=_stage(callback, "als"))
     if start == "als":
         return fit.cp
     return epc(X, fit.cp, slack=slack, callback=_stage(callback, "epc")).cp

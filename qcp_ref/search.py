@@ -32,9 +32,9 @@ from qcp_ref._checks import (
     check_tensor,
 )
 from qcp_ref._results import frozen
-from qcp_ref.als import Callback, CPFit, _fit_error, als_update, cp_als
+from qcp_ref.als import Callback, CPFit, _fit_error, als_update, float_fit
 from qcp_ref.bounds import gamma
-from qcp_ref.cp import CP, balance, check_start, relative_error
+from qcp_ref.cp import CP, balance, check_start, equalize, relative_error
 from qcp_ref.epc import epc
 from qcp_ref.grid import Grid, dequantize, quantize
 from qcp_ref.proofs import (
@@ -72,6 +72,8 @@ from qcp_ref.rows import (
     solve_rows,
 )
 from qcp_ref.scale import choose_scale
+from qcp_ref.start import best_rounding, corrected, rounded_svd
+from qcp_ref.svd import is_matrix
 from qcp_ref.tensor import _normal_sweep, gram, mttkrp, unfold
 
 __all__ = [
@@ -516,7 +518,10 @@ def factorize(
     Notes
     -----
     Problem :eq:`qcp-problem` [authors' code for the order of the stages of 'authors'; 'sequential'
-    and 'best' are beyond the paper].
+    and 'best' are beyond the paper]. A matrix in effect (a linear layer, a 1x1 convolution, all
+    sides but two of length 1) starts from its SVD :eq:`svd-best`, whatever the seed: its restarts
+    differ by their noise only. With the usual slack, a fit that is too good for the grid is
+    corrected once more, with an allowance :eq:`start-allowance`.
 
     **Laws**
 
@@ -524,6 +529,7 @@ def factorize(
     - *error*: its error is that of the dense difference
     - *seed*: the same seed gives the same codes
     - *restarts*: with the same seed more restarts are never worse
+    - *matrix*: no method is worse than the rounded SVD of a matrix in effect :eq:`start-matrix`
 
     Examples
     --------
@@ -538,27 +544,52 @@ def factorize(
     slack = _check_method(method, slack, sweeps=sweeps, restarts=restarts)
     options = _Options(grid, axis, rule, callback)
     options.check()
-    if method == "als-round":
-        return _rounded(X, _fitted(X, rank, rng, callback, method), options)
-    if method == "authors":
-        start = _float_start(X, rank, rng, slack, callback, method)
-        stage = _stage(callback, "admm")
-        return ao_admm(X, rank, grid, start=start, axis=axis, rule=rule, callback=stage)
-    _check_rows_grid(grid)
-    sweeps = check_int(_SWEEPS if sweeps is None else sweeps, "sweeps", minimum=0)
-    restarts = check_int(1 if restarts is None else restarts, "restarts", minimum=1)
     source = check_rng(rng, "factorize")
-    found = []
-    for run in range(restarts):
-        start = _float_start(X, rank, source if run else rng, slack, callback, method)
-        if method == "best":
-            noise, rounded = _NOISE, options.rounded(orient(start, grid))
-        else:
-            noise, rounded = 0.0, _one_after_the_other(X, orient(start, grid), options)
-        more: dict[str, Any] = {"rng": source, "callback": _stage(callback, "polish")}
-        last = polish(X, rounded, noise=noise, sweeps=sweeps, **more)
-        found.append(last._replace(relaxed=start, start_error=relative_error(X, start)))
-    return min(found, key=lambda fit: fit.error)
+    if method == "als-round":
+        found = [_rounded(X, _fitted(X, rank, rng, callback, method), options)]
+    elif method == "authors":
+        start = _float_start(X, rank, rng, slack, options, method)
+        stage = _stage(callback, "admm")
+        found = [ao_admm(X, rank, grid, start=start, axis=axis, rule=rule, callback=stage)]
+    else:
+        _check_rows_grid(grid)
+        sweeps = check_int(_SWEEPS if sweeps is None else sweeps, "sweeps", minimum=0)
+        restarts = check_int(1 if restarts is None else restarts, "restarts", minimum=1)
+        found = []
+        for run in range(restarts):
+            start = _float_start(X, rank, source if run else rng, slack, options, method)
+            found.append(_searched(X, start, options, method, (sweeps, source)))
+    return _no_worse_than_svd(X, min(found, key=lambda fit: fit.error), rank, options, method)
+
+
+def _searched(
+    X: Array, start: CP, options: "_Options", method: str, work: tuple[int, Any]
+) -> QuantizedFit:
+    """Round a start and search from there."""
+    sweeps, source = work
+    if method == "best":
+        noise, rounded = _NOISE, best_rounding(X, [orient(start, options.grid)], options.rounded)
+    else:
+        noise, rounded = 0.0, _one_after_the_other(X, orient(start, options.grid), options)
+    stage = _stage(options.callback, "polish")
+    last = polish(X, rounded, noise=noise, sweeps=sweeps, rng=source, callback=stage)
+    return last._replace(relaxed=start, start_error=relative_error(X, start))
+
+
+def _no_worse_than_svd(
+    X: Array, fit: QuantizedFit, rank: int, options: "_Options", method: str
+) -> QuantizedFit:
+    """Take the rounded SVD of a matrix where it is better :eq:`start-matrix`."""
+    if not is_matrix(X.shape):
+        return fit
+    rounded = rounded_svd(X, rank, options.grid, options.rounded)
+    error = relative_error(X, rounded.dequantize())
+    if fit.error <= error:
+        return fit
+    if method in ("als-round", "authors"):
+        return fit._replace(cp=rounded, error=error)
+    last = polish(X, rounded)
+    return last._replace(relaxed=fit.relaxed, start_error=fit.start_error)
 
 
 def _check_method(method: str, slack: float | None, **limits: int | None) -> float | None:
@@ -603,24 +634,18 @@ def _rounded(X: Array, fit: CPFit, options: _Options) -> QuantizedFit:
 def _fitted(X: Array, rank: int, rng: Rng, callback: StageCallback | None, method: str) -> CPFit:
     """Fit by least squares before a method."""
     stage = _stage(callback, "als")
-    return cp_als(X, rank, rng=rng, max_sweeps=_START[method][0], callback=stage)
+    return float_fit(X, rank, rng=rng, max_sweeps=_START[method][0], callback=stage)
 
 
 def _float_start(
-    X: Array,
-    rank: int,
-    rng: Rng,
-    slack: float | None,
-    callback: StageCallback | None,
-    method: str,
+    X: Array, rank: int, rng: Rng, slack: float | None, options: _Options, method: str
 ) -> CP:
-    """Fit and correct before a method; where the slack is not given, by the usual one."""
-    fit = _fitted(X, rank, rng, callback, method)
-    if slack is None:  # at most half of what would let the zero tensor in
-        room = 1 / fit.error - 1 if fit.error > 0 else np.inf
-        slack = min(_SLACK[method], max(room / 2, 0.0))
-    stage = _stage(callback, "epc")
-    return epc(X, fit.cp, slack=slack, max_sweeps=_START[method][1], callback=stage).cp
+    """Fit and correct before a method."""
+    fit = _fitted(X, rank, rng, options.callback, method)
+    stage = _stage(options.callback, "epc")
+    limits: dict[str, Any] = {"max_sweeps": _START[method][1], "callback": stage}
+    rounding = options.grid, options.rounded
+    return corrected(X, fit, slack, _SLACK[method], rounding, limits)
 
 
 def _one_after_the_other(X: Array, start: CP, options: _Options) -> QuantizedCP:
@@ -635,7 +660,7 @@ def _one_after_the_other(X: Array, start: CP, options: _Options) -> QuantizedCP:
         for _ in range(_REFIT_SWEEPS):
             for n in free:
                 factors[n] = als_update(mttkrp(X, factors, n), gram(factors, n)).factor
-        _equalize(factors, free)
+        equalize(factors, free)
     return QuantizedCP(codes, scales, options.grid)
 
 
@@ -650,13 +675,3 @@ def _put_on_grid(
     two = solve_rows(F, G, grid, scale, method="k-best")
     codes = np.where((two.objective < one.objective)[:, None], two.codes, one.codes)
     return codes, _refit(F, G, _in_levels(codes, grid) * _step(grid), scale)
-
-
-def _equalize(factors: list[Array], modes: list[int]) -> None:
-    """Give the columns of each component the same length in these modes, in place."""
-    if len(modes) > 1:
-        lengths = np.array([np.linalg.norm(factors[n], axis=0) for n in modes])
-        alive = lengths.min(axis=0) > 0
-        ratio = np.where(alive, np.prod(lengths, axis=0) ** (1 / len(modes)), 1.0)
-        for n, length in zip(modes, lengths, strict=True):
-            factors[n] = factors[n] * (ratio / np.where(alive, length, 1.0))

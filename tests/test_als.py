@@ -383,10 +383,10 @@ def test_a_tall_matrix_of_low_rank_has_zero_columns_beyond_it():
 
 
 def test_columns_beyond_the_side_are_about_as_long():
-    X = np.random.default_rng(11).standard_normal((300, 2))
+    X = np.random.default_rng(11).standard_normal((300, 2, 1, 2))
     start = als._initial(X, 40, "svd", np.random.default_rng(12))
     lengths = np.linalg.norm(start.factors[0], axis=0)
-    assert np.allclose(lengths[:2], 1) and 0.9 < lengths[2:].mean() < 1.1
+    assert np.allclose(lengths[:4], 1) and 0.9 < lengths[4:].mean() < 1.1
 
 
 def test_bad_input_is_refused():

@@ -24,8 +24,20 @@ _spec.loader.exec_module(laws)
 # The reading order: a module imports only what stands before it. Later chapters have their place.
 GROUND = ["_checks", "_wide", "_results", "_kernels"]
 CHAPTERS = [
-    *["bounds", "tensor", "cp", "als", "grid", "minimum", "scale", "ranges", "admm", "epc"],
-    *["proofs", "rows", "qcp", "search", "conv", "output", "integer", "cost", "layer", "budget"],
+    *["bounds", "tensor", "cp", "svd", "als", "grid", "minimum", "scale", "ranges", "admm", "epc"],
+    *[
+        "proofs",
+        "rows",
+        "qcp",
+        "start",
+        "search",
+        "conv",
+        "output",
+        "integer",
+        "cost",
+        "layer",
+        "budget",
+    ],
 ]
 BOOK = [*GROUND, *CHAPTERS]
 RINGS = ["book", "conformance", "app"]

@@ -1,0 +1,237 @@
+"""Laws of qcp_ref.start; its planted faults stand at the end."""
+
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import caught, law, seeds
+
+from qcp_ref import (
+    CP,
+    Grid,
+    balance,
+    cp_als,
+    epc,
+    factorize,
+    normalize,
+    quantize_cp,
+    random_cp,
+    reconstruct,
+    relative_error,
+    start,
+    svd_cp,
+)
+from qcp_ref.start import best_rounding, corrected, rounded_svd
+
+THIS = sys.modules[__name__]
+GRIDS = [Grid(2), Grid(4), Grid(3, mid_rise=True), Grid(4, signed=False), Grid(4, kind="log2")]
+
+
+def rounding(grid, **options):
+    return lambda cp: quantize_cp(cp, grid, **options)
+
+
+def error_of(X, q):
+    return relative_error(X, q.dequantize())
+
+
+def svd_by_hand(X, rank):
+    """The balanced SVD as NumPy has it, in as many modes as the tensor."""
+    ordered = sorted(range(X.ndim), key=lambda n: (X.shape[n] == 1, n))
+    one, two = sorted(ordered[:2])
+    U, s, Vt = np.linalg.svd(X.reshape(X.shape[one], X.shape[two]), full_matrices=False)
+    count = min(rank, len(s))
+    factors = [np.ones((1, count)) for _ in X.shape]
+    factors[one], factors[two] = U[:, :count], Vt[:count].T
+    padded = [np.pad(A, ((0, 0), (0, rank - count))) for A in factors]
+    return balance(CP(padded, np.pad(s[:count], (0, rank - count))))
+
+
+@settings(max_examples=30)
+@given(
+    st.sampled_from([(4, 3), (2, 6), (5, 1, 3), (1, 4, 4), (1, 5), (3, 2, 1, 1)]),
+    st.integers(1, 5),
+    st.sampled_from(GRIDS),
+    st.sampled_from([None, 0, 1]),
+    seeds,
+)
+def test_the_rounded_svd_is_no_worse_than_by_hand(shape, rank, grid, axis, seed):
+    X = np.random.default_rng([seed, 81]).standard_normal(shape)
+    rounded = rounding(grid, axis=axis)
+    found = rounded_svd(X, rank, grid, rounded)
+    assert found.shape == X.shape and found.rank == rank and found.grid == grid
+    assert error_of(X, found) <= error_of(X, rounded(svd_by_hand(X, rank))) * (1 + 1e-9)
+    assert error_of(X, found) <= error_of(X, rounded(svd_cp(X, rank)))
+    # A mode of side 1 costs nothing: the matrix alone is not better.
+    matrix = X.reshape([side for side in shape if side > 1] or [1, 1])
+    if matrix.ndim == 2:
+        alone = rounded_svd(matrix, rank, grid, rounded)
+        assert error_of(X, found) <= error_of(matrix, alone) * (1 + 1e-9)
+
+
+@settings(max_examples=30)
+@given(st.lists(seeds, min_size=1, max_size=3), st.sampled_from(GRIDS))
+def test_the_best_of_several_roundings_is_taken(numbers, grid):
+    X = np.random.default_rng(82).standard_normal((4, 3, 2))
+    cps, rounded = [random_cp(X.shape, 3, rng=n) for n in numbers], rounding(grid)
+    found = best_rounding(X, cps, rounded)
+    assert error_of(X, found) == min(error_of(X, rounded(cp)) for cp in cps)
+
+
+def cancelling(seed, size=10.0):
+    """A tensor of rank 2 written with 4 components, of which two cancel each other."""
+    cp, more = random_cp((5, 6, 4), 2, rng=seed), random_cp((5, 6, 4), 1, rng=seed + 1)
+    pairs = zip(cp.factors, more.factors, strict=True)
+    factors = [np.hstack([A, size * B, size * B]) for A, B in pairs]
+    return reconstruct(cp), CP(factors, [1.0, 1.0, 1.0, -1.0])
+
+
+def overcomplete(seed):
+    """A full tensor, fitted exactly by more components than are needed."""
+    X = np.random.default_rng([seed, 83]).standard_normal((4, 4, 3))
+    return X, cp_als(X, 12, rng=seed, max_sweeps=50)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("grid", [Grid(3), Grid(4), Grid(8)])
+def test_exact_fits_survive_rounding(grid, seed):
+    X, fit = overcomplete(seed)
+    assert fit.error < 1e-6
+    options = {"max_sweeps": 100}
+    found = corrected(X, fit, None, 0.0, (grid, rounding(grid)), options)
+    plain = epc(X, fit.cp, **options).cp
+    rounded = [error_of(X, quantize_cp(cp, grid)) for cp in (found, plain)]
+    assert rounded[0] < rounded[1]
+    assert relative_error(X, found) <= 1 / len(grid.levels)
+    # a slack that is given is taken as it is
+    given_slack = corrected(X, fit, 0.0, 0.3, (grid, rounding(grid)), options)
+    for A, B in zip(given_slack.factors, plain.factors, strict=True):
+        assert np.array_equal(A, B)
+
+
+def test_fits_with_room_of_their_own_get_no_allowance(monkeypatch):
+    X = np.random.default_rng(84).standard_normal((4, 3, 5))
+    fit, seen, slacks = cp_als(X, 2, rng=1), [], []
+
+    def watched(X, cp, **options):
+        seen.append(options.get("allowance", 0.0))
+        slacks.append(options["slack"])
+        return epc(X, cp, **options)
+
+    monkeypatch.setattr(start, "epc", watched)
+    corrected(X, fit, None, 0.3, (Grid(4), rounding(Grid(4))), {})
+    assert seen == [0.0]
+    corrected(X, fit, None, 99.0, (Grid(4), rounding(Grid(4))), {})
+    assert np.isclose(slacks[-1], (1 / fit.error - 1) / 2)
+    corrected(X, fit._replace(error=0.0), None, 0.3, (Grid(4), rounding(Grid(4))), {})
+    assert seen[1:] == [0.0, 0.0, 1 / 64]
+
+
+# The issue of matrices, for all methods at once.
+KINDS = ["exact", "cancelling", "equal", "scales", "plain"]
+
+
+def a_matrix(kind, shape, seed):
+    rng = np.random.default_rng([seed, 85])
+    X = rng.standard_normal(shape)
+    long = [side for side in shape if side > 1]
+    rows, columns = long
+    if kind == "exact":
+        X = rng.integers(-4, 5, (rows, 2)) @ rng.integers(-4, 5, (2, columns)) + 0.0
+    elif kind == "cancelling":
+        a, b = rng.standard_normal(rows), rng.standard_normal(columns)
+        near = np.outer(a + 1e-3 * rng.standard_normal(rows), b)
+        X = 1e3 * (np.outer(a, b) - near)
+    elif kind == "equal":
+        X = np.linalg.qr(rng.standard_normal((rows, rows)))[0] @ np.eye(rows, columns)
+    elif kind == "scales":
+        X = rng.standard_normal((rows, columns)) * 10.0 ** rng.uniform(-4, 4, columns)
+    return X.reshape(shape)
+
+
+def methods_of(grid):
+    return ["als-round", "authors"] + (["sequential", "best"] if grid.kind != "log2" else [])
+
+
+@law("factorize.matrix")
+@settings(max_examples=15, deadline=None)
+@given(
+    st.sampled_from(KINDS),
+    st.sampled_from([(4, 3), (3, 5), (6, 1, 4)]),
+    st.integers(1, 5),
+    st.sampled_from([*GRIDS, Grid(8)]),
+    st.sampled_from([(None, "mse-exact"), (0, "mse-exact"), (1, "max-abs"), (None, "max-abs")]),
+    seeds,
+)
+def test_no_method_is_worse_than_the_rounded_svd(kind, shape, rank, grid, options, seed):
+    X, (axis, rule) = a_matrix(kind, shape, seed), options
+    if not X.any():
+        return
+    if grid.kind == "log2" or not grid.signed:
+        rule = "mse-exact"
+    hand = quantize_cp(svd_by_hand(X, rank), grid, axis=axis, rule=rule)
+    for method in methods_of(grid):
+        more = {"sweeps": 5} if method == "best" else {}
+        fit = factorize(X, rank, grid, method=method, rng=seed, axis=axis, rule=rule, **more)
+        assert fit.error <= error_of(X, hand) * (1 + 1e-9) + 1e-15
+        assert fit.error == error_of(X, fit.cp)
+
+
+def test_seeds_do_not_matter_where_nothing_is_drawn():
+    X = np.random.default_rng(86).standard_normal((5, 4))
+    for method in ("als-round", "authors", "sequential"):
+        one, two = (factorize(X, 3, Grid(4), method=method, rng=n) for n in (1, 2))
+        assert one.error == two.error
+        assert all(np.array_equal(a, b) for a, b in zip(one.cp.codes, two.cp.codes, strict=True))
+    with pytest.raises(TypeError, match="rng: expected"):
+        factorize(X, 3, Grid(4), method="als-round", rng="1")
+
+
+def test_cancelling_components_are_gone():
+    X, cp = cancelling(7, size=100.0)
+    found = epc(X, cp)
+    before, after = ((normalize(c).weights ** 2).sum() / (X**2).sum() for c in (cp, found.cp))
+    assert before > 1e6 and after < 2 and found.error < 1e-9
+
+
+# --- planted faults -------------------------------------------------------------------------------
+
+
+def first_signs(X, rank, grid, rounded):
+    """Rounds with one choice of signs only."""
+    return rounded(svd_cp(X, rank))
+
+
+def all_rounded_alike(X, rank, grid, rounded):
+    """Rounds in steps of one number for all factors, whatever the options."""
+    return quantize_cp(svd_cp(X, rank), grid, rule="max-abs")
+
+
+def the_last(X, cps, rounded):
+    """Takes the last rounding, not the best."""
+    return rounded(cps[-1])
+
+
+def no_allowance(X, fit, slack, usual, rounding, options):
+    """Leaves exact fits as they are."""
+    return start.corrected(X, fit, usual if slack is None else slack, usual, rounding, options)
+
+
+@pytest.mark.parametrize(
+    ("test", "fault"),
+    [
+        (test_the_rounded_svd_is_no_worse_than_by_hand, {"rounded_svd": first_signs}),
+        (test_the_rounded_svd_is_no_worse_than_by_hand, {"rounded_svd": all_rounded_alike}),
+        (test_the_best_of_several_roundings_is_taken, {"best_rounding": the_last}),
+    ],
+)
+def test_planted_faults_are_caught(test, fault):
+    assert caught(THIS, test, **fault)
+
+
+def test_a_missing_allowance_is_caught(monkeypatch):
+    monkeypatch.setattr(THIS, "corrected", no_allowance)
+    with pytest.raises(AssertionError):
+        test_exact_fits_survive_rounding(Grid(4), 0)
