@@ -122,7 +122,7 @@ class _Count(NamedTuple):
     dilation: Pair
 
     def checked(self) -> "_Count":
-        """Refuse bad arguments before anything is solved; make a matrix a kernel of one entry."""
+        """Refuse what no count would refuse; make a matrix a kernel of one entry."""
         sides, size = [check_int(side, "shape", minimum=1) for side in self.shape], self.input_size
         check_option(self.cost, "cost", COSTS)
         if self.axis is not None:
@@ -131,9 +131,7 @@ class _Count(NamedTuple):
             sides, size = [*sides, 1], 1 if size is None else size
         if size is None and self.cost == "bops":
             raise ValueError("input_size: expected the sides of the input to count bops, got None")
-        count = self._replace(shape=sides, input_size=size)
-        count(None, 1)
-        return count
+        return self._replace(shape=sides, input_size=size)
 
     def __call__(self, rank: int | None, bits: int) -> int:
         size, area = self.input_size, prod(self.shape[2:])
