@@ -272,7 +272,7 @@ def _sharp_moments(sides: Sides, tables: Tables, s: float) -> tuple[Fraction, Fr
     terms = np.concatenate(parts).tolist()
     s1 = fsum(terms)
     smallest = min(float(levels[levels > 0][0]) for levels in tables if levels[-1] > 0)
-    units = [int(level / smallest) for level in used if level > 0]
+    units = [int(level / smallest) for level in used]  # 0 begins no run
     divisor = gcd(*units) if uniform else 2 if min(units) > 1 else 1
     return Fraction(s1) + Fraction(fsum([*terms, -s1])), s2, divisor
 

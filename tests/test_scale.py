@@ -567,6 +567,16 @@ def test_kernels_run_where_there_are_many_breakpoints_only(rule, count, fast, mo
     assert ternary.scale == choose_scale(np.repeat(x, 100), Grid(2, narrow=True)).scale
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("how", [{"rule": "mse-200"}, {"po2": "mse"}, {"rule": "mse-exact-affine"}])
+def test_both_forms_choose_the_same_where_much_is_clipped(sign, how, rng, monkeypatch):
+    x = sign * np.append(np.abs(rng.standard_cauchy(40)), [-0.3, -0.7])
+    fast = [choose_scale(x, grid, **how) for grid in (Grid(2), Grid(3), Grid(4))]
+    monkeypatch.setattr(_kernels, "can_compile", lambda: False)
+    slow = [choose_scale(x, grid, **how) for grid in (Grid(2), Grid(3), Grid(4))]
+    assert fast == slow
+
+
 # --- ties -----------------------------------------------------------------------------------------
 
 
