@@ -11,7 +11,7 @@ Checked by tests/test_checks.py.
 """
 
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from itertools import islice
 from numbers import Real
@@ -33,6 +33,8 @@ _SMALLEST = 2.0**-400  # beyond it and its inverse, squares leave the range of f
 # How far an entry of a Gram matrix may be off, relative to the lengths of its two columns.
 _GRAM_ROUNDING = 2.0**-18  # 64 roundings of float32
 _DEEPEST = 64  # axes of an array, and so factors of a tensor
+_COUNTS = 10**6  # sweeps, steps and the like
+_RANKS = 2**16  # components; their Gram matrix takes 32 GiB
 _LONGEST = 100_000  # of a list of numbers that are no data
 _PLAIN = (int, float, np.float64, np.float32, np.int64)  # what most lists consist of
 
@@ -245,6 +247,22 @@ def unit_diagonal(G: Array) -> tuple[Array, Array]:
     return np.ldexp(G, -half[:, None] - half), np.ldexp(1.0, half)
 
 
+def check_int_or_ints(
+    value: Any, name: str, *, minimum: int | None = None, maximum: int | None = None
+) -> tuple[int, ...]:
+    """Return one integer or several as a tuple."""
+    if is_one_int(value):
+        return (check_int(value, name, minimum=minimum, maximum=maximum),)
+    return check_ints(value, name, minimum=minimum, maximum=maximum)
+
+
+def is_one_int(value: Any) -> bool:
+    """Say whether this stands for one integer and not for several."""
+    if isinstance(value, np.ndarray) or _axes_of(value) is not None:
+        return _axes_of(value) == 0
+    return isinstance(value, int) or _part(value, "__index__") is not None
+
+
 def check_int(
     value: Any, name: str, *, minimum: int | None = None, maximum: int | None = None
 ) -> int:
@@ -264,6 +282,16 @@ def check_int(
     if (minimum is not None and number < minimum) or (maximum is not None and number > maximum):
         raise ValueError(f"{name}: expected {_range(minimum, maximum)}, got {shown(number)}")
     return number
+
+
+def check_count(value: Any, name: str, *, minimum: int = 1, maximum: int = _COUNTS) -> int:
+    """Return how often something is done, at most; a larger number would never end."""
+    return check_int(value, name, minimum=minimum, maximum=maximum)
+
+
+def check_rank(rank: Any) -> int:
+    """Return a number of components; its square is the size of a Gram matrix."""
+    return check_int(rank, "rank", minimum=1, maximum=_RANKS)
 
 
 def check_real(

@@ -31,7 +31,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
-from qcp_ref._checks import Array, check_array, check_int, check_option
+from qcp_ref._checks import Array, check_array, check_int_or_ints, check_option, is_one_int, shown
 from qcp_ref._kernels import can_compile, gather
 from qcp_ref._wide import Wide, bilinear, finite, fits, narrow, plus, span, times, wide
 from qcp_ref.bounds import rounding_bound
@@ -64,6 +64,8 @@ Padding: TypeAlias = int | Sequence[int] | str
 _ALL = (slice(None), slice(None))
 # Patches, or channels between the stages, made at a time: about what the cache of a core holds.
 _BLOCK_BYTES = 2**21
+_FAR = 2**31  # of sides, strides, padding and dilation
+_PIXELS = 2**28  # of a padded image
 # Smaller images share one matrix product, whatever it costs to put their pixels side by side.
 _FEW_PIXELS = 512
 
@@ -321,7 +323,7 @@ def depthwise(
     """
     x = _check_axes(x, "x")
     C = check_array(C, "C", ndim=2, keep_float32=True)
-    axes = _axes(x.shape[2:], kernel_size, stride, padding, dilation)
+    axes = _in_memory(_axes(x.shape[2:], kernel_size, stride, padding, dilation))
     expected = (prod(a.kernel for a in axes), x.shape[1])
     if C.shape != expected:
         need = f"{expected} (kernel entries, channels of x)"
@@ -663,8 +665,10 @@ def tensor_to_kernel(X: ArrayLike, kernel_size: Pair) -> Floats:
     (2, 1, 3, 2)
     """
     X = check_array(X, "X", min_ndim=2, keep_float32=True)
-    size = _numbers(kernel_size, "kernel_size", (1, 2, 3), 1)
-    size = size[: np.size(kernel_size) if np.ndim(kernel_size) else 2]
+    size = check_int_or_ints(kernel_size, "kernel_size", minimum=1, maximum=_FAR)
+    size = size * 2 if is_one_int(kernel_size) else size
+    if not 1 <= len(size) <= 3:
+        raise ValueError(f"kernel_size: expected 1 to 3 integers, got {shown(kernel_size)}")
     _check_spatial(X.shape, size, "X")
     return np.array(X, order="C").reshape(*X.shape[:2], *size)
 
@@ -683,7 +687,7 @@ def _conv(
     x = check_array(x, "x", ndim=d + 2, keep_float32=True)
     W = check_array(W, "W", ndim=d + 2, keep_float32=True)
     _check_channels(x, W.shape[1], "W")
-    axes = _axes(x.shape[2:], W.shape[2:], stride, padding, dilation)
+    axes = _in_memory(_axes(x.shape[2:], W.shape[2:], stride, padding, dilation))
     x, W, b = _same_dtype(x, W, _check_bias(bias, len(W)))
     return _bilinear(lambda x, W: _dense(x, W, axes), x, W, b, "x, W, bias")
 
@@ -731,7 +735,7 @@ def _cp_conv(
     """Convolve with a kernel that is a CP tensor over ``d`` spatial axes."""
     x = check_array(x, "x", ndim=d + 2, keep_float32=True)
     _check_cp(cp, "cp")
-    axes = _axes(x.shape[2:], kernel_size, stride, padding, dilation)
+    axes = _in_memory(_axes(x.shape[2:], kernel_size, stride, padding, dilation))
     _check_spatial(cp.shape, tuple(a.kernel for a in axes), "cp")
     _check_channels(x, cp.shape[1], "cp")
     b = _check_bias(bias, cp.shape[0])
@@ -920,15 +924,32 @@ def _same_dtype(*arrays: Floats) -> list[Floats]:
 
 def _numbers(value: Any, name: str, counts: Sequence[int], minimum: int) -> tuple[int, ...]:
     """Return as many integers as the longest of the allowed forms has."""
-    try:
-        given = tuple(value)
-    except TypeError:
-        given = (value,)
+    given = check_int_or_ints(value, name, minimum=minimum, maximum=_FAR)
     if len(given) not in counts:
         allowed = " or ".join(map(str, dict.fromkeys(counts)))
         what = "integers" if counts[-1] > 1 else "integer"
-        raise ValueError(f"{name}: expected {allowed} {what}, got {value!r}")
-    return tuple(check_int(v, name, minimum=minimum) for v in given) * (counts[-1] // len(given))
+        raise ValueError(f"{name}: expected {allowed} {what}, got {shown(value)}")
+    return given * (counts[-1] // len(given))
+
+
+def _check_geometry(stride: Any, padding: Any, dilation: Any) -> None:
+    """Refuse what is no stride, padding or dilation for any number of axes."""
+    check_int_or_ints(stride, "stride", minimum=1, maximum=_FAR)
+    check_int_or_ints(dilation, "dilation", minimum=1, maximum=_FAR)
+    if isinstance(padding, str):
+        check_option(padding, "padding", ("valid", "same"))
+    else:
+        check_int_or_ints(padding, "padding", minimum=0, maximum=_FAR)
+
+
+def _in_memory(axes: tuple["_Axis", ...]) -> tuple["_Axis", ...]:
+    """Refuse padding that would fill the memory."""
+    pixels = prod(a.padded for a in axes)
+    if pixels > max(_PIXELS, 4 * prod(a.size for a in axes)):
+        raise ValueError(
+            f"padding: expected an image of at most {_PIXELS} pixels with its padding, got {pixels}"
+        )
+    return axes
 
 
 def _check_axes(x: ArrayLike, name: str) -> Floats:

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qcp_ref import _kernels
-from qcp_ref._checks import Array, check_array, check_int, check_option
+from qcp_ref._checks import Array, as_array, check_array, check_int, check_option
 from qcp_ref._kernels import TIE
 from qcp_ref.grid import Grid, Scale, _check_grid, dequantize, quantize, round_to_integers
 from qcp_ref.minimum import Exact, Pair, Sides, Tables, moments_of, near_best_of, tails
@@ -198,7 +198,9 @@ def project(
             "scale: expected None together with axis or rule or po2; it overrides them"
         )
     else:
-        chosen = scale if isinstance(scale, Scale) else Scale(np.asarray(scale), 0.0, "given")
+        chosen = (
+            scale if isinstance(scale, Scale) else Scale(as_array(scale, "scale"), 0.0, "given")
+        )
     codes = quantize(x, grid, chosen.scale, chosen.zero_point)
     return dequantize(codes, chosen.scale, chosen.zero_point, grid=grid)
 

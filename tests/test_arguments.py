@@ -9,6 +9,7 @@ import inspect
 import os
 import random
 import re
+import signal
 import tempfile
 import time
 from collections import defaultdict
@@ -128,14 +129,25 @@ def made(expression, right):
         return error
 
 
+class Stuck(BaseException):
+    """A call has taken too long."""
+
+
+def _stuck(number, frame):
+    raise Stuck
+
+
 # --- one trial ------------------------------------------------------------------------------------
 
 
 def parts(value):
     """All numbers and texts of a result or an argument, as a flat list."""
     if isinstance(value, np.ndarray):
-        return [value.dtype.str.lstrip("<>="), value.shape, *(
-            np.ascontiguousarray(value).ravel().tolist() if value.dtype.kind != "V" else ())]
+        return [
+            value.dtype.str.lstrip("<>="),
+            value.shape,
+            *(np.ascontiguousarray(value).ravel().tolist() if value.dtype.kind != "V" else ()),
+        ]
     if isinstance(value, (list, tuple)):
         return [part for one in value for part in parts(one)]
     if isinstance(value, dict):
@@ -144,6 +156,8 @@ def parts(value):
         return parts(vars(value)) if hasattr(value, "__dict__") else [repr(value)]
     if isinstance(value, np.generic):
         return [value.item()]
+    if isinstance(value, int) and value.bit_length() > 64:
+        return [hex(value)]  # Python writes no decimal numbers of that size
     if isinstance(value, (int, float, complex, str, bytes)) or value is None:
         return [value]
     return []
@@ -183,10 +197,13 @@ def trial(name, argument, expression, right, said):
     arguments[argument] = value
     before = repr(parts(list(arguments.values())))
     start, result, error = time.process_time(), None, None
+    signal.setitimer(signal.ITIMER_VIRTUAL, 2 * SECONDS)
     try:
         result = called(call, arguments)
-    except Exception as raised:
+    except (Exception, Stuck) as raised:
         error = raised
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
     seconds = time.process_time() - start
     if repr(parts(list(arguments.values()))) != before:
         return "an input was changed"
@@ -213,6 +230,7 @@ def _wrong_refusal(error, said, known):
 
 
 RIGHT = {}
+signal.signal(signal.SIGVTALRM, _stuck)
 
 
 def right(name):
