@@ -68,11 +68,10 @@ def as_array(x: Any, name: str) -> NDArray[Any]:
 def check_integers(x: Any, name: str, *, ndim: int | None = None) -> NDArray[Any]:
     """Return a non-empty array of integers, in its own type, or say what is wrong."""
     array = as_array(x, name)
-    if array.dtype.kind not in "iu":
-        if array.size:
-            raise TypeError(
-                f"{name}: expected integers, got dtype {array.dtype}; round the numbers yourself"
-            )
+    if array.dtype.kind not in "iu" and array.size:
+        raise TypeError(
+            f"{name}: expected integers, got dtype {array.dtype}; round the numbers yourself"
+        )
     check_array(array, name, ndim=ndim)
     return array
 
@@ -123,14 +122,14 @@ def is_float32(array: NDArray[Any]) -> bool:
     return array.dtype.kind == "f" and array.dtype.itemsize == 4
 
 
-def check_tensor(X: ArrayLike) -> Array:
+def check_tensor(X: ArrayLike, name: str = "X") -> Array:
     """Return a tensor of at least two modes whose squared norm float64 can hold."""
-    array = check_array(X, "X", min_ndim=2)
+    array = check_array(X, name, min_ndim=2)
     largest = float(np.abs(array).max())
     if largest != 0 and not _SMALLEST <= largest <= 1 / _SMALLEST:
         raise ValueError(
-            f"X: expected a largest magnitude of 0 or from {_SMALLEST:.0e} to {1 / _SMALLEST:.0e}, "
-            f"got {largest:.0e}; rescale the data"
+            f"{name}: expected a largest magnitude of 0 or from {_SMALLEST:.0e} to "
+            f"{1 / _SMALLEST:.0e}, got {largest:.0e}; rescale the data"
         )
     return array
 
@@ -169,7 +168,7 @@ def check_sequence(values: Any, name: str, what: str, *, most: int = _LONGEST) -
 
     An array is one only where numbers are expected, which it then holds along its one axis.
     """
-    one_axis = what == "integers" or what == "numbers"
+    one_axis = what in {"integers", "numbers"}
     wrong = isinstance(values, (str, bytes, bytearray, Mapping, set, frozenset))
     wrong |= hasattr(values, "__array__") and not (one_axis and _axes_of(values) == 1)
     try:
@@ -295,9 +294,14 @@ def check_rank(rank: Any) -> int:
 
 
 def check_real(
-    value: Any, name: str, *, minimum: float | None = None, positive: bool = False
+    value: Any,
+    name: str,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    positive: bool = False,
 ) -> float:
-    """Return ``value`` as a finite float, at least ``minimum`` or strictly positive.
+    """Return ``value`` as a finite float between the limits or strictly positive.
 
     Python's and NumPy's real numbers are taken, and arrays without axes that hold one.
     """
@@ -319,6 +323,8 @@ def check_real(
         raise ValueError(f"{name}: expected a number above 0, got {number}")
     if minimum is not None and number < minimum:
         raise ValueError(f"{name}: expected at least {minimum}, got {number}")
+    if maximum is not None and number > maximum:
+        raise ValueError(f"{name}: expected at most {maximum}, got {number}")
     return number
 
 

@@ -340,7 +340,7 @@ def frontier(
     [(2, 12, 87), (3, 8, 87), (4, 6, 87)]
     """
     W = check_array(W, "W", min_ndim=2)
-    X = check_tensor(W if W.ndim == 2 else kernel_to_tensor(W))
+    X = check_tensor(W if W.ndim == 2 else kernel_to_tensor(W), "W")
     count = _Count(
         W.shape, cost, axis, input_size, scale_bytes, activation_bits, stride, padding, dilation
     ).checked()
@@ -426,7 +426,8 @@ def allocate(
     least = sum(options[0].cost for options in points)
     if least > budget:
         raise ValueError(
-            f"budget: expected at least {least} (the cheapest choice of every layer), got {budget}"
+            f"budget: expected at least {shown(least)} (the cheapest choice of every layer), got "
+            f"{shown(budget)}"
         )
     relaxed = _relax(points, budget)
     taken = _merge(points, budget, relaxed) if method == "exact" else relaxed.points
@@ -487,7 +488,10 @@ def _marked(choices: list[Choice]) -> tuple[Choice, ...]:
 
 
 def _listed(choices: Any, n: int) -> list[Choice]:
-    return check_sequence(choices, f"frontiers[{n}]", "choices of one layer")
+    found = check_sequence(choices, f"frontiers[{n}]", "choices of one layer")
+    if not found:
+        raise ValueError(f"frontiers[{n}]: expected at least one Choice, got none")
+    return found
 
 
 def _damages(
@@ -503,8 +507,6 @@ def _damages(
         raise ValueError(f"weights: expected {len(layers)} (one per layer), got {len(factors)}")
     exact = []
     for n, (choices, weight) in enumerate(zip(layers, factors, strict=True)):
-        if not choices:
-            raise ValueError(f"frontiers[{n}]: expected at least one Choice, got none")
         factor = Fraction(check_real(weight, f"weights[{n}]", minimum=0.0))
         exact.append([factor * _squared_error(c, f"frontiers[{n}]") for c in choices])
     if sum(max(row) for row in exact) > Fraction(np.finfo(float).max):

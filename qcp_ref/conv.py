@@ -795,7 +795,12 @@ class _Axis(NamedTuple):
 
 
 def _axes(
-    sides: Sequence[int], kernel_size: Pair, stride: Pair, padding: Padding, dilation: Pair
+    sides: Sequence[int],
+    kernel_size: Pair,
+    stride: Pair,
+    padding: Padding,
+    dilation: Pair,
+    blamed: str = "x",
 ) -> tuple[_Axis, ...]:
     """Resolve the options for each spatial axis by :eq:`conv-size` and :eq:`conv-same`."""
     d = len(sides)
@@ -814,7 +819,7 @@ def _axes(
         padded = before + n + after
         if padded < span:
             need = f"a padded {name} of at least {span} (the kernel's span)"
-            raise ValueError(f"x: expected {need}, got {padded}; pad more or dilate less")
+            raise ValueError(f"{blamed}: expected {need}, got {padded}; pad more or dilate less")
         axes.append(_Axis(k, s, spread[i], n, before, padded, span, (padded - span) // s + 1))
     return tuple(axes)
 
@@ -932,14 +937,18 @@ def _numbers(value: Any, name: str, counts: Sequence[int], minimum: int) -> tupl
     return given * (counts[-1] // len(given))
 
 
-def _check_geometry(stride: Any, padding: Any, dilation: Any) -> None:
-    """Refuse what is no stride, padding or dilation for any number of axes."""
-    check_int_or_ints(stride, "stride", minimum=1, maximum=_FAR)
-    check_int_or_ints(dilation, "dilation", minimum=1, maximum=_FAR)
+def _check_geometry(stride: Any, padding: Any, dilation: Any) -> tuple[Any, Any, Any]:
+    """Return stride, padding and dilation as they are kept: one integer, or several in a tuple."""
     if isinstance(padding, str):
         check_option(padding, "padding", ("valid", "same"))
     else:
-        check_int_or_ints(padding, "padding", minimum=0, maximum=_FAR)
+        padding = _kept(padding, "padding", 0)
+    return _kept(stride, "stride", 1), padding, _kept(dilation, "dilation", 1)
+
+
+def _kept(value: Pair, name: str, minimum: int) -> int | tuple[int, ...]:
+    given = check_int_or_ints(value, name, minimum=minimum, maximum=_FAR)
+    return given[0] if is_one_int(value) else given
 
 
 def _in_memory(axes: tuple["_Axis", ...]) -> tuple["_Axis", ...]:

@@ -26,6 +26,7 @@ __all__ = ["Costs", "conv_costs", "equal_cost_bits", "rank_for_rate"]
 
 # A reduction rate: read as the decimal number that is printed, so that 1.2 is 6/5.
 Rate: TypeAlias = int | float | str | Decimal | Fraction
+_MOST = 2**31  # of sides, bits and bytes
 _DIGITS = 400  # of a rate, before or after the point
 
 
@@ -103,7 +104,7 @@ def rank_for_rate(shape: Sequence[int], rate: Rate) -> int:
     >>> rank_for_rate((64, 64, 9), 2)
     134
     """
-    sides = check_ints(shape, "shape", minimum=1)
+    sides = check_ints(shape, "shape", minimum=1, maximum=_MOST)
     if len(sides) < 2:
         raise ValueError(f"shape: expected at least 2 sides, got {tuple(sides)}")
     most = Fraction(prod(sides), sum(sides))
@@ -177,22 +178,21 @@ def conv_costs(
     """
     O, I, *kernel = _numbers(shape, "shape", (3, 4, 5), 1)
     size = _numbers(input_size, "input_size", (1, len(kernel)), 1)
-    axes = _axes(size, kernel, stride, padding, dilation)
+    axes = _axes(size, kernel, stride, padding, dilation, "input_size")
     before, after, entries = prod(size), prod(a.out for a in axes), prod(kernel)
     if rank is None:
         parameters = O * I * entries
         macs = parameters * after
     else:
-        R = check_int(rank, "rank", minimum=1)
+        R = check_int(rank, "rank", minimum=1, maximum=2**60)
         spatial = entries if entries > 1 else 0  # a 1x1 kernel has no depthwise stage
         parameters = R * (O + I + spatial)
         macs = R * (I * (before if spatial else after) + (spatial + O) * after)
-    bits = check_int(weight_bits, "weight_bits", minimum=1)
-    bops = macs * bits * check_int(activation_bits, "activation_bits", minimum=1)
+    bits = check_int(weight_bits, "weight_bits", minimum=1, maximum=_MOST)
+    bops = macs * bits * check_int(activation_bits, "activation_bits", minimum=1, maximum=_MOST)
     packed = -(-bits * parameters // 8)
-    packed += check_int(scales, "scales", minimum=0) * check_int(
-        scale_bytes, "scale_bytes", minimum=1
-    )
+    count = check_int(scales, "scales", minimum=0, maximum=2**53)
+    packed += count * check_int(scale_bytes, "scale_bytes", minimum=1, maximum=_MOST)
     return Costs(parameters, macs, bops, packed)
 
 
@@ -232,7 +232,7 @@ def equal_cost_bits(bits: int, rate: Rate) -> tuple[int, int]:
     >>> equal_cost_bits(4, 2), equal_cost_bits(4, 1.5)
     ((2, 2), (2, 3))
     """
-    exact = check_int(bits, "bits", minimum=1) / _check_rate(rate)
+    exact = check_int(bits, "bits", minimum=1, maximum=_MOST) / _check_rate(rate)
     return floor(exact), ceil(exact)
 
 

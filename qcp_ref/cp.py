@@ -523,6 +523,7 @@ def align(cp: CP, reference: CP) -> Alignment:
     """
     from scipy.optimize import linear_sum_assignment
 
+    _check_cp(reference, "reference")
     mine, theirs = normalize(cp), normalize(reference)
     if mine.shape != theirs.shape or mine.rank != theirs.rank:
         raise ValueError(

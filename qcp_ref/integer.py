@@ -38,6 +38,7 @@ from qcp_ref._checks import (
     check_ints,
     check_option,
     check_sequence,
+    is_one_int,
     shown,
 )
 from qcp_ref._results import frozen
@@ -533,8 +534,8 @@ def _operands(
         raise TypeError(f"x: expected uint8 or int8, whose range is known, got dtype {x.dtype}")
     grid = Grid(8, signed=x.dtype == np.int8)
     _prove(accumulator_bound(W, grid, zero_point=zero_point, bias=bias))
-    weights = check_array(W, "W")
-    return check_array(x, "x") - zero_point, weights, _check_bias(bias, len(weights)).astype(float)
+    weights, z = check_array(W, "W"), _check_one_zero(zero_point, grid)
+    return check_array(x, "x") - z, weights, _check_bias(bias, len(weights)).astype(float)
 
 
 def _prove(bounds: NDArray[np.int64], name: str = "W") -> None:
@@ -581,8 +582,8 @@ def _checked_parts(layer: IntegerCP) -> dict[str, Any]:
             "weights: expected (R, Cin), for a kernel (entries, R), and (Cout, R), got shapes "
             f"{[w.shape for w in W]}"
         )
-    _check_kernel(layer.kernel_size, (W[-1], W[0].T, *W[1:-1]))
-    _check_geometry(layer.stride, layer.padding, layer.dilation)
+    sides = _check_kernel(layer.kernel_size, (W[-1], W[0].T, *W[1:-1]))
+    geometry = _check_geometry(layer.stride, layer.padding, layer.dilation)
     grid, factors = _check_activations(layer.grid), []
     given = check_sequence(layer.multipliers, "multipliers", "arrays (one per stage)", most=64)
     outputs = [W[0].shape[0], *(w.shape[1] for w in W[1:-1]), W[-1].shape[0]]
@@ -599,9 +600,10 @@ def _checked_parts(layer: IntegerCP) -> dict[str, Any]:
             raise ValueError(f"{name}: expected {len(W) + count} of them, got {len(parts)}")
     check_flag(layer.relu, "relu")
     check_option(layer.mode, "mode", MODES)
-    bias = _check_bias(layer.bias, outputs[-1])
-    parts = {"weights": tuple(W), "multipliers": tuple(factors), "zero_points": zeros}
-    return {**parts, "bias": bias}
+    bias = _check_bias(check_integers(layer.bias, "bias"), outputs[-1])
+    parts: dict[str, Any] = {"weights": tuple(W), "multipliers": tuple(factors), "bias": bias}
+    parts |= dict(zip(("stride", "padding", "dilation"), geometry, strict=True))
+    return {**parts, "kernel_size": sides, "zero_points": zeros}
 
 
 def _check_one_zero(zero_point: Any, grid: Grid, name: str = "zero_point") -> int:
@@ -650,7 +652,7 @@ def _check_weights(cp: Any) -> tuple[list[NDArray[np.int64]], list[Array]]:
     return codes, [step / double for step in cp.scales]
 
 
-def _check_kernel(kernel_size: Pair, codes: Sequence[Integers]) -> None:
+def _check_kernel(kernel_size: Pair, codes: Sequence[Integers]) -> Pair:
     entries = len(codes[2]) if len(codes) == 3 else 1
     sides = check_int_or_ints(kernel_size, "kernel_size", minimum=1, maximum=2**31)
     possible = [prod(sides)] if len(sides) > 1 else [k**d for k in sides for d in (1, 2, 3)]
@@ -658,6 +660,7 @@ def _check_kernel(kernel_size: Pair, codes: Sequence[Integers]) -> None:
         raise ValueError(
             f"kernel_size: expected sides of {entries} entries, got {shown(kernel_size)}"
         )
+    return sides[0] if is_one_int(kernel_size) else sides
 
 
 def _check_scales(

@@ -513,6 +513,7 @@ def ao_admm(
     X = check_tensor(X)
     rank, callback = check_rank(rank), check_callback(callback)
     check_option(refit, "refit", REFITS)
+    check_rng(rng, "ao_admm")  # also where the start is given and nothing is drawn
     max_sweeps = check_count(max_sweeps, "max_sweeps")
     max_steps = check_count(max_steps, "max_steps")
     tol = check_real(tol, "tol", minimum=0.0)
@@ -534,7 +535,7 @@ def ao_admm(
 
 
 def _refuse_zero_points(rule: str) -> None:
-    if rule in AFFINE:
+    if isinstance(rule, str) and rule in AFFINE:
         raise ValueError(f"rule: factors have no zero points, got {shown(rule)}; use 'mse-exact'")
 
 

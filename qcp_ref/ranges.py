@@ -119,6 +119,10 @@ class Histogram:
         x = check_array(x, "x").ravel()
         bins = check_int(bins, "bins", minimum=2, maximum=2**20)
         top = float(np.abs(x).max())
+        if top > _MOST / 2:
+            raise ValueError(
+                f"x: expected magnitudes up to 2**399, got {top:.0e}; rescale the data"
+            )
         exponent = frexp(top)[1] - bins.bit_length() - 1 if top else -1022  # surely too fine
         return _count(x, np.ones(1, np.int64), 2.0 ** max(exponent, -1022), bins)
 

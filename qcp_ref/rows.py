@@ -304,10 +304,10 @@ def _refit_columns(F: Array, G: Array, levels: Array, scale: Array) -> Array:
     return scale
 
 
-def _check_rows_grid(grid: Any) -> Grid:
+def _check_rows_grid(grid: Any, name: str = "grid") -> Grid:
     checked = _check_grid(grid)
     if checked.kind == "log2":
-        raise ValueError("grid: expected levels in equal steps, got a log2 grid; use 'authors'")
+        raise ValueError(f"{name}: expected levels in equal steps, got a log2 grid; use 'authors'")
     return checked
 
 

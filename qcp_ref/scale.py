@@ -193,7 +193,7 @@ def project(
     """
     if scale is None:
         chosen = choose_scale(x, grid, rule=rule, axis=axis, po2=po2)
-    elif axis is not None or rule != "mse-exact" or po2 is not None:
+    elif _not_default(axis, rule, po2):
         raise ValueError(
             "scale: expected None together with axis or rule or po2; it overrides them"
         )
@@ -206,6 +206,16 @@ def project(
 
 
 # --- options and units ----------------------------------------------------------------------------
+
+
+def _not_default(axis: Any, rule: Any, po2: Any) -> bool:
+    """Say whether one of the options of a scale is not the default, if all are of their kind."""
+    if axis is not None:
+        check_int(axis, "axis", minimum=0, maximum=1)
+    if po2 is not None:
+        check_option(po2, "po2", _POWERS)
+    rule = check_option(rule, "rule", list(_RULES))
+    return axis is not None or rule != "mse-exact" or po2 is not None
 
 
 def _check_rule(grid: Grid, rule: str, po2: str | None) -> None:

@@ -273,7 +273,7 @@ def polish(
     (True, 'converged')
     """
     X = _check_start(X, cp)
-    noise = check_real(noise, "noise", minimum=0.0)
+    noise = check_real(noise, "noise", minimum=0.0, maximum=2.0**16)
     sweeps, callback = check_count(sweeps, "sweeps", minimum=0), check_callback(callback)
     sweeps = sweeps if noise else 0
     state = _Codes(X, cp, check_rng(rng, "polish"))

@@ -114,7 +114,7 @@ def fold(M: ArrayLike, mode: int, shape: Sequence[int]) -> Array:
     True
     """
     M = check_array(M, "M", ndim=2)
-    shape = check_ints(shape, "shape", minimum=1)
+    shape = check_ints(shape, "shape", minimum=1, maximum=2**53)
     if len(shape) < 2:
         raise ValueError(f"shape: expected at least 2 sides, got {shape}")
     mode = check_mode(mode, len(shape))
@@ -329,6 +329,10 @@ def mttkrp_sweep(X: ArrayLike, factors: list[ArrayLike]) -> Iterator[tuple[int, 
     ...     factors[mode] = F % 3
     """
     X = np.ascontiguousarray(check_array(X, "X", min_ndim=2))
+    if isinstance(factors, Iterator):
+        raise TypeError(
+            f"factors: expected a list, which can be read again, got {type(factors).__name__}"
+        )
     matrices = check_factors(factors, shape=X.shape)
     core, own, inside = _sweep(X, matrices), span(X), True
     for mode in range(X.ndim):

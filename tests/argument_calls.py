@@ -68,6 +68,9 @@ LINEAR = q.compress_linear(F, rank=1, sweeps=1)
 CONV = q.compress_conv(W, rank=1, sweeps=1)
 
 NONE = ("None",)
+# What is read as some arrays without axes.
+LISTS = ("[-1]", "[0]", "[2, 2]", "[2] * 9", "[1.5]", "[-0.5, 2.0]", "range(2, 4)", "[[1], [1, 2]]")
+WIDE = ("v.tolist()", "v.astype(np.int64)")  # bytes only
 AXIS = ("integer", None, NONE)
 STRIDE = {"stride": ("integers", 1), "dilation": ("integers", 1)}
 PADDING = {"padding": ("integers option", 0, ("[0]",))}
@@ -112,17 +115,17 @@ register("unfold", q.unfold, 2, **TENSOR, mode=("integer", 1))
 register(
     "fold", q.fold, 3, M=("array", q.unfold(X, 1)), mode=("integer", 1), shape=("integers", X.shape)
 )
-register("khatri_rao", q.khatri_rao, 1, matrices=("factors", FACTORS))
-register("gram", q.gram, 2, factors=("factors", FACTORS), mode=("integer", 1, NONE))
-register("mttkrp", q.mttkrp, 3, **TENSOR, factors=("factors", FACTORS), mode=("integer", 1))
+register("khatri_rao", q.khatri_rao, 1, matrices=("arrays", FACTORS))
+register("gram", q.gram, 2, factors=("arrays", FACTORS), mode=("integer", 1, NONE))
+register("mttkrp", q.mttkrp, 3, **TENSOR, factors=("arrays", FACTORS), mode=("integer", 1))
 register(
     "mttkrp_sweep",
     lambda X, factors: list(q.mttkrp_sweep(X, factors)),
     2,
     **TENSOR,
-    factors=("factors", FACTORS),
+    factors=("arrays", FACTORS, ("iter(v)", "(x for x in v)")),
 )
-register("CP", q.CP, 2, factors=("factors", FACTORS), weights=("array", np.array([1.0, 2.0]), NONE))
+register("CP", q.CP, 2, factors=("arrays", FACTORS), weights=("array", np.array([1.0, 2.0]), NONE))
 for one in ("reconstruct", "norm", "normalize", "balance", "canonical", "sensitivity"):
     register(one, getattr(q, one), 1, cp=("object", THE_CP))
 register("relative_error", q.relative_error, 2, **TENSOR, cp=("object", THE_CP))
@@ -230,7 +233,7 @@ register(
     "activation_scale",
     q.activation_scale,
     2,
-    batches=("batches", [F, B]),
+    batches=("arrays", [F, B], LISTS),
     grid=("object", GRID),
     rule=("option", "min-max"),
 )
@@ -244,7 +247,7 @@ for rule, option, value in (
         f"activation_scale {rule}",
         partial(q.activation_scale, rule=rule),
         2,
-        batches=("batches", [F, B]),
+        batches=("arrays", [F, B], LISTS),
         grid=("object", GRID),
         **{option: value},
     )
@@ -315,8 +318,8 @@ register(
     "QuantizedCP",
     q.QuantizedCP,
     3,
-    codes=("codes_list", list(CODES.codes)),
-    scales=("batches", [np.array(0.5)] * 3),
+    codes=("arrays", list(CODES.codes)),
+    scales=("arrays", [np.array(0.5)] * 3, LISTS),
     grid=("object", GRID),
 )
 register(
@@ -470,10 +473,10 @@ register(
     q.output_normal,
     4,
     **TENSOR,
-    factors=("factors", FACTORS),
+    factors=("arrays", FACTORS),
     S=("array", S),
     mode=("integer", 1),
-    row=("integer", None, NONE),
+    row=("integer", 1),
 )
 register(
     "polish_output",
@@ -507,7 +510,7 @@ register(
     "int_conv",
     q.int_conv,
     2,
-    x=("bytes", BYTES),
+    x=("codes", BYTES, WIDE),
     W=("codes", SMALL.reshape(3, 2, 1, 1)),
     zero_point=("integer", 1),
     bias=("codes", np.array([1, 2, 3]), NONE),
@@ -517,7 +520,7 @@ register(
     "int_linear",
     q.int_linear,
     2,
-    x=("bytes", BYTES[0, :, 0, :2]),
+    x=("codes", BYTES[0, :, 0, :2], WIDE),
     W=("codes", SMALL),
     zero_point=("integer", 1),
     bias=("codes", np.array([1, 2, 3]), NONE),
@@ -549,8 +552,8 @@ register(
     "IntegerCP",
     q.IntegerCP,
     5,
-    weights=("codes_list", list(LAYER.weights)),
-    multipliers=("batches", list(LAYER.multipliers)),
+    weights=("arrays", list(LAYER.weights)),
+    multipliers=("arrays", list(LAYER.multipliers), LISTS),
     bias=("codes", LAYER.bias),
     zero_points=("integers", LAYER.zero_points),
     grid=("object", LAYER.grid),
@@ -612,7 +615,7 @@ register(
     2,
     shape=("integers", (3, 2, 1, 2)),
     budget=("integer", 60),
-    bits=("integers", (2, 4)),
+    bits=("integer", 4),
     **COUNTED,
 )
 register(
