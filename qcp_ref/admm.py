@@ -127,7 +127,13 @@ def admm(
 
     if check_callback(project, "project") is None:
         raise TypeError("project: expected a function, got None; it rounds to the grid")
-    return iterate(F, G, project, (H, U), (max_steps, tol))
+    found = iterate(F, G, project, (H, U), (max_steps, tol))
+    if not all(np.isfinite(part).all() for part in found[:5]):
+        raise ValueError(
+            "F, start, dual: expected magnitudes whose squares float64 can hold, got larger ones; "
+            "rescale the data"
+        )
+    return found
 
 
 def iterate(

@@ -136,6 +136,8 @@ class _Count(NamedTuple):
         """Refuse bad arguments before anything is solved; make a matrix a kernel of one entry."""
         sides, size = list(check_ints(self.shape, "shape", minimum=1)), self.input_size
         check_option(self.cost, "cost", COSTS)
+        if not 2 <= len(sides) <= 5:
+            raise ValueError(f"shape: expected 2 to 5 sides, got {shown(self.shape)}")
         if self.axis is not None:
             check_int(self.axis, "axis", minimum=0, maximum=1)
         if len(sides) == 2:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from qcp_ref._checks import Array, Rng, check_array, check_tensor, is_float32
+from qcp_ref._checks import Array, Rng, check_array, check_option, check_tensor, is_float32
 from qcp_ref._results import frozen
 from qcp_ref._wide import finite, fits, span
 from qcp_ref.conv import (
@@ -40,7 +40,7 @@ from qcp_ref.grid import Grid
 from qcp_ref.output import _check_moment, polish_output
 from qcp_ref.qcp import QuantizedCP, QuantizedFit, StageCallback, _stage
 from qcp_ref.rows import _check_rows_grid
-from qcp_ref.search import factorize
+from qcp_ref.search import METHODS, factorize
 
 __all__ = ["CPConv", "CPLinear", "compress_conv", "compress_linear"]
 
@@ -377,7 +377,7 @@ def _fit(
     if rank is None:
         rank = rank_for_rate(X.shape, rate)
     grid = bits if isinstance(bits, Grid) else Grid(bits)
-    if options["method"] not in ("authors", "als-round"):
+    if check_option(options["method"], "method", METHODS) in ("best", "sequential"):
         _check_rows_grid(grid, "bits")
     if S is not None:  # refuse it before fitting
         S, grid = _check_moment(S, X.shape, "second_moment"), _check_rows_grid(grid, "bits")

@@ -76,7 +76,7 @@ STRIDE = {"stride": ("integers", 1), "dilation": ("integers", 1)}
 PADDING = {"padding": ("integers option", 0, ("[0]",))}
 GEOMETRY = STRIDE | PADDING
 TENSOR = {"X": ("array", X)}
-RATE_TAKES = ('"2"',)
+RATE_TAKES = ('"2"', 'np.str_("2")', "str(v)")
 CALLBACK = ("callback", None, NONE)
 COUNTED = {
     "cost": ("option", "bytes"),
