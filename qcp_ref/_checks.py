@@ -35,11 +35,12 @@ _GRAM_ROUNDING = 2.0**-18  # 64 roundings of float32
 _DEEPEST = 64  # axes of an array, and so factors of a tensor
 _COUNTS = 10**6  # sweeps, steps and the like
 _RANKS = 2**16  # components; their Gram matrix takes 32 GiB
+_COMMON = 2**31  # strides, padding and dilation
 _LONGEST = 100_000  # of a list of numbers that are no data
 _PLAIN = (int, float, np.float64, np.float32, np.int64)  # what most lists consist of
 
 
-def as_array(x: Any, name: str) -> NDArray[Any]:
+def as_array(x: Any, name: str, what: str = "an array of real numbers") -> NDArray[Any]:
     """Return what was given as an array of integers or floats: the one door for all arrays.
 
     Sizes, axes and values are not looked at. A plain array is returned as it is.
@@ -59,7 +60,7 @@ def as_array(x: Any, name: str) -> NDArray[Any]:
     if mixed or array.dtype.kind not in "iuf":
         got = "True or False among numbers" if mixed else f"dtype {array.dtype}"
         raise TypeError(
-            f"{name}: expected an array of real numbers, got {got}; "
+            f"{name}: expected {what}, got {got}; "
             + _ADVICE.get(array.dtype.kind, "convert it to floating point explicitly")
         )
     return array
@@ -67,7 +68,7 @@ def as_array(x: Any, name: str) -> NDArray[Any]:
 
 def check_integers(x: Any, name: str, *, ndim: int | None = None) -> NDArray[Any]:
     """Return a non-empty array of integers, in its own type, or say what is wrong."""
-    array = as_array(x, name)
+    array = as_array(x, name, "integers")
     if array.dtype.kind not in "iu" and array.size:
         raise TypeError(
             f"{name}: expected integers, got dtype {array.dtype}; round the numbers yourself"
@@ -186,11 +187,17 @@ def check_sequence(values: Any, name: str, what: str, *, most: int = _LONGEST) -
 
 
 def check_ints(
-    values: Any, name: str, *, minimum: int | None = None, maximum: int | None = None
+    values: Any,
+    name: str,
+    *,
+    minimum: int | None = None,
+    maximum: int | None = None,
+    cap: int | None = None,
 ) -> tuple[int, ...]:
     """Return a sequence of integers as a tuple."""
     given = check_sequence(values, name, "integers")
-    return tuple(check_int(value, name, minimum=minimum, maximum=maximum) for value in given)
+    limits = {"minimum": minimum, "maximum": maximum, "cap": cap}
+    return tuple(check_int(value, name, **limits) for value in given)
 
 
 def check_gram(G: ArrayLike, rank: int) -> Array:
@@ -247,25 +254,33 @@ def unit_diagonal(G: Array) -> tuple[Array, Array]:
 
 
 def check_int_or_ints(
-    value: Any, name: str, *, minimum: int | None = None, maximum: int | None = None
+    value: Any, name: str, *, minimum: int | None = None, cap: int | None = None
 ) -> tuple[int, ...]:
     """Return one integer or several as a tuple."""
     if is_one_int(value):
-        return (check_int(value, name, minimum=minimum, maximum=maximum),)
-    return check_ints(value, name, minimum=minimum, maximum=maximum)
+        return (check_int(value, name, minimum=minimum, cap=cap),)
+    return check_ints(value, name, minimum=minimum, cap=cap)
 
 
 def is_one_int(value: Any) -> bool:
     """Say whether this stands for one integer and not for several."""
     if isinstance(value, np.ndarray) or _axes_of(value) is not None:
         return _axes_of(value) == 0
-    return isinstance(value, int) or _part(value, "__index__") is not None
+    return _part(value, "__index__") is not None or not isinstance(value, Iterable)
 
 
 def check_int(
-    value: Any, name: str, *, minimum: int | None = None, maximum: int | None = None
+    value: Any,
+    name: str,
+    *,
+    minimum: int | None = None,
+    maximum: int | None = None,
+    cap: int | None = None,
 ) -> int:
-    """Return ``value`` as an int; bool and float are refused, NumPy integers are fine."""
+    """Return ``value`` as an int; bool and float are refused, NumPy integers are fine.
+
+    The ``cap`` is what a computer can do, not what makes sense.
+    """
     try:
         if not isinstance(value, (int, np.integer)):
             _refuse_foreign(value, name)
@@ -280,17 +295,19 @@ def check_int(
         ) from None
     if (minimum is not None and number < minimum) or (maximum is not None and number > maximum):
         raise ValueError(f"{name}: expected {_range(minimum, maximum)}, got {shown(number)}")
+    if cap is not None and number > cap:
+        raise ValueError(f"{name}: expected at most {cap}, got {shown(number)}")
     return number
 
 
-def check_count(value: Any, name: str, *, minimum: int = 1, maximum: int = _COUNTS) -> int:
+def check_count(value: Any, name: str, *, minimum: int = 1) -> int:
     """Return how often something is done, at most; a larger number would never end."""
-    return check_int(value, name, minimum=minimum, maximum=maximum)
+    return check_int(value, name, minimum=minimum, cap=_COUNTS)
 
 
 def check_rank(rank: Any) -> int:
     """Return a number of components; its square is the size of a Gram matrix."""
-    return check_int(rank, "rank", minimum=1, maximum=_RANKS)
+    return check_int(rank, "rank", minimum=1, cap=_RANKS)
 
 
 def check_real(
@@ -345,9 +362,7 @@ def check_callback(callback: Any, name: str = "callback") -> Any:
 def check_class(value: Any, name: str, kind: type[Kind]) -> Kind:
     """Return ``value`` if it is of the class that is meant."""
     if not isinstance(value, kind):
-        raise TypeError(
-            f"{name}: expected a {kind.__name__}, got {shown(value)} of type {type(value).__name__}"
-        )
+        raise TypeError(f"{name}: expected a {kind.__name__}, got {type(value).__name__}")
     return value
 
 
@@ -358,6 +373,20 @@ def check_option(value: Any, name: str, options: Sequence[str]) -> str:
     if value not in options:
         raise ValueError(f"{name}: expected one of {list(options)}, got {shown(value)}")
     return value
+
+
+def check_geometry(stride: Any, padding: Any, dilation: Any) -> tuple[Any, Any, Any]:
+    """Return stride, padding and dilation as they are kept: one integer, or several in a tuple."""
+    if isinstance(padding, str):
+        check_option(padding, "padding", ("valid", "same"))
+    else:
+        padding = _one_or_more(padding, "padding", 0)
+    return _one_or_more(stride, "stride", 1), padding, _one_or_more(dilation, "dilation", 1)
+
+
+def _one_or_more(value: Any, name: str, minimum: int) -> int | tuple[int, ...]:
+    given = check_int_or_ints(value, name, minimum=minimum, cap=_COMMON)
+    return given[0] if is_one_int(value) else given
 
 
 def check_mode(mode: Any, ndim: int) -> int:

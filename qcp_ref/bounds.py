@@ -68,8 +68,8 @@ def gamma(n: int, dtype: DTypeLike = np.float64) -> float:
     most = round(2 / float(np.finfo(precision).eps))  # n u reaches 1 there
     if n >= most:
         raise ValueError(
-            f"n: expected fewer than {most} roundings of {precision}, got {shown(n)}; no bound "
-            "exists for so many"
+            f"n: expected fewer than {most} roundings of {precision}, got {shown(n)}, which "
+            "exceed any bound"
         )
     nu = n / most
     # Three roundings happen in evaluating this very formula; two units in the last place cover
@@ -125,7 +125,8 @@ def rounding_bound(
     precision = _check_dtype(dtype)
     if n >= _MOST_TERMS:
         raise ValueError(
-            f"lengths: expected fewer than 2**52 roundings in all, got {shown(n)}; split the sum"
+            f"lengths: expected fewer than 2**52 roundings in all, got {shown(n)}; so many "
+            "roundings leave no bound; split the sum"
         )
     size = check_array(magnitude, "magnitude")
     if (size < 0).any():

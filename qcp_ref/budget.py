@@ -519,7 +519,7 @@ def _damages(
 
 def _squared_error(choice: Choice, name: str) -> Fraction:
     if not isinstance(choice, Choice):
-        raise TypeError(f"{name}: expected Choices, got {shown(choice)}")
+        raise TypeError(f"{name}: expected Choices, got {type(choice).__name__}")
     check_int(choice.cost, f"{name}: cost", minimum=0)
     return Fraction(check_real(choice.squared_error, f"{name}: squared_error", minimum=0.0))
 

@@ -323,7 +323,7 @@ def depthwise(
     """
     x = _check_axes(x, "x")
     C = check_array(C, "C", ndim=2, keep_float32=True)
-    axes = _in_memory(_axes(x.shape[2:], kernel_size, stride, padding, dilation))
+    axes = in_memory(_axes(x.shape[2:], kernel_size, stride, padding, dilation))
     expected = (prod(a.kernel for a in axes), x.shape[1])
     if C.shape != expected:
         need = f"{expected} (kernel entries, channels of x)"
@@ -665,7 +665,7 @@ def tensor_to_kernel(X: ArrayLike, kernel_size: Pair) -> Floats:
     (2, 1, 3, 2)
     """
     X = check_array(X, "X", min_ndim=2, keep_float32=True)
-    size = check_int_or_ints(kernel_size, "kernel_size", minimum=1, maximum=_FAR)
+    size = check_int_or_ints(kernel_size, "kernel_size", minimum=1, cap=_FAR)
     size = size * 2 if is_one_int(kernel_size) else size
     if not 1 <= len(size) <= 3:
         raise ValueError(f"kernel_size: expected 1 to 3 integers, got {shown(kernel_size)}")
@@ -687,7 +687,7 @@ def _conv(
     x = check_array(x, "x", ndim=d + 2, keep_float32=True)
     W = check_array(W, "W", ndim=d + 2, keep_float32=True)
     _check_channels(x, W.shape[1], "W")
-    axes = _in_memory(_axes(x.shape[2:], W.shape[2:], stride, padding, dilation))
+    axes = in_memory(_axes(x.shape[2:], W.shape[2:], stride, padding, dilation))
     x, W, b = _same_dtype(x, W, _check_bias(bias, len(W)))
     return _bilinear(lambda x, W: _dense(x, W, axes), x, W, b, "x, W, bias")
 
@@ -735,7 +735,7 @@ def _cp_conv(
     """Convolve with a kernel that is a CP tensor over ``d`` spatial axes."""
     x = check_array(x, "x", ndim=d + 2, keep_float32=True)
     _check_cp(cp, "cp")
-    axes = _in_memory(_axes(x.shape[2:], kernel_size, stride, padding, dilation))
+    axes = in_memory(_axes(x.shape[2:], kernel_size, stride, padding, dilation))
     _check_spatial(cp.shape, tuple(a.kernel for a in axes), "cp")
     _check_channels(x, cp.shape[1], "cp")
     b = _check_bias(bias, cp.shape[0])
@@ -929,7 +929,9 @@ def _same_dtype(*arrays: Floats) -> list[Floats]:
 
 def _numbers(value: Any, name: str, counts: Sequence[int], minimum: int) -> tuple[int, ...]:
     """Return as many integers as the longest of the allowed forms has."""
-    given = check_int_or_ints(value, name, minimum=minimum, maximum=_FAR)
+    given = (
+        () if isinstance(value, str) else check_int_or_ints(value, name, minimum=minimum, cap=_FAR)
+    )
     if len(given) not in counts:
         allowed = " or ".join(map(str, dict.fromkeys(counts)))
         what = "integers" if counts[-1] > 1 else "integer"
@@ -937,21 +939,7 @@ def _numbers(value: Any, name: str, counts: Sequence[int], minimum: int) -> tupl
     return given * (counts[-1] // len(given))
 
 
-def _check_geometry(stride: Any, padding: Any, dilation: Any) -> tuple[Any, Any, Any]:
-    """Return stride, padding and dilation as they are kept: one integer, or several in a tuple."""
-    if isinstance(padding, str):
-        check_option(padding, "padding", ("valid", "same"))
-    else:
-        padding = _kept(padding, "padding", 0)
-    return _kept(stride, "stride", 1), padding, _kept(dilation, "dilation", 1)
-
-
-def _kept(value: Pair, name: str, minimum: int) -> int | tuple[int, ...]:
-    given = check_int_or_ints(value, name, minimum=minimum, maximum=_FAR)
-    return given[0] if is_one_int(value) else given
-
-
-def _in_memory(axes: tuple["_Axis", ...]) -> tuple["_Axis", ...]:
+def in_memory(axes: tuple["_Axis", ...]) -> tuple["_Axis", ...]:
     """Refuse padding that would fill the memory."""
     pixels = prod(a.padded for a in axes)
     if pixels > max(_PIXELS, 4 * prod(a.size for a in axes)):

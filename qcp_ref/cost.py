@@ -104,7 +104,7 @@ def rank_for_rate(shape: Sequence[int], rate: Rate) -> int:
     >>> rank_for_rate((64, 64, 9), 2)
     134
     """
-    sides = check_ints(shape, "shape", minimum=1, maximum=_MOST)
+    sides = check_ints(shape, "shape", minimum=1, cap=_MOST)
     if len(sides) < 2:
         raise ValueError(f"shape: expected at least 2 sides, got {tuple(sides)}")
     most = Fraction(prod(sides), sum(sides))
@@ -184,15 +184,15 @@ def conv_costs(
         parameters = O * I * entries
         macs = parameters * after
     else:
-        R = check_int(rank, "rank", minimum=1, maximum=2**60)
+        R = check_int(rank, "rank", minimum=1, cap=2**60)
         spatial = entries if entries > 1 else 0  # a 1x1 kernel has no depthwise stage
         parameters = R * (O + I + spatial)
         macs = R * (I * (before if spatial else after) + (spatial + O) * after)
-    bits = check_int(weight_bits, "weight_bits", minimum=1, maximum=_MOST)
-    bops = macs * bits * check_int(activation_bits, "activation_bits", minimum=1, maximum=_MOST)
+    bits = check_int(weight_bits, "weight_bits", minimum=1, cap=_MOST)
+    bops = macs * bits * check_int(activation_bits, "activation_bits", minimum=1, cap=_MOST)
     packed = -(-bits * parameters // 8)
-    count = check_int(scales, "scales", minimum=0, maximum=2**53)
-    packed += count * check_int(scale_bytes, "scale_bytes", minimum=1, maximum=_MOST)
+    count = check_int(scales, "scales", minimum=0, cap=2**53)
+    packed += count * check_int(scale_bytes, "scale_bytes", minimum=1, cap=_MOST)
     return Costs(parameters, macs, bops, packed)
 
 
@@ -232,7 +232,7 @@ def equal_cost_bits(bits: int, rate: Rate) -> tuple[int, int]:
     >>> equal_cost_bits(4, 2), equal_cost_bits(4, 1.5)
     ((2, 2), (2, 3))
     """
-    exact = check_int(bits, "bits", minimum=1, maximum=_MOST) / _check_rate(rate)
+    exact = check_int(bits, "bits", minimum=1, cap=_MOST) / _check_rate(rate)
     return floor(exact), ceil(exact)
 
 
@@ -247,6 +247,8 @@ def _check_rate(rate: Rate) -> Fraction:
         exact = Fraction(text)
     except (ValueError, ArithmeticError):
         raise ValueError(f"rate: expected a finite number, got {shown(rate)}") from None
+    if exact <= 0:
+        raise ValueError(f"rate: expected a number above 0, got {shown(rate)}; 2 leaves half")
     if exact < 1:
         raise ValueError(
             f"rate: expected at least 1, got {shown(rate)}; the layer has to become rate times "

@@ -662,7 +662,7 @@ def random_cp(shape: Iterable[int], rank: int, *, rng: Rng) -> CP:
 def _check_cp(cp: Any, name: str) -> None:
     if not isinstance(cp, CP):
         raise TypeError(
-            f"{name}: expected a CP, got {shown(cp)} of type {type(cp).__name__}; "
+            f"{name}: expected a CP, got {type(cp).__name__}; "
             "wrap factors as CP(factors), call .dequantize() on a quantized one"
         )
 

@@ -226,11 +226,9 @@ def quantize(
     zero = _check_zero(zero_point, grid, x.shape)
     check_option(rounding, "rounding", _ROUNDINGS)
     check_option(division, "division", _DIVISIONS)
-    if rng is not None:
-        rng = check_rng(rng, "quantize")
     if (rounding == "stochastic") != (rng is not None):
         raise ValueError(
-            f"rng: belongs to rounding 'stochastic', got {shown(rng)} with {rounding!r}"
+            f"rng: belongs to rounding 'stochastic', got rng={shown(rng)} with {rounding!r}"
         )
     if grid.kind == "binary":
         if (rounding, division) != ("half-even", "float64"):
@@ -239,7 +237,7 @@ def quantize(
     t, base = _quotient(x, scale, division) - grid.offset, np.zeros(())
     if grid.kind == "log2":
         t, base = _place(t, grid.qmax)
-    draws = None if rng is None else rng.random(x.shape)
+    draws = None if rng is None else check_rng(rng, "quantize").random(x.shape)
     codes = round_to_integers(t, rounding, draws) + (base + zero + grid.offset)
     return np.asarray(np.clip(codes, grid.qmin, grid.qmax)).astype(grid.dtype)
 

@@ -30,8 +30,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from qcp_ref._checks import (
     Array,
+    as_array,
     check_array,
     check_flag,
+    check_geometry,
     check_int,
     check_int_or_ints,
     check_integers,
@@ -47,7 +49,6 @@ from qcp_ref.conv import (
     Padding,
     Pair,
     _check_axes,
-    _check_geometry,
     _conv,
     depthwise,
     pointwise,
@@ -391,7 +392,10 @@ class IntegerCP:
         for n, W in enumerate(self.weights):
             channels, bias = W.T if 0 < n < last else W, self.bias if n == last else None
             z = self.zero_points[n]
-            _prove(accumulator_bound(channels, self.grid, zero_point=z, bias=bias), f"weights[{n}]")
+            _prove(
+                accumulator_bound(channels, self.grid, zero_point=z, bias=bias),
+                f"weights[{n}]: stage {n}, ",
+            )
 
     def forward(self, x: ArrayLike) -> NDArray[np.integer[Any]]:
         """Run the layer on codes (N, Cin, H, W), or (N, Cin) if there are two plain stages."""
@@ -501,7 +505,10 @@ def integer_cp(
         raise ValueError(f"bias: expected {need}, got {shown(bias)}")
     return IntegerCP(
         (codes[1].T, *codes[2:], codes[0]),
-        tuple(_check_multiplier(np.ravel(narrow(m, "cp, scales")), "cp, scales") for m in M),
+        tuple(
+            _check_multiplier(np.ravel(narrow(m, "cp, scales")), "cp, scales: multiplier")
+            for m in M
+        ),
         b.astype(np.int64),
         z,
         grid,
@@ -529,7 +536,7 @@ def _operands(
     x: ArrayLike, W: ArrayLike, zero_point: int, bias: ArrayLike | None
 ) -> tuple[Array, Array, Array]:
     """Return ``x - zero_point``, weights and bias as floats, if their sums fit int32."""
-    x = check_integers(x, "x")
+    x = as_array(x, "x")
     if x.dtype not in (np.uint8, np.int8):
         raise TypeError(f"x: expected uint8 or int8, whose range is known, got dtype {x.dtype}")
     grid = Grid(8, signed=x.dtype == np.int8)
@@ -538,13 +545,13 @@ def _operands(
     return check_array(x, "x") - z, weights, _check_bias(bias, len(weights)).astype(float)
 
 
-def _prove(bounds: NDArray[np.int64], name: str = "W") -> None:
+def _prove(bounds: NDArray[np.int64], where: str = "W: ") -> None:
     """Refuse accumulators that int32 might not hold."""
     if bounds.max() > _INT32.max:
         channel = int(bounds.argmax())
         raise ValueError(
-            f"{name}: expected accumulators within int32, got an output channel {channel} that may "
-            f"reach {bounds[channel]}; use smaller weights or fewer bits, or split the sum"
+            f"{where}output channel {channel} may reach {bounds[channel]}, beyond int32; "
+            "use smaller weights or fewer bits, or split the sum"
         )
 
 
@@ -583,7 +590,7 @@ def _checked_parts(layer: IntegerCP) -> dict[str, Any]:
             f"{[w.shape for w in W]}"
         )
     sides = _check_kernel(layer.kernel_size, (W[-1], W[0].T, *W[1:-1]))
-    geometry = _check_geometry(layer.stride, layer.padding, layer.dilation)
+    geometry = check_geometry(layer.stride, layer.padding, layer.dilation)
     grid, factors = _check_activations(layer.grid), []
     given = check_sequence(layer.multipliers, "multipliers", "arrays (one per stage)", most=64)
     outputs = [W[0].shape[0], *(w.shape[1] for w in W[1:-1]), W[-1].shape[0]]
@@ -654,7 +661,7 @@ def _check_weights(cp: Any) -> tuple[list[NDArray[np.int64]], list[Array]]:
 
 def _check_kernel(kernel_size: Pair, codes: Sequence[Integers]) -> Pair:
     entries = len(codes[2]) if len(codes) == 3 else 1
-    sides = check_int_or_ints(kernel_size, "kernel_size", minimum=1, maximum=2**31)
+    sides = check_int_or_ints(kernel_size, "kernel_size", minimum=1, cap=2**31)
     possible = [prod(sides)] if len(sides) > 1 else [k**d for k in sides for d in (1, 2, 3)]
     if entries not in possible or len(sides) > 3:
         raise ValueError(

@@ -20,7 +20,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from qcp_ref._checks import Array, Rng, check_array, check_option, check_tensor, is_float32
+from qcp_ref._checks import (
+    Array,
+    Rng,
+    check_array,
+    check_geometry,
+    check_option,
+    check_tensor,
+    is_float32,
+)
 from qcp_ref._results import frozen
 from qcp_ref._wide import finite, fits, span
 from qcp_ref.conv import (
@@ -28,7 +36,6 @@ from qcp_ref.conv import (
     Pair,
     _axes,
     _check_axes,
-    _check_geometry,
     _cp_conv,
     cp_linear,
     kernel_to_tensor,
@@ -276,7 +283,7 @@ def compress_conv(
     b = _checked_bias(bias, W.shape[0])
     kernel_size = W.shape[2:]
     # Refuse bad options before fitting; on an image this large only they can be wrong.
-    stride, padding, dilation = _check_geometry(stride, padding, dilation)
+    stride, padding, dilation = check_geometry(stride, padding, dilation)
     sides = (2**20,) * len(kernel_size)
     _axes(sides, kernel_size, stride, padding, dilation, "dilation")
     options: dict[str, Any] = {

@@ -192,7 +192,7 @@ class QuantizedCP:
 def _check_quantized(cp: Any, shape: tuple[int, ...]) -> QuantizedCP:
     """Return a quantized CP tensor that fits a tensor of this shape, or say what is wrong."""
     if not isinstance(cp, QuantizedCP):
-        raise TypeError(f"cp: expected a QuantizedCP, got {shown(cp)}; use quantize_cp")
+        raise TypeError(f"cp: expected a QuantizedCP, got {type(cp).__name__}; use quantize_cp")
     if cp.shape != shape:
         raise ValueError(f"cp: expected shape {shape} to fit X, got {cp.shape}")
     return cp

@@ -177,10 +177,8 @@ def solve_rows(
     G, scale = check_gram(G, F.shape[1]), _check_scale(scale, F.shape)
     check_option(method, "method", METHODS)
     check_option(order, "order", ORDERS)
-    width, budget = (
-        check_int(width, "width", minimum=1, maximum=2**16),
-        check_int(budget, "budget", minimum=0, maximum=2**53),
-    )
+    width = check_int(width, "width", minimum=1, cap=2**16)
+    budget = check_int(budget, "budget", minimum=0, cap=2**53)
     if start is not None and method not in ("descent", "sphere"):
         raise ValueError(f"start: expected None with method {method!r}, which starts from nothing")
     _check_consistent(F, G)

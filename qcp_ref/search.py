@@ -418,7 +418,7 @@ def certify(X: ArrayLike, cp: QuantizedCP, *, budget: int = 1000) -> Certificate
     >>> certify(X, polish(X, quantize_cp(cp, Grid(4))).cp).one_opt
     (True, True, True)
     """
-    X, budget = _check_start(X, cp), check_int(budget, "budget", minimum=0, maximum=2**53)
+    X, budget = _check_start(X, cp), check_int(budget, "budget", minimum=0, cap=2**53)
     cp = _share_lengths(cp)
     size = float(np.linalg.norm(X)) * (1 + gamma(X.size + 2)) or 1.0
     rows = [_certify_mode(X, cp, mode, budget) for mode in range(X.ndim)]

@@ -114,7 +114,7 @@ def fold(M: ArrayLike, mode: int, shape: Sequence[int]) -> Array:
     True
     """
     M = check_array(M, "M", ndim=2)
-    shape = check_ints(shape, "shape", minimum=1, maximum=2**53)
+    shape = check_ints(shape, "shape", minimum=1, cap=2**53)
     if len(shape) < 2:
         raise ValueError(f"shape: expected at least 2 sides, got {shape}")
     mode = check_mode(mode, len(shape))
