@@ -4,7 +4,7 @@ Every public function validates once, at its boundary, through these helpers; in
 are finite, real and of a known dtype. A message names the argument, what was expected, what was
 received and what to do. Nothing is repaired silently and no input is changed.
 
-Everything that becomes an array comes through one door, :func:`as_array`. What NumPy would read
+Everything that becomes an array comes through one door, ``as_array`` of :mod:`qcp_ref._door`. What NumPy would read
 without what it means (a mask, a unit, a gradient) is refused there, as is what it cannot read.
 
 Checked by tests/test_checks.py.
@@ -21,6 +21,8 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from qcp_ref._door import DEEPEST, as_array, is_bool, part_of, refuse_foreign, shown
+
 __all__: list[str] = []
 
 Array: TypeAlias = NDArray[np.float64]
@@ -32,38 +34,10 @@ _EXACT_INTEGERS = 2**53  # float64 represents every integer up to here
 _SMALLEST = 2.0**-400  # beyond it and its inverse, squares leave the range of float64
 # How far an entry of a Gram matrix may be off, relative to the lengths of its two columns.
 _GRAM_ROUNDING = 2.0**-18  # 64 roundings of float32
-_DEEPEST = 64  # axes of an array, and so factors of a tensor
 _COUNTS = 10**6  # sweeps, steps and the like
 _RANKS = 2**16  # components; their Gram matrix takes 32 GiB
 _COMMON = 2**31  # strides, padding and dilation
 _LONGEST = 100_000  # of a list of numbers that are no data
-_PLAIN = (int, float, np.float64, np.float32, np.int64)  # what most lists consist of
-
-
-def as_array(x: Any, name: str, what: str = "an array of real numbers") -> NDArray[Any]:
-    """Return what was given as an array of integers or floats: the one door for all arrays.
-
-    Sizes, axes and values are not looked at. A plain array is returned as it is.
-    """
-    mixed = type(x) is not np.ndarray and _refuse_foreign(x, name)
-    try:
-        array = np.asanyarray(x)
-    except Exception as error:
-        kind = ValueError if isinstance(x, (list, tuple)) else TypeError
-        raise kind(
-            f"{name}: expected an array of real numbers, got a {type(x).__name__} that NumPy "
-            f"cannot read ({_first_line(error)}); pass one array, or nested lists of equal lengths"
-        ) from None
-    if type(array) is not np.ndarray:  # what an object makes of itself may have a mask, too
-        _refuse_foreign(array, name)
-        array = np.asarray(array)
-    if mixed or array.dtype.kind not in "iuf":
-        got = "True or False among numbers" if mixed else f"dtype {array.dtype}"
-        raise TypeError(
-            f"{name}: expected {what}, got {got}; "
-            + _ADVICE.get(array.dtype.kind, "convert it to floating point explicitly")
-        )
-    return array
 
 
 def check_integers(x: Any, name: str, *, ndim: int | None = None) -> NDArray[Any]:
@@ -143,7 +117,7 @@ def check_factors(
     keep_float32: bool = False,
 ) -> list[NDArray[Any]]:
     """Return the factor matrices as float arrays with one common number of columns."""
-    given = check_sequence(factors, name, "matrices (one per mode)", most=_DEEPEST)
+    given = check_sequence(factors, name, "matrices (one per mode)", most=DEEPEST)
     arrays = [
         check_array(A, f"{name}[{n}]", ndim=2, keep_float32=keep_float32)
         for n, A in enumerate(given)
@@ -266,7 +240,7 @@ def is_one_int(value: Any) -> bool:
     """Say whether this stands for one integer and not for several."""
     if isinstance(value, np.ndarray) or _axes_of(value) is not None:
         return _axes_of(value) == 0
-    return _part(value, "__index__") is not None or not isinstance(value, Iterable)
+    return part_of(value, "__index__") is not None or not isinstance(value, Iterable)
 
 
 def check_int(
@@ -283,8 +257,8 @@ def check_int(
     """
     try:
         if not isinstance(value, (int, np.integer)):
-            _refuse_foreign(value, name)
-        if isinstance(value, np.timedelta64) or _is_bool(value):
+            refuse_foreign(value, name)
+        if isinstance(value, np.timedelta64) or is_bool(value):
             raise TypeError
         number = operator.index(value)
     except Exception as error:
@@ -326,7 +300,7 @@ def check_real(
         value = as_array(value, name)
         value = value[()] if value.ndim == 0 else value
     plain = isinstance(value, (Real, Decimal)) and not isinstance(value, np.timedelta64)
-    if not plain or _is_bool(value):
+    if not plain or is_bool(value):
         raise TypeError(
             f"{name}: expected a real number, got {shown(value)} of type {type(value).__name__}"
         )
@@ -413,87 +387,9 @@ def check_rng(rng: Any, function: str) -> "np.random.Generator":
     return np.random.default_rng(np.random.SeedSequence([seed, crc32(function.encode())]))
 
 
-def shown(value: Any) -> str:
-    """Return what stands for a value in a message: short, and whatever the value is."""
-    try:
-        text = repr(value)
-    except Exception:  # an integer of many thousand digits, say
-        bits = f" of {value.bit_length()} bits" if isinstance(value, int) else ""
-        return f"one of type {type(value).__name__}{bits}"
-    text = " ".join(text.split())
-    return text if len(text) <= 120 else f"{text[:117]}..."
-
-
-# What to do about arrays of a kind that is not numbers.
-_ADVICE = {
-    "c": "pass real and imaginary part apart, .real and .imag",
-    "O": "NumPy sees objects and not numbers in it; convert it to floating point explicitly",
-    "V": "convert it first, such as with .astype(np.float32)",
-    "M": "subtract a date and divide by a unit, so that numbers remain",
-    "m": "divide by a unit, so that numbers remain",
-}
-
-
-def _refuse_foreign(x: Any, name: str, depth: int = 0) -> bool:
-    """Refuse what NumPy would read wrongly or not at all, also inside lists; find booleans there.
-
-    A quantity, a masked or a sparse array is known by what it can do: its library need not be here.
-    """
-    if isinstance(x, (list, tuple)):
-        kinds = set(map(type, x)).difference(_PLAIN)
-        if depth >= _DEEPEST:
-            raise ValueError(f"{name}: expected at most {_DEEPEST} axes, got lists in more lists")
-        inner = (e for e in x if type(e) in kinds) if kinds else ()
-        mixed = [_refuse_foreign(e, name, depth + 1) for e in inner]
-        return any(mixed) or (bool(kinds & {bool, np.bool_}) and len(set(map(type, x))) > 1)
-    found = _foreign(x)
-    if found:
-        raise TypeError(f"{name}: expected an array of real numbers, got {found[0]}; {found[1]}")
-    return False
-
-
-def _foreign(x: Any) -> tuple[str, str] | None:
-    """Say what an object is that is not to be read as a plain array, and what to do about it."""
-    if type(x) is np.ndarray or isinstance(x, (np.generic, str, int, float)):
-        return None
-    kind = type(x).__name__
-    if isinstance(x, np.ma.MaskedArray) or (_part(x, "mask") is not None and _part(x, "filled")):
-        return f"a masked array ({kind})", "say what stands behind the mask: .filled(value)"
-    if _part(x, "unit") is not None or _part(x, "units") is not None:
-        return f"a quantity with units ({kind})", "pass its number, .value or .magnitude"
-    if _part(x, "is_sparse") is True or "sparse" in str(_part(x, "layout")):
-        return f"a sparse tensor ({kind})", "make it dense: .to_dense()"
-    if not isinstance(x, np.ndarray) and (_part(x, "toarray") or _part(x, "todense")):
-        return f"a sparse array ({kind})", "make it dense: .toarray() or .todense()"
-    if _part(x, "requires_grad") is True:
-        return f"a {kind} that requires a gradient", "detach it: .detach().numpy()"
-    dtype = str(_part(x, "dtype"))
-    if "bfloat16" in dtype or "float8" in dtype:
-        return f"a {kind} of {dtype}", "convert it: .float(), or .astype(np.float32) of an array"
-    if _part(x, "is_cuda") is True:
-        return f"a {kind} on another device", "move it: .cpu()"
-    return None
-
-
-def _part(x: Any, name: str) -> Any:
-    """Return an attribute, or None if there is none or it cannot be read."""
-    try:
-        return getattr(x, name, None)
-    except Exception:
-        return None
-
-
-def _is_bool(value: Any) -> bool:
-    return isinstance(value, (bool, np.bool_)) or str(_part(value, "dtype")).endswith("bool")
-
-
 def _axes_of(values: Any) -> int | None:
-    axes = _part(values, "ndim")
+    axes = part_of(values, "ndim")
     return axes if isinstance(axes, int) else None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _check_finite(array: NDArray[Any], name: str) -> None:

@@ -23,13 +23,13 @@ from numpy.typing import ArrayLike
 
 from qcp_ref._checks import (
     Array,
-    as_array,
     check_array,
     check_callback,
     check_count,
     check_gram,
     check_real,
 )
+from qcp_ref._door import as_array
 from qcp_ref._results import frozen
 
 __all__ = ["ADMMResult", "admm"]
@@ -128,7 +128,7 @@ def admm(
     if check_callback(project, "project") is None:
         raise TypeError("project: expected a function, got None; it rounds to the grid")
     found = iterate(F, G, project, (H, U), (max_steps, tol))
-    if not all(np.isfinite(part).all() for part in found[:5]):
+    if any(np.isnan(part).any() for part in found[:5]):
         raise ValueError(
             "F, start, dual: expected magnitudes whose squares float64 can hold, got larger ones; "
             "rescale the data"

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from qcp_ref._checks import Array, check_array, check_int, check_int_or_ints, shown
+from qcp_ref._checks import Array, check_array, check_int, check_int_or_ints
+from qcp_ref._door import shown
 from qcp_ref._wide import finite
 
 __all__ = ["gamma", "rounding_bound"]

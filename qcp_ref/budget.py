@@ -38,8 +38,8 @@ from qcp_ref._checks import (
     check_real,
     check_sequence,
     check_tensor,
-    shown,
 )
+from qcp_ref._door import shown
 from qcp_ref._results import frozen
 from qcp_ref.conv import Padding, Pair, kernel_to_tensor
 from qcp_ref.cost import conv_costs

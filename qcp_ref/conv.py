@@ -31,7 +31,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
-from qcp_ref._checks import Array, check_array, check_int_or_ints, check_option, is_one_int, shown
+from qcp_ref._checks import Array, check_array, check_int_or_ints, check_option, is_one_int
+from qcp_ref._door import shown
 from qcp_ref._kernels import can_compile, gather
 from qcp_ref._wide import Wide, bilinear, finite, fits, narrow, plus, span, times, wide
 from qcp_ref.bounds import rounding_bound
@@ -323,7 +324,7 @@ def depthwise(
     """
     x = _check_axes(x, "x")
     C = check_array(C, "C", ndim=2, keep_float32=True)
-    axes = in_memory(_axes(x.shape[2:], kernel_size, stride, padding, dilation))
+    axes = _axes(x.shape[2:], kernel_size, stride, padding, dilation)
     expected = (prod(a.kernel for a in axes), x.shape[1])
     if C.shape != expected:
         need = f"{expected} (kernel entries, channels of x)"
@@ -687,7 +688,7 @@ def _conv(
     x = check_array(x, "x", ndim=d + 2, keep_float32=True)
     W = check_array(W, "W", ndim=d + 2, keep_float32=True)
     _check_channels(x, W.shape[1], "W")
-    axes = in_memory(_axes(x.shape[2:], W.shape[2:], stride, padding, dilation))
+    axes = _axes(x.shape[2:], W.shape[2:], stride, padding, dilation)
     x, W, b = _same_dtype(x, W, _check_bias(bias, len(W)))
     return _bilinear(lambda x, W: _dense(x, W, axes), x, W, b, "x, W, bias")
 
@@ -735,7 +736,7 @@ def _cp_conv(
     """Convolve with a kernel that is a CP tensor over ``d`` spatial axes."""
     x = check_array(x, "x", ndim=d + 2, keep_float32=True)
     _check_cp(cp, "cp")
-    axes = in_memory(_axes(x.shape[2:], kernel_size, stride, padding, dilation))
+    axes = _axes(x.shape[2:], kernel_size, stride, padding, dilation)
     _check_spatial(cp.shape, tuple(a.kernel for a in axes), "cp")
     _check_channels(x, cp.shape[1], "cp")
     b = _check_bias(bias, cp.shape[0])
@@ -821,6 +822,9 @@ def _axes(
             need = f"a padded {name} of at least {span} (the kernel's span)"
             raise ValueError(f"{blamed}: expected {need}, got {padded}; pad more or dilate less")
         axes.append(_Axis(k, s, spread[i], n, before, padded, span, (padded - span) // s + 1))
+    pixels = prod(a.padded for a in axes)
+    if blamed == "x" and pixels > max(_PIXELS, 4 * prod(sides)):
+        raise ValueError(f"padding: expected at most {_PIXELS} pixels with it, got {pixels}")
     return tuple(axes)
 
 
@@ -929,24 +933,13 @@ def _same_dtype(*arrays: Floats) -> list[Floats]:
 
 def _numbers(value: Any, name: str, counts: Sequence[int], minimum: int) -> tuple[int, ...]:
     """Return as many integers as the longest of the allowed forms has."""
-    given = (
-        () if isinstance(value, str) else check_int_or_ints(value, name, minimum=minimum, cap=_FAR)
-    )
+    text = isinstance(value, str)
+    given = () if text else check_int_or_ints(value, name, minimum=minimum, cap=_FAR)
     if len(given) not in counts:
         allowed = " or ".join(map(str, dict.fromkeys(counts)))
         what = "integers" if counts[-1] > 1 else "integer"
         raise ValueError(f"{name}: expected {allowed} {what}, got {shown(value)}")
     return given * (counts[-1] // len(given))
-
-
-def in_memory(axes: tuple["_Axis", ...]) -> tuple["_Axis", ...]:
-    """Refuse padding that would fill the memory."""
-    pixels = prod(a.padded for a in axes)
-    if pixels > max(_PIXELS, 4 * prod(a.size for a in axes)):
-        raise ValueError(
-            f"padding: expected an image of at most {_PIXELS} pixels with its padding, got {pixels}"
-        )
-    return axes
 
 
 def _check_axes(x: ArrayLike, name: str) -> Floats:

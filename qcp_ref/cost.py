@@ -19,7 +19,8 @@ from math import ceil, floor, prod
 from numbers import Real
 from typing import TypeAlias
 
-from qcp_ref._checks import check_int, check_ints, check_real, shown
+from qcp_ref._checks import check_int, check_ints, check_real
+from qcp_ref._door import shown
 from qcp_ref.conv import Padding, Pair, _axes, _numbers
 
 __all__ = ["Costs", "conv_costs", "equal_cost_bits", "rank_for_rate"]

@@ -32,8 +32,8 @@ from qcp_ref._checks import (
     check_real,
     check_rng,
     check_tensor,
-    shown,
 )
+from qcp_ref._door import shown
 from qcp_ref._results import frozen
 from qcp_ref._wide import (
     Span,

@@ -30,8 +30,8 @@ from qcp_ref._checks import (
     check_integers,
     check_option,
     check_rng,
-    shown,
 )
+from qcp_ref._door import shown
 from qcp_ref._results import frozen
 
 __all__ = ["Grid", "Scale", "dequantize", "quantize"]

@@ -30,7 +30,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from qcp_ref._checks import (
     Array,
-    as_array,
     check_array,
     check_flag,
     check_geometry,
@@ -41,8 +40,8 @@ from qcp_ref._checks import (
     check_option,
     check_sequence,
     is_one_int,
-    shown,
 )
+from qcp_ref._door import as_array, shown
 from qcp_ref._results import frozen
 from qcp_ref._wide import Wide, narrow, over, times, wide
 from qcp_ref.conv import (

@@ -39,7 +39,7 @@ from qcp_ref._checks import (
 from qcp_ref._results import frozen
 from qcp_ref._wide import Wide, finite, fits, narrow, over, span, times, wide
 from qcp_ref.als import Callback, als_update
-from qcp_ref.conv import Padding, Pair, _axes, _check_axes, _patches, in_memory
+from qcp_ref.conv import Padding, Pair, _axes, _check_axes, _patches
 from qcp_ref.cp import (
     CP,
     _check_cp,
@@ -148,7 +148,7 @@ def second_moment(
     """
     x = _check_axes(x, "x")
     _check_magnitude(x, "x", np.sqrt(_LARGEST))
-    axes = in_memory(_axes(x.shape[2:], kernel_size, stride, padding, dilation))
+    axes = _axes(x.shape[2:], kernel_size, stride, padding, dilation)
     entries = x.shape[1] * prod(a.kernel for a in axes)
     S = np.zeros((entries, entries))
     for _, _, columns in _patches(x, axes):

@@ -37,8 +37,8 @@ from qcp_ref._checks import (
     check_rng,
     check_sequence,
     check_tensor,
-    shown,
 )
+from qcp_ref._door import shown
 from qcp_ref._results import frozen
 from qcp_ref._wide import finite
 from qcp_ref.admm import iterate

@@ -172,8 +172,7 @@ def solve_rows(
     >>> fit.codes, fit.proved
     (array([[0, 1]], dtype=int8), array([ True]))
     """
-    grid = _check_rows_grid(grid)
-    F = check_array(F, "F", ndim=2)
+    grid, F = _check_rows_grid(grid), check_array(F, "F", ndim=2)
     G, scale = check_gram(G, F.shape[1]), _check_scale(scale, F.shape)
     check_option(method, "method", METHODS)
     check_option(order, "order", ORDERS)
@@ -268,8 +267,7 @@ def refit_scale(
     >>> refit_scale([[3.0, 6.0]], [[1.0, 0.0], [0.0, 1.0]], [[1, 2]], Grid(4), 1.0)
     array(3.)
     """
-    grid = _check_rows_grid(grid)
-    F = check_array(F, "F", ndim=2)
+    grid, F = _check_rows_grid(grid), check_array(F, "F", ndim=2)
     G, scale = check_gram(G, F.shape[1]), _check_scale(scale, F.shape)
     V = _in_levels(_check_codes(codes, F.shape, grid), grid)
     return _refit(F, G, V * _step(grid), scale)

