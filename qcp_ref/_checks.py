@@ -4,8 +4,7 @@ Every public function validates once, at its boundary, through these helpers; in
 are finite, real and of a known dtype. A message names the argument, what was expected, what was
 received and what to do. Nothing is repaired silently and no input is changed.
 
-Everything that becomes an array comes through one door, ``as_array`` of :mod:`qcp_ref._door`. What NumPy would read
-without what it means (a mask, a unit, a gradient) is refused there, as is what it cannot read.
+Everything that becomes an array comes through one door, ``as_array`` of :mod:`qcp_ref._door`.
 
 Checked by tests/test_checks.py.
 """

@@ -4,7 +4,7 @@ What NumPy would read without what it means (a mask, a unit, a gradient) is refu
 what it cannot read, by a message that says what to do. Libraries are known by what their objects
 can do, so none of them has to be here.
 
-Checked by tests/test_checks.py.
+Checked by tests/test_door.py.
 """
 
 from typing import Any

@@ -797,15 +797,15 @@ class _Axis(NamedTuple):
 
 def _axes(
     sides: Sequence[int],
-    kernel_size: Pair,
+    extent: Pair,
     stride: Pair,
     padding: Padding,
     dilation: Pair,
-    blamed: str = "x",
+    who: str = "x",
 ) -> tuple[_Axis, ...]:
     """Resolve the options for each spatial axis by :eq:`conv-size` and :eq:`conv-same`."""
     d = len(sides)
-    kernel = _numbers(kernel_size, "kernel_size", (1, d), 1)
+    kernel = _numbers(extent, "kernel_size", (1, d), 1)
     step = _numbers(stride, "stride", (1, d), 1)
     spread = _numbers(dilation, "dilation", (1, d), 1)
     if isinstance(padding, str):
@@ -820,10 +820,10 @@ def _axes(
         padded = before + n + after
         if padded < span:
             need = f"a padded {name} of at least {span} (the kernel's span)"
-            raise ValueError(f"{blamed}: expected {need}, got {padded}; pad more or dilate less")
+            raise ValueError(f"{who}: expected {need}, got {padded}; pad more or dilate less")
         axes.append(_Axis(k, s, spread[i], n, before, padded, span, (padded - span) // s + 1))
     pixels = prod(a.padded for a in axes)
-    if blamed == "x" and pixels > max(_PIXELS, 4 * prod(sides)):
+    if who == "x" and pixels > max(_PIXELS, 4 * prod(sides)):
         raise ValueError(f"padding: expected at most {_PIXELS} pixels with it, got {pixels}")
     return tuple(axes)
 
