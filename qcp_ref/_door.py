@@ -25,11 +25,11 @@ def as_array(x: Any, name: str, what: str = "an array of real numbers") -> NDArr
     """
     mixed = type(x) is not np.ndarray and refuse_foreign(x, name)
     try:
-        array = np.asanyarray(x)
+        array: NDArray[Any] = np.asanyarray(x)
     except Exception as error:
         kind = ValueError if isinstance(x, (list, tuple)) else TypeError
         raise kind(
-            f"{name}: expected an array of real numbers, got a {type(x).__name__} that NumPy "
+            f"{name}: expected an array of real numbers, got {type(x).__name__} that NumPy "
             f"cannot read ({_first_line(error)}); pass one array, or nested lists of equal lengths"
         ) from None
     if type(array) is not np.ndarray:  # what an object makes of itself may have a mask, too

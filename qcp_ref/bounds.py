@@ -144,9 +144,9 @@ def rounding_bound(
 
 def _check_dtype(dtype: Any) -> np.dtype[Any]:
     try:
-        found = np.dtype(dtype) if dtype is not None else None
+        found: np.dtype[Any] | None = np.dtype(dtype) if dtype is not None else None
     except Exception:  # NumPy has several for what is no dtype
         found = None
-    if found not in (np.float32, np.float64):
+    if found is None or found not in (np.float32, np.float64):
         raise ValueError(f"dtype: expected float32 or float64, got {shown(dtype)}")
-    return np.dtype(found)
+    return found

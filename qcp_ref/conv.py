@@ -801,7 +801,7 @@ def _axes(
     stride: Pair,
     padding: Padding,
     dilation: Pair,
-    who: str = "x",
+    at: str = "x",
 ) -> tuple[_Axis, ...]:
     """Resolve the options for each spatial axis by :eq:`conv-size` and :eq:`conv-same`."""
     d = len(sides)
@@ -820,10 +820,10 @@ def _axes(
         padded = before + n + after
         if padded < span:
             need = f"a padded {name} of at least {span} (the kernel's span)"
-            raise ValueError(f"{who}: expected {need}, got {padded}; pad more or dilate less")
+            raise ValueError(f"{at}: expected {need}, got {padded}; pad more or dilate less")
         axes.append(_Axis(k, s, spread[i], n, before, padded, span, (padded - span) // s + 1))
     pixels = prod(a.padded for a in axes)
-    if who == "x" and pixels > max(_PIXELS, 4 * prod(sides)):
+    if at == "x" and pixels > max(_PIXELS, 4 * prod(sides)):
         raise ValueError(f"padding: expected at most {_PIXELS} pixels with it, got {pixels}")
     return tuple(axes)
 

@@ -601,9 +601,9 @@ def _checked_parts(layer: IntegerCP) -> dict[str, Any]:
         factors.append(M)
     zeros = check_ints(layer.zero_points, "zero_points")
     zeros = tuple(_check_one_zero(z, grid, "zero_points") for z in zeros)
-    for name, parts, count in (("multipliers", factors, 0), ("zero_points", zeros, 1)):
-        if len(parts) != len(W) + count:
-            raise ValueError(f"{name}: expected {len(W) + count} of them, got {len(parts)}")
+    for name, found, more in (("multipliers", len(factors), 0), ("zero_points", len(zeros), 1)):
+        if found != len(W) + more:
+            raise ValueError(f"{name}: expected {len(W) + more} of them, got {found}")
     check_flag(layer.relu, "relu")
     check_option(layer.mode, "mode", MODES)
     bias = _check_bias(check_integers(layer.bias, "bias"), outputs[-1])

@@ -534,7 +534,7 @@ def ao_admm(
     return state.fit(reason)
 
 
-def _refuse_zero_points(rule: str) -> None:
+def _refuse_zero_points(rule: Any) -> None:
     if isinstance(rule, str) and rule in AFFINE:
         raise ValueError(f"rule: factors have no zero points, got {shown(rule)}; use 'mse-exact'")
 

@@ -273,12 +273,12 @@ def polish(
     X = _check_start(X, cp)
     noise = check_real(noise, "noise", minimum=0.0, maximum=2.0**16)
     sweeps, callback = check_count(sweeps, "sweeps", minimum=0), check_callback(callback)
+    sweeps *= noise > 0
     state = _Codes(X, cp, check_rng(rng, "polish"))
     reason = "max_sweeps"
     if not X.any():
         return state.fit("zero tensor")
     before, settled = np.inf, False
-    sweeps = sweeps if noise else 0
     for sweep in range(sweeps + _QUIET_SWEEPS):
         level = noise * (1 - sweep / sweeps) if sweep < sweeps else 0.0
         if sweep == sweeps:  # what follows improves the best iterate, seldom another than the last

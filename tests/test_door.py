@@ -45,9 +45,9 @@ REFUSED = [
     (Other(requires_grad=True), r"requires a gradient; .*\.detach\(\)\.numpy\(\)"),
     (Other(dtype="torch.bfloat16"), r"of torch.bfloat16; .*\.float\(\)"),
     (Other(is_cuda=True), r"on another device; .*\.cpu\(\)"),
-    (Other(RuntimeError("not today")), r"an Other that NumPy cannot read \(not today\)"),
+    (Other(RuntimeError("not today")), r"Other that NumPy cannot read \(not today\)"),
     (Other(MemoryError()), "cannot read"),
-    ([[1.0, 2.0], [3.0]], r"a list that NumPy cannot read .*equal lengths"),
+    ([[1.0, 2.0], [3.0]], r"list that NumPy cannot read .*equal lengths"),
     (NEST, "lists in more lists"),
     ([1.0, True], "True or False among numbers"),
     ([[1.0, 2.0], [np.True_, 1]], "True or False among numbers"),
@@ -71,14 +71,14 @@ def test_what_numpy_would_read_wrongly_is_refused(value, message):
     with pytest.raises((TypeError, ValueError), match=f"^the name: expected .*{message}") as raised:
         as_array(value, "the name")
     assert raised.type in (TypeError, ValueError)
-    with pytest.raises((TypeError, ValueError), match="^x: expected"):
+    with pytest.raises((TypeError, ValueError), match=r"^x: expected"):
         quantize(value, Grid(4), 1.0, 0) if value is None else check_array(value, "x")
 
 
 @pytest.mark.parametrize("value", [one for one, _ in REFUSED])
 def test_a_number_is_no_such_thing_either(value):
     for check in (check_int, check_real):
-        with pytest.raises((TypeError, ValueError), match="^n: expected"):
+        with pytest.raises((TypeError, ValueError), match=r"^n: expected"):
             check(value, "n")
 
 
@@ -93,7 +93,6 @@ def test_what_is_an_ordinary_array_is_taken(tmp_path):
         x,
         x.view(Subclass),
         on_disk,
-        np.asmatrix(x),
         Other(x),
         Other(x, unit=None),
         x.tolist(),
