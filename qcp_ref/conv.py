@@ -796,16 +796,11 @@ class _Axis(NamedTuple):
 
 
 def _axes(
-    sides: Sequence[int],
-    extent: Pair,
-    stride: Pair,
-    padding: Padding,
-    dilation: Pair,
-    at: str = "x",
+    sides: Sequence[int], size: Pair, stride: Pair, padding: Padding, dilation: Pair, at: str = "x"
 ) -> tuple[_Axis, ...]:
     """Resolve the options for each spatial axis by :eq:`conv-size` and :eq:`conv-same`."""
     d = len(sides)
-    kernel = _numbers(extent, "kernel_size", (1, d), 1)
+    kernel = _numbers(size, "kernel_size", (1, d), 1)
     step = _numbers(stride, "stride", (1, d), 1)
     spread = _numbers(dilation, "dilation", (1, d), 1)
     if isinstance(padding, str):

@@ -614,7 +614,11 @@ def _checked_parts(layer: IntegerCP) -> dict[str, Any]:
 
 def _check_one_zero(zero_point: Any, grid: Grid, name: str = "zero_point") -> int:
     """Return the code of zero."""
-    return check_int(zero_point, name, minimum=grid.qmin, maximum=grid.qmax)
+    z = check_int(zero_point, name)
+    if not grid.qmin <= z <= grid.qmax:
+        need = f"an integer from {grid.qmin} to {grid.qmax}"
+        raise ValueError(f"{name}: expected {need}, got {shown(z)}")
+    return z
 
 
 def _check_bias(bias: ArrayLike | None, outputs: int) -> NDArray[np.int64]:
