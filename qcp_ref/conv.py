@@ -817,9 +817,8 @@ def _axes(
             need = f"a padded {name} of at least {span} (the kernel's span)"
             raise ValueError(f"{at}: expected {need}, got {padded}; pad more or dilate less")
         axes.append(_Axis(k, s, spread[i], n, before, padded, span, (padded - span) // s + 1))
-    pixels = prod(a.padded for a in axes)
-    if at == "x" and pixels > max(_PIXELS, 4 * prod(sides)):
-        raise ValueError(f"padding: expected at most {_PIXELS} pixels with it, got {pixels}")
+    if at == "x" and prod(a.padded for a in axes) > max(_PIXELS, 4 * prod(sides)):
+        raise ValueError(f"padding: expected at most {_PIXELS} pixels with it, got {padding}")
     return tuple(axes)
 
 

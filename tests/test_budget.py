@@ -548,7 +548,7 @@ def test_bad_allocations_are_refused():
         allocate([[(3, 1.0)]], 9)
     for frontiers in (layer, {"conv1": layer}):
         with pytest.raises(
-            TypeError, match=r"frontiers\[0\]: expected a sequence of choices of one layer"
+            TypeError, match=r"frontiers.*: expected a sequence of"
         ):
             allocate(frontiers, 9)
     with pytest.raises(TypeError, match=r"frontiers\[0\]: cost: expected an integer"):

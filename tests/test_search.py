@@ -419,7 +419,7 @@ def test_bad_input_is_refused():
             function(X, quantize_cp(q.dequantize(), Grid(3, kind="log2")))
     with pytest.raises(ValueError, match="budget: expected at least 0"):
         certify(X, q, budget=-1)
-    with pytest.raises(TypeError, match="cp: expected a CP tensor"):
+    with pytest.raises(TypeError, match="cp: expected a CP"):
         orient(q, grid)
     with pytest.raises(ValueError, match="grid: expected levels in equal steps around zero"):
         predict_error(X, q.dequantize(), Grid(1, kind="binary"))
