@@ -197,7 +197,9 @@ def choose_slack(
     given = [check_real(slack, "slacks", minimum=0.0) for slack in given]
     tried = [slack for slack in given if slack == 0 or (1 + slack) * error < 1]
     if not tried:
-        raise ValueError(f"slacks: expected at least one that fits the error {error:.3g}, got {given}")
+        raise ValueError(
+            f"slacks: expected at least one that fits the error {error:.3g}, got {given}"
+        )
     starts, errors = [], []
     for slack in tried:
         start = orient(epc(X, cp, slack=slack, max_sweeps=_START["best"][1]).cp, grid)
