@@ -197,9 +197,7 @@ def choose_slack(
     given = [check_real(slack, "slacks", minimum=0.0) for slack in given]
     tried = [slack for slack in given if slack == 0 or (1 + slack) * error < 1]
     if not tried:
-        raise ValueError(
-            f"slacks: expected at least one that fits the error {error:.3g}, got {given}"
-        )
+        raise ValueError(f"slacks: expected one that fits the error {error:.3g}, got {given}")
     starts, errors = [], []
     for slack in tried:
         start = orient(epc(X, cp, slack=slack, max_sweeps=_START["best"][1]).cp, grid)
@@ -272,9 +270,8 @@ def polish(
     (True, 'converged')
     """
     X = _check_start(X, cp)
-    noise = check_real(noise, "noise", minimum=0.0, maximum=2.0**16)
-    sweeps, callback = check_count(sweeps, "sweeps", minimum=0), check_callback(callback)
-    sweeps *= noise > 0
+    noise, callback = check_real(noise, "noise", minimum=0.0, maximum=1e5), check_callback(callback)
+    sweeps = check_count(sweeps, "sweeps", minimum=0) * (noise > 0)
     state = _Codes(X, cp, check_rng(rng, "polish"))
     reason = "max_sweeps"
     if not X.any():
