@@ -347,7 +347,7 @@ def test_bad_input_is_refused():
     ):
         with pytest.raises(ValueError, match=message):
             solve_rows(F, G, grid, 1.0, **change)
-    with pytest.raises(TypeError, match="^start: expected integers"):
+    with pytest.raises(TypeError, match=r"^start: expected integers"):
         solve_rows(F, G, grid, 1.0, start=np.zeros((2, 3)))
     for scale, message in ((0.0, "above 0"), (-1.0, "above 0"), ([1.0, 1.0, 1.0], "scale: exp")):
         with pytest.raises(ValueError, match=message):
