@@ -4,27 +4,50 @@ Every public function validates once, at its boundary, through these helpers; in
 are finite, real and of a known dtype. A message names the argument, what was expected, what was
 received and what to do. Nothing is repaired silently and no input is changed.
 
+Everything that becomes an array comes through one door, ``as_array`` of :mod:`qcp_ref._door`.
+
 Checked by tests/test_checks.py.
 """
 
 import operator
-from collections.abc import Iterable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from itertools import islice
+from numbers import Real
+from typing import Any, TypeAlias, TypeVar
 from zlib import crc32
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from qcp_ref._door import DEEPEST, as_array, is_bool, part_of, refuse_foreign, shown
 
 __all__: list[str] = []
 
 Array: TypeAlias = NDArray[np.float64]
 # What public functions accept as a random source: a seed or a generator, never global state.
 Rng: TypeAlias = "int | np.random.Generator"
+Kind = TypeVar("Kind")
 
 _EXACT_INTEGERS = 2**53  # float64 represents every integer up to here
 _SMALLEST = 2.0**-400  # beyond it and its inverse, squares leave the range of float64
 # How far an entry of a Gram matrix may be off, relative to the lengths of its two columns.
 _GRAM_ROUNDING = 2.0**-18  # 64 roundings of float32
+_COUNTS = 10**6  # sweeps, steps and the like
+_RANKS = 2**16  # components; their Gram matrix takes 32 GiB
+_COMMON = 2**31  # strides, padding and dilation
+_LONGEST = 100_000  # of a list of numbers that are no data
+
+
+def check_integers(x: Any, name: str, *, ndim: int | None = None) -> NDArray[Any]:
+    """Return a non-empty array of integers, in its own type, or say what is wrong."""
+    array = as_array(x, name, "integers")
+    if array.dtype.kind not in "iu" and array.size:
+        raise TypeError(
+            f"{name}: expected integers, got dtype {array.dtype}; round the numbers yourself"
+        )
+    check_array(array, name, ndim=ndim)
+    return array
 
 
 def check_array(
@@ -36,13 +59,8 @@ def check_array(
     keep_float32: bool = False,
 ) -> NDArray[Any]:
     """Return ``x`` as a finite float64 array (float32 is kept on request), or say what is wrong."""
-    array = np.asarray(x)
+    array = as_array(x, name)
     kind = array.dtype.kind
-    if kind not in "iuf":
-        raise TypeError(
-            f"{name}: expected an array of real numbers, got dtype {array.dtype}; "
-            "convert it to floating point explicitly"
-        )
     if array.size == 0:
         raise ValueError(f"{name}: expected a non-empty array, got shape {array.shape}")
     if array.ndim < min_ndim or (ndim is not None and array.ndim != ndim):
@@ -55,10 +73,13 @@ def check_array(
         return array.astype(np.float32, copy=False)
     if kind == "f":
         _check_finite(array, name)
-        if array.dtype.itemsize > 8 and (array.astype(np.float64) != array).any():
-            raise ValueError(
-                f"{name}: {array.dtype} values do not fit float64 exactly; round them yourself"
-            )
+        if array.dtype.itemsize > 8:
+            with np.errstate(all="ignore"):
+                exact = (array.astype(np.float64) == array).all()
+            if not exact:
+                raise ValueError(
+                    f"{name}: {array.dtype} values do not fit float64 exactly; round them yourself"
+                )
     elif int(array.max()) > _EXACT_INTEGERS or int(array.min()) < -_EXACT_INTEGERS:
         raise ValueError(
             f"{name}: integers above 2**53 have no exact float64 value; rescale the data"
@@ -75,44 +96,81 @@ def is_float32(array: NDArray[Any]) -> bool:
     return array.dtype.kind == "f" and array.dtype.itemsize == 4
 
 
-def check_tensor(X: ArrayLike) -> Array:
+def check_tensor(X: ArrayLike, name: str = "X") -> Array:
     """Return a tensor of at least two modes whose squared norm float64 can hold."""
-    array = check_array(X, "X", min_ndim=2)
+    array = check_array(X, name, min_ndim=2)
     largest = float(np.abs(array).max())
     if largest != 0 and not _SMALLEST <= largest <= 1 / _SMALLEST:
         raise ValueError(
-            f"X: expected a largest magnitude of 0 or from {_SMALLEST:.0e} to {1 / _SMALLEST:.0e}, "
-            f"got {largest:.0e}; rescale the data"
+            f"{name}: expected a largest magnitude of 0 or from {_SMALLEST:.0e} to "
+            f"{1 / _SMALLEST:.0e}, got {largest:.0e}; rescale the data"
         )
     return array
 
 
 def check_factors(
-    factors: Iterable[ArrayLike], *, shape: Sequence[int] | None = None, keep_float32: bool = False
+    factors: Iterable[ArrayLike],
+    name: str = "factors",
+    *,
+    shape: Sequence[int] | None = None,
+    keep_float32: bool = False,
 ) -> list[NDArray[Any]]:
     """Return the factor matrices as float arrays with one common number of columns."""
-    if isinstance(factors, np.ndarray) or not isinstance(factors, Iterable):
-        raise TypeError(
-            f"factors: expected a sequence of matrices (one per mode), got {type(factors).__name__}"
-        )
+    given = check_sequence(factors, name, "matrices (one per mode)", most=DEEPEST)
     arrays = [
-        check_array(A, f"factors[{n}]", ndim=2, keep_float32=keep_float32)
-        for n, A in enumerate(factors)
+        check_array(A, f"{name}[{n}]", ndim=2, keep_float32=keep_float32)
+        for n, A in enumerate(given)
     ]
     if len(arrays) < 2:
-        raise ValueError(f"factors: expected at least 2 matrices, got {len(arrays)}")
+        raise ValueError(f"{name}: expected at least 2 matrices, got {len(arrays)}")
     ranks = [A.shape[1] for A in arrays]
     if len(set(ranks)) > 1:
         raise ValueError(
-            f"factors: expected the same number of columns (the rank) in all, got {ranks}"
+            f"{name}: expected the same number of columns (the rank) in all, got {ranks}"
         )
     rows = tuple(A.shape[0] for A in arrays)
     if shape is not None and rows != tuple(shape):
         raise ValueError(
-            f"factors: expected row counts {tuple(shape)} (the tensor's shape), got {rows}; "
+            f"{name}: expected row counts {tuple(shape)} (the tensor's shape), got {rows}; "
             "one factor per mode, in mode order"
         )
     return arrays
+
+
+def check_sequence(values: Any, name: str, what: str, *, most: int = _LONGEST) -> list[Any]:
+    """Return the entries of a sequence or another iterable; text, mappings and sets are none.
+
+    An array is one only where numbers are expected, which it then holds along its one axis.
+    """
+    one_axis = what in {"integers", "numbers"}
+    wrong = isinstance(values, (str, bytes, bytearray, Mapping, set, frozenset))
+    wrong |= hasattr(values, "__array__") and not (one_axis and _axes_of(values) == 1)
+    try:
+        if wrong:
+            raise TypeError
+        found = list(islice(iter(values), most + 1))
+    except TypeError:
+        raise TypeError(
+            f"{name}: expected a sequence of {what}, got {shown(values)} of type "
+            f"{type(values).__name__}; put it into a list"
+        ) from None
+    if len(found) > most:
+        raise ValueError(f"{name}: expected at most {most} {what}, got more")
+    return found
+
+
+def check_ints(
+    values: Any,
+    name: str,
+    *,
+    minimum: int | None = None,
+    maximum: int | None = None,
+    cap: int | None = None,
+) -> tuple[int, ...]:
+    """Return a sequence of integers as a tuple."""
+    given = check_sequence(values, name, "integers")
+    limits = {"minimum": minimum, "maximum": maximum, "cap": cap}
+    return tuple(check_int(value, name, **limits) for value in given)
 
 
 def check_gram(G: ArrayLike, rank: int) -> Array:
@@ -168,51 +226,140 @@ def unit_diagonal(G: Array) -> tuple[Array, Array]:
     return np.ldexp(G, -half[:, None] - half), np.ldexp(1.0, half)
 
 
+def check_int_or_ints(
+    value: Any, name: str, *, minimum: int | None = None, cap: int | None = None
+) -> tuple[int, ...]:
+    """Return one integer or several as a tuple."""
+    if is_one_int(value):
+        return (check_int(value, name, minimum=minimum, cap=cap),)
+    return check_ints(value, name, minimum=minimum, cap=cap)
+
+
+def is_one_int(value: Any) -> bool:
+    """Say whether this stands for one integer and not for several."""
+    if isinstance(value, np.ndarray) or _axes_of(value) is not None:
+        return _axes_of(value) == 0
+    return part_of(value, "__index__") is not None or not isinstance(value, Iterable)
+
+
 def check_int(
-    value: Any, name: str, *, minimum: int | None = None, maximum: int | None = None
+    value: Any,
+    name: str,
+    *,
+    minimum: int | None = None,
+    maximum: int | None = None,
+    cap: int | None = None,
 ) -> int:
-    """Return ``value`` as an int; bool and float are refused, NumPy integers are fine."""
+    """Return ``value`` as an int; bool and float are refused, NumPy integers are fine.
+
+    The ``cap`` is what a computer can do, not what makes sense.
+    """
     try:
-        if isinstance(value, (bool, np.bool_)):
+        if not isinstance(value, (int, np.integer)):
+            refuse_foreign(value, name)
+        if isinstance(value, np.timedelta64) or is_bool(value):
             raise TypeError
         number = operator.index(value)
-    except TypeError:
+    except Exception as error:
+        if isinstance(error, TypeError) and str(error).startswith(f"{name}: "):
+            raise
         raise TypeError(
-            f"{name}: expected an integer, got {value!r} of type {type(value).__name__}"
+            f"{name}: expected an integer, got {shown(value)} of type {type(value).__name__}"
         ) from None
     if (minimum is not None and number < minimum) or (maximum is not None and number > maximum):
-        raise ValueError(f"{name}: expected {_range(minimum, maximum)}, got {number}")
+        raise ValueError(f"{name}: expected {_range(minimum, maximum)}, got {shown(number)}")
+    if cap is not None and number > cap:
+        raise ValueError(f"{name}: expected at most {cap}, got {shown(number)}")
     return number
 
 
+def check_count(value: Any, name: str, *, minimum: int = 1) -> int:
+    """Return how often something is done, at most; a larger number would never end."""
+    return check_int(value, name, minimum=minimum, cap=_COUNTS)
+
+
+def check_rank(rank: Any) -> int:
+    """Return a number of components; its square is the size of a Gram matrix."""
+    return check_int(rank, "rank", minimum=1, cap=_RANKS)
+
+
 def check_real(
-    value: Any, name: str, *, minimum: float | None = None, positive: bool = False
+    value: Any,
+    name: str,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    positive: bool = False,
 ) -> float:
-    """Return ``value`` as a finite float, at least ``minimum`` or strictly positive."""
-    if isinstance(value, (bool, np.bool_, str, bytes)) or value is None:
-        raise TypeError(f"{name}: expected a real number, got {value!r}")
+    """Return ``value`` as a finite float between the limits or strictly positive.
+
+    Python's and NumPy's real numbers are taken, and arrays without axes that hold one.
+    """
+    if not isinstance(value, (Real, Decimal)) and hasattr(value, "__array__"):
+        value = as_array(value, name)
+        value = value[()] if value.ndim == 0 else value
+    plain = isinstance(value, (Real, Decimal)) and not isinstance(value, np.timedelta64)
+    if not plain or is_bool(value):
+        raise TypeError(
+            f"{name}: expected a real number, got {shown(value)} of type {type(value).__name__}"
+        )
     try:
         number = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"{name}: expected a real number, got {value!r} of type {type(value).__name__}"
-        ) from None
+    except (OverflowError, ValueError):  # a signalling NaN
+        number = float("inf")
     if not np.isfinite(number):
-        raise ValueError(f"{name}: expected a finite number, got {number}")
+        raise ValueError(f"{name}: expected a finite number, got {shown(value)}")
     if positive and number <= 0:
         raise ValueError(f"{name}: expected a number above 0, got {number}")
     if minimum is not None and number < minimum:
         raise ValueError(f"{name}: expected at least {minimum}, got {number}")
+    if maximum is not None and number > maximum:
+        raise ValueError(f"{name}: expected at most {maximum}, got {number}")
     return number
+
+
+def check_flag(value: Any, name: str) -> bool:
+    """Return ``value`` if it is True or False; numbers and texts are refused."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: expected True or False, got {shown(value)}")
+    return value
+
+
+def check_callback(callback: Any, name: str = "callback") -> Any:
+    """Return what can be called, or None."""
+    if callback is not None and not callable(callback):
+        raise TypeError(f"{name}: expected a function or None, got {shown(callback)}")
+    return callback
+
+
+def check_class(value: Any, name: str, kind: type[Kind]) -> Kind:
+    """Return ``value`` if it is of the class that is meant."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name}: expected a {kind.__name__}, got {type(value).__name__}")
+    return value
 
 
 def check_option(value: Any, name: str, options: Sequence[str]) -> str:
     """Return ``value`` if it is one of the named options."""
     if not isinstance(value, str):
-        raise TypeError(f"{name}: expected one of {list(options)}, got {value!r}")
+        raise TypeError(f"{name}: expected one of {list(options)}, got {shown(value)}")
     if value not in options:
-        raise ValueError(f"{name}: expected one of {list(options)}, got {value!r}")
+        raise ValueError(f"{name}: expected one of {list(options)}, got {shown(value)}")
     return value
+
+
+def check_geometry(stride: Any, padding: Any, dilation: Any) -> tuple[Any, Any, Any]:
+    """Return stride, padding and dilation as they are kept: one integer, or several in a tuple."""
+    if isinstance(padding, str):
+        check_option(padding, "padding", ("valid", "same"))
+    else:
+        padding = _one_or_more(padding, "padding", 0)
+    return _one_or_more(stride, "stride", 1), padding, _one_or_more(dilation, "dilation", 1)
+
+
+def _one_or_more(value: Any, name: str, minimum: int) -> int | tuple[int, ...]:
+    given = check_int_or_ints(value, name, minimum=minimum, cap=_COMMON)
+    return given[0] if is_one_int(value) else given
 
 
 def check_mode(mode: Any, ndim: int) -> int:
@@ -228,11 +375,20 @@ def check_rng(rng: Any, function: str) -> "np.random.Generator":
     """
     if isinstance(rng, np.random.Generator):
         return rng
-    if isinstance(rng, (bool, np.bool_)) or not isinstance(rng, (int, np.integer)):
-        raise TypeError(f"rng: expected an int or a numpy.random.Generator, got {rng!r}")
-    if rng < 0:
-        raise ValueError(f"rng: expected a seed of at least 0, got {rng}")
-    return np.random.default_rng(np.random.SeedSequence([int(rng), crc32(function.encode())]))
+    try:
+        seed = check_int(rng, "rng")
+    except TypeError:
+        raise TypeError(
+            f"rng: expected an int or a numpy.random.Generator, got {shown(rng)}"
+        ) from None
+    if seed < 0:
+        raise ValueError(f"rng: expected a seed of at least 0, got {shown(seed)}")
+    return np.random.default_rng(np.random.SeedSequence([seed, crc32(function.encode())]))
+
+
+def _axes_of(values: Any) -> int | None:
+    axes = part_of(values, "ndim")
+    return axes if isinstance(axes, int) else None
 
 
 def _check_finite(array: NDArray[Any], name: str) -> None:

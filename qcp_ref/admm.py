@@ -21,7 +21,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from qcp_ref._checks import Array, check_array, check_gram, check_int, check_real
+from qcp_ref._checks import (
+    Array,
+    check_array,
+    check_callback,
+    check_count,
+    check_gram,
+    check_real,
+)
+from qcp_ref._door import as_array
 from qcp_ref._results import frozen
 
 __all__ = ["ADMMResult", "admm"]
@@ -114,10 +122,18 @@ def admm(
     for name, array in (("start", H), ("dual", U)):
         if array.shape != F.shape:
             raise ValueError(f"{name}: expected shape {F.shape} to fit F, got {array.shape}")
-    max_steps = check_int(max_steps, "max_steps", minimum=1)
+    max_steps = check_count(max_steps, "max_steps")
     tol = check_real(tol, "tol", minimum=0.0)
 
-    return iterate(F, G, project, (H, U), (max_steps, tol))
+    if check_callback(project, "project") is None:
+        raise TypeError("project: expected a function, got None; it rounds to the grid")
+    found = iterate(F, G, project, (H, U), (max_steps, tol))
+    if any(np.isnan(part).any() for part in found[:5]):
+        raise ValueError(
+            "F, start, dual: expected magnitudes whose squares float64 can hold, got larger ones; "
+            "rescale the data"
+        )
+    return found
 
 
 def iterate(
@@ -161,7 +177,7 @@ def _inverse(system: Array) -> Array:
 
 
 def _projected(project: Callable[[Array], Array], V: Array) -> Array:
-    H = np.asarray(project(V), dtype=np.float64)
+    H = as_array(project(V), "project").astype(np.float64, copy=False)
     if H.shape != V.shape or not np.isfinite(H).all():
         raise ValueError(
             f"project: expected a finite array of shape {V.shape}, got shape {H.shape}; "

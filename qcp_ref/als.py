@@ -25,9 +25,11 @@ from qcp_ref._checks import (
     Array,
     Rng,
     check_array,
+    check_callback,
+    check_count,
     check_gram,
-    check_int,
     check_option,
+    check_rank,
     check_real,
     check_rng,
     check_tensor,
@@ -209,8 +211,8 @@ def cp_als(
     True
     """
     X = check_tensor(X)
-    rank = check_int(rank, "rank", minimum=1)
-    max_sweeps = check_int(max_sweeps, "max_sweeps", minimum=1)
+    rank, callback = check_rank(rank), check_callback(callback)
+    max_sweeps = check_count(max_sweeps, "max_sweeps")
     check_option(stop, "stop", STOP_RULES)
     tol = check_real(tol, "tol", minimum=0.0)
     cp = _initial(X, rank, init, check_rng(rng, "cp_als"))

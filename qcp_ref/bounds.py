@@ -14,14 +14,18 @@ Checked by tests/test_bounds.py against exact rational arithmetic.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from qcp_ref._checks import Array, check_array, check_int
+from qcp_ref._checks import Array, check_array, check_int, check_int_or_ints
+from qcp_ref._door import shown
 from qcp_ref._wide import finite
 
 __all__ = ["gamma", "rounding_bound"]
+
+_MOST_TERMS = 2**52  # of a sum in float64; gamma is 1 there
 
 
 def gamma(n: int, dtype: DTypeLike = np.float64) -> float:
@@ -61,12 +65,14 @@ def gamma(n: int, dtype: DTypeLike = np.float64) -> float:
     >>> 2**-53 < gamma(1) < 2**-52
     True
     """
-    n = check_int(n, "n", minimum=0)
-    if np.dtype(dtype) not in (np.float32, np.float64):
-        raise ValueError(f"dtype: expected float32 or float64, got {np.dtype(dtype)}")
-    nu = n * float(np.finfo(dtype).eps) / 2
-    if nu >= 1:
-        raise ValueError(f"n: {n} roundings of {np.dtype(dtype)} exceed any bound; use float64")
+    n, precision = check_int(n, "n", minimum=0), _check_dtype(dtype)
+    most = round(2 / float(np.finfo(precision).eps))  # n u reaches 1 there
+    if n >= most:
+        raise ValueError(
+            f"n: expected fewer than {most} roundings of {precision}, got {shown(n)}, which "
+            "exceed any bound"
+        )
+    nu = n / most
     # Three roundings happen in evaluating this very formula; two units in the last place cover
     # them.
     return float(np.nextafter(np.nextafter(nu / (1 - nu), np.inf), np.inf)) if n else 0.0
@@ -117,18 +123,31 @@ def rounding_bound(
     >>> bool(abs((x * y).sum() - 1.0) <= rounding_bound(3, np.abs(x) @ np.abs(y)))
     True
     """
-    stages = [lengths] if isinstance(lengths, (int, np.integer)) else list(lengths)
-    n = sum(check_int(length, "lengths", minimum=1) for length in stages)
+    n = sum(check_int_or_ints(lengths, "lengths", minimum=1))
+    precision = _check_dtype(dtype)
+    if n >= _MOST_TERMS:
+        raise ValueError(
+            f"lengths: expected fewer than 2**52 roundings in all, got {shown(n)}; so many "
+            "roundings leave no bound; split the sum"
+        )
     size = check_array(magnitude, "magnitude")
     if (size < 0).any():
         raise ValueError(
             "magnitude: expected the operation on absolute values, got a negative number"
         )
     evaluated = gamma(n)  # relative error of `magnitude`, which was itself computed
-    if evaluated >= 1:
-        raise ValueError(f"lengths: {n} roundings leave no bound; split the sum")
     with np.errstate(over="ignore"):
-        bound = size * (gamma(n, dtype) * (1 + 8 * 2.0**-53) / (1 - evaluated))
+        bound = size * (gamma(n, precision) * (1 + 8 * 2.0**-53) / (1 - evaluated))
     # Below the normal numbers the product itself may be rounded down, by less than this.
     lost = (size > 0) & (bound < np.finfo(np.float64).tiny)
     return finite(bound + np.where(lost, 2.0**-1074, 0.0), "magnitude")
+
+
+def _check_dtype(dtype: Any) -> np.dtype[Any]:
+    try:
+        found: np.dtype[Any] | None = np.dtype(dtype) if dtype is not None else None
+    except Exception:  # NumPy has several for what is no dtype
+        found = None
+    if found is None or found not in (np.float32, np.float64):
+        raise ValueError(f"dtype: expected float32 or float64, got {shown(dtype)}")
+    return found

@@ -28,7 +28,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from qcp_ref._checks import Array, check_array, check_int, check_option, check_real, check_tensor
+from qcp_ref._checks import (
+    Array,
+    check_array,
+    check_callback,
+    check_int,
+    check_ints,
+    check_option,
+    check_real,
+    check_sequence,
+    check_tensor,
+)
+from qcp_ref._door import shown
 from qcp_ref._results import frozen
 from qcp_ref.conv import Padding, Pair, kernel_to_tensor
 from qcp_ref.cost import conv_costs
@@ -123,8 +134,10 @@ class _Count(NamedTuple):
 
     def checked(self) -> "_Count":
         """Refuse what no count would refuse; make a matrix a kernel of one entry."""
-        sides, size = [check_int(side, "shape", minimum=1) for side in self.shape], self.input_size
+        sides, size = list(check_ints(self.shape, "shape", minimum=1)), self.input_size
         check_option(self.cost, "cost", COSTS)
+        if not 2 <= len(sides) <= 5:
+            raise ValueError(f"shape: expected 2 to 5 sides, got {shown(self.shape)}")
         if self.axis is not None:
             check_int(self.axis, "axis", minimum=0, maximum=1)
         if len(sides) == 2:
@@ -329,14 +342,17 @@ def frontier(
     [(2, 12, 87), (3, 8, 87), (4, 6, 87)]
     """
     W = check_array(W, "W", min_ndim=2)
-    X = check_tensor(W if W.ndim == 2 else kernel_to_tensor(W))
+    X = check_tensor(W if W.ndim == 2 else kernel_to_tensor(W), "W")
     count = _Count(
         W.shape, cost, axis, input_size, scale_bytes, activation_bits, stride, padding, dilation
     ).checked()
     solver |= {"axis": axis, "method": method, "rng": check_int(rng, "rng", minimum=0)}
-    pairs = _pairs(count, *(list(values) for values in (budgets, bits, dense)))
+    pairs = _pairs(count, budgets, bits, dense)
+    check_callback(callback)
     if executor is not None and not callable(getattr(executor, "map", None)):
-        raise TypeError(f"executor: expected an Executor of concurrent.futures, got {executor!r}")
+        raise TypeError(
+            f"executor: expected an Executor of concurrent.futures, got {shown(executor)}"
+        )
     size, found = float(np.linalg.norm(X)), []
     results = (executor.map if executor else map)(partial(_solve, X, solver), pairs)
     for number, ((rank, b), (error, fit)) in enumerate(zip(pairs, results, strict=False)):
@@ -404,7 +420,8 @@ def allocate(
     >>> [choice.rank for choice in found.choices], found.cost, found.damage
     ([1, 2, 4], 700, 1.8125)
     """
-    layers = [_listed(choices, n) for n, choices in enumerate(frontiers)]
+    given = check_sequence(frontiers, "frontiers", "frontiers (one per layer)")
+    layers = [_listed(choices, n) for n, choices in enumerate(given)]
     budget = check_int(budget, "budget", minimum=0)
     check_option(method, "method", METHODS)
     damages, unit = _damages(layers, weights)
@@ -412,7 +429,8 @@ def allocate(
     least = sum(options[0].cost for options in points)
     if least > budget:
         raise ValueError(
-            f"budget: expected at least {least} (the cheapest choice of every layer), got {budget}"
+            f"budget: expected at least {shown(least)} (the cheapest choice of every layer), got "
+            f"{shown(budget)}"
         )
     relaxed = _relax(points, budget)
     taken = _merge(points, budget, relaxed) if method == "exact" else relaxed.points
@@ -428,14 +446,14 @@ def _largest_rank(count: _Count, budget: int, bits: int) -> int:
 
 
 def _pairs(
-    count: _Count, budgets: list[int], bits: list[int], dense: list[int]
+    count: _Count, budgets: Iterable[int], bits: Iterable[int], dense: Iterable[int]
 ) -> list[tuple[int | None, int]]:
     """List the ranks and bits to be tried, each pair once."""
+    budgets = check_ints(budgets, "budgets", minimum=0, maximum=_LARGEST)
+    bits = check_ints(bits, "bits", minimum=1, maximum=16)
+    dense = check_ints(dense, "dense", minimum=1, maximum=16)
     if not budgets or not (bits or dense):
         raise ValueError("budgets, bits: expected at least one budget and one number of bits")
-    budgets = [check_int(budget, "budgets", minimum=0, maximum=_LARGEST) for budget in budgets]
-    bits = [check_int(b, "bits", minimum=1, maximum=16) for b in bits]
-    dense = [check_int(b, "dense", minimum=1, maximum=16) for b in dense]
     tried = [(_largest_rank(count, budget, b), b) for b in bits for budget in budgets]
     pairs: list[tuple[int | None, int]] = [(rank, b) for rank, b in tried if rank > 0]
     pairs += [(None, b) for b in dense if count(None, b) <= max(budgets)]
@@ -473,12 +491,10 @@ def _marked(choices: list[Choice]) -> tuple[Choice, ...]:
 
 
 def _listed(choices: Any, n: int) -> list[Choice]:
-    if isinstance(choices, str) or not isinstance(choices, Iterable):
-        raise TypeError(
-            f"frontiers[{n}]: expected the choices of one layer, got {type(choices).__name__}; "
-            "pass one collection per layer, without names"
-        )
-    return list(choices)
+    found = check_sequence(choices, f"frontiers[{n}]", "choices of one layer")
+    if not found:
+        raise ValueError(f"frontiers[{n}]: expected at least one Choice, got none")
+    return found
 
 
 def _damages(
@@ -487,13 +503,13 @@ def _damages(
     """Return damages as integers, and how many of their unit make a damage of 1."""
     if not layers:
         raise ValueError("frontiers: expected the choices of at least one layer, got none")
-    factors = [1.0] * len(layers) if weights is None else list(weights)
+    factors = (
+        [1.0] * len(layers) if weights is None else check_sequence(weights, "weights", "numbers")
+    )
     if len(factors) != len(layers):
         raise ValueError(f"weights: expected {len(layers)} (one per layer), got {len(factors)}")
     exact = []
     for n, (choices, weight) in enumerate(zip(layers, factors, strict=True)):
-        if not choices:
-            raise ValueError(f"frontiers[{n}]: expected at least one Choice, got none")
         factor = Fraction(check_real(weight, f"weights[{n}]", minimum=0.0))
         exact.append([factor * _squared_error(c, f"frontiers[{n}]") for c in choices])
     if sum(max(row) for row in exact) > Fraction(np.finfo(float).max):

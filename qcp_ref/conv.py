@@ -31,7 +31,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
-from qcp_ref._checks import Array, check_array, check_int, check_option
+from qcp_ref._checks import Array, check_array, check_int_or_ints, check_option, is_one_int
+from qcp_ref._door import shown
 from qcp_ref._kernels import can_compile, gather
 from qcp_ref._wide import Wide, bilinear, finite, fits, narrow, plus, span, times, wide
 from qcp_ref.bounds import rounding_bound
@@ -64,6 +65,8 @@ Padding: TypeAlias = int | Sequence[int] | str
 _ALL = (slice(None), slice(None))
 # Patches, or channels between the stages, made at a time: about what the cache of a core holds.
 _BLOCK_BYTES = 2**21
+_FAR = 2**31  # of sides, strides, padding and dilation
+_PIXELS = 2**28  # of a padded image
 # Smaller images share one matrix product, whatever it costs to put their pixels side by side.
 _FEW_PIXELS = 512
 
@@ -669,8 +672,10 @@ def tensor_to_kernel(X: ArrayLike, kernel_size: Pair) -> Floats:
     (2, 1, 3, 2)
     """
     X = check_array(X, "X", min_ndim=2, keep_float32=True)
-    size = _numbers(kernel_size, "kernel_size", (1, 2, 3), 1)
-    size = size[: np.size(kernel_size) if np.ndim(kernel_size) else 2]
+    size = check_int_or_ints(kernel_size, "kernel_size", minimum=1, cap=_FAR)
+    size = size * 2 if is_one_int(kernel_size) else size
+    if not 1 <= len(size) <= 3:
+        raise ValueError(f"kernel_size: expected 1 to 3 integers, got {shown(kernel_size)}")
     _check_spatial(X.shape, size, "X")
     return np.array(X, order="C").reshape(*X.shape[:2], *size)
 
@@ -797,11 +802,11 @@ class _Axis(NamedTuple):
 
 
 def _axes(
-    sides: Sequence[int], kernel_size: Pair, stride: Pair, padding: Padding, dilation: Pair
+    sides: Sequence[int], size: Pair, stride: Pair, padding: Padding, dilation: Pair, at: str = "x"
 ) -> tuple[_Axis, ...]:
     """Resolve the options for each spatial axis by :eq:`conv-size` and :eq:`conv-same`."""
     d = len(sides)
-    kernel = _numbers(kernel_size, "kernel_size", (1, d), 1)
+    kernel = _numbers(size, "kernel_size", (1, d), 1)
     step = _numbers(stride, "stride", (1, d), 1)
     spread = _numbers(dilation, "dilation", (1, d), 1)
     if isinstance(padding, str):
@@ -816,8 +821,10 @@ def _axes(
         padded = before + n + after
         if padded < span:
             need = f"a padded {name} of at least {span} (the kernel's span)"
-            raise ValueError(f"x: expected {need}, got {padded}; pad more or dilate less")
+            raise ValueError(f"{at}: expected {need}, got {padded}; pad more or dilate less")
         axes.append(_Axis(k, s, spread[i], n, before, padded, span, (padded - span) // s + 1))
+    if at == "x" and prod(a.padded for a in axes) > max(_PIXELS, 4 * prod(sides)):
+        raise ValueError(f"padding: expected at most {_PIXELS} pixels with it, got {padding}")
     return tuple(axes)
 
 
@@ -926,15 +933,13 @@ def _same_dtype(*arrays: Floats) -> list[Floats]:
 
 def _numbers(value: Any, name: str, counts: Sequence[int], minimum: int) -> tuple[int, ...]:
     """Return as many integers as the longest of the allowed forms has."""
-    try:
-        given = tuple(value)
-    except TypeError:
-        given = (value,)
+    text = isinstance(value, str)
+    given = () if text else check_int_or_ints(value, name, minimum=minimum, cap=_FAR)
     if len(given) not in counts:
         allowed = " or ".join(map(str, dict.fromkeys(counts)))
         what = "integers" if counts[-1] > 1 else "integer"
-        raise ValueError(f"{name}: expected {allowed} {what}, got {value!r}")
-    return tuple(check_int(v, name, minimum=minimum) for v in given) * (counts[-1] // len(given))
+        raise ValueError(f"{name}: expected {allowed} {what}, got {shown(value)}")
+    return given * (counts[-1] // len(given))
 
 
 def _check_axes(x: ArrayLike, name: str) -> Floats:

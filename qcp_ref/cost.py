@@ -16,17 +16,19 @@ from dataclasses import astuple, dataclass
 from decimal import Decimal
 from fractions import Fraction
 from math import ceil, floor, prod
+from numbers import Real
 from typing import TypeAlias
 
-import numpy as np
-
-from qcp_ref._checks import check_int
+from qcp_ref._checks import check_int, check_ints, check_real
+from qcp_ref._door import shown
 from qcp_ref.conv import Padding, Pair, _axes, _numbers
 
 __all__ = ["Costs", "conv_costs", "equal_cost_bits", "rank_for_rate"]
 
 # A reduction rate: read as the decimal number that is printed, so that 1.2 is 6/5.
 Rate: TypeAlias = int | float | str | Decimal | Fraction
+_MOST = 2**31  # of sides, bits and bytes
+_DIGITS = 400  # of a rate, before or after the point
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def rank_for_rate(shape: Sequence[int], rate: Rate) -> int:
     shape : sequence of int
         Shape of the tensor that is factorized, such as (Cout, Cin, kh kw).
     rate : int, float, str, Decimal or Fraction
-        Reduction rate, above 0; a float counts as the decimal number that it prints as.
+        Reduction rate, at least 1; a float counts as the decimal number that it prints as.
 
     Returns
     -------
@@ -87,7 +89,7 @@ def rank_for_rate(shape: Sequence[int], rate: Rate) -> int:
     Raises
     ------
     TypeError, ValueError
-        If the shape is not one, the rate is not a positive number, or no component is left.
+        If the shape is not one, the rate is not a number of at least 1, or no component is left.
 
     Notes
     -----
@@ -103,14 +105,14 @@ def rank_for_rate(shape: Sequence[int], rate: Rate) -> int:
     >>> rank_for_rate((64, 64, 9), 2)
     134
     """
-    sides = [check_int(side, "shape", minimum=1) for side in shape]
+    sides = check_ints(shape, "shape", minimum=1, cap=_MOST)
     if len(sides) < 2:
         raise ValueError(f"shape: expected at least 2 sides, got {tuple(sides)}")
     most = Fraction(prod(sides), sum(sides))
     rank = floor(most / _check_rate(rate))
     if rank < 1:
         limit = f"at most {float(most):.4g} for shape {tuple(sides)}"
-        raise ValueError(f"rate: expected {limit}, got {rate}; no component would be left")
+        raise ValueError(f"rate: expected {limit}, got {shown(rate)}; no component would be left")
     return rank
 
 
@@ -181,22 +183,21 @@ def conv_costs(
     """
     O, I, *kernel = _numbers(shape, "shape", (3, 4, 5), 1)
     size = _numbers(input_size, "input_size", (1, len(kernel)), 1)
-    axes = _axes(size, kernel, stride, padding, dilation)
+    axes = _axes(size, kernel, stride, padding, dilation, "input_size")
     before, after, entries = prod(size), prod(a.out for a in axes), prod(kernel)
     if rank is None:
         parameters = O * I * entries
         macs = parameters * after
     else:
-        R = check_int(rank, "rank", minimum=1)
+        R = check_int(rank, "rank", minimum=1, cap=2**60)
         spatial = entries if entries > 1 else 0  # a 1x1 kernel has no depthwise stage
         parameters = R * (O + I + spatial)
         macs = R * (I * (before if spatial else after) + (spatial + O) * after)
-    bits = check_int(weight_bits, "weight_bits", minimum=1)
-    bops = macs * bits * check_int(activation_bits, "activation_bits", minimum=1)
+    bits = check_int(weight_bits, "weight_bits", minimum=1, cap=_MOST)
+    bops = macs * bits * check_int(activation_bits, "activation_bits", minimum=1, cap=_MOST)
     packed = -(-bits * parameters // 8)
-    packed += check_int(scales, "scales", minimum=0) * check_int(
-        scale_bytes, "scale_bytes", minimum=1
-    )
+    count = check_int(scales, "scales", minimum=0, cap=2**53)
+    packed += count * check_int(scale_bytes, "scale_bytes", minimum=1, cap=_MOST)
     return Costs(parameters, macs, bops, packed)
 
 
@@ -218,7 +219,8 @@ def equal_cost_bits(bits: int, rate: Rate) -> tuple[int, int]:
     Raises
     ------
     TypeError, ValueError
-        If the bits are not a positive integer or the rate is not a positive number.
+        If the bits are not a positive integer or the rate is not a number of at least
+        1.
 
     Notes
     -----
@@ -235,17 +237,27 @@ def equal_cost_bits(bits: int, rate: Rate) -> tuple[int, int]:
     >>> equal_cost_bits(4, 2), equal_cost_bits(4, 1.5)
     ((2, 2), (2, 3))
     """
-    exact = check_int(bits, "bits", minimum=1) / _check_rate(rate)
+    exact = check_int(bits, "bits", minimum=1, cap=_MOST) / _check_rate(rate)
     return floor(exact), ceil(exact)
 
 
 def _check_rate(rate: Rate) -> Fraction:
-    if isinstance(rate, (bool, np.bool_)) or rate is None:
-        raise TypeError(f"rate: expected a number, got {rate!r}")
+    if not isinstance(rate, str):
+        number = check_real(rate, "rate")
+        rate = rate if isinstance(rate, (Real, Decimal)) else number
     try:
-        exact = Fraction(str(rate))
-    except (ValueError, ZeroDivisionError):
-        raise ValueError(f"rate: expected a finite number, got {rate!r}") from None
+        text = str(rate)
+        if "/" not in text and abs(Decimal(text).adjusted()) > _DIGITS:
+            raise ValueError  # its exact value would fill the memory
+        exact = Fraction(text)
+    except (ValueError, ArithmeticError):
+        raise ValueError(f"rate: expected a finite number, got {shown(rate)}") from None
     if exact <= 0:
-        raise ValueError(f"rate: expected a number above 0, got {rate}")
+        raise ValueError(f"rate: expected a number above 0, got {shown(rate)}; 2 leaves half")
+    if exact < 1:
+        raise ValueError(
+            f"rate: expected at least 1, got {shown(rate)}; the layer has to become rate times "
+            "smaller, and such a rate would enlarge it. Elsewhere 0.5 means 'keep half': for that "
+            "write rate=2"
+        )
     return exact

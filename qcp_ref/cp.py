@@ -27,11 +27,13 @@ from qcp_ref._checks import (
     Rng,
     check_array,
     check_factors,
-    check_int,
+    check_ints,
+    check_rank,
     check_real,
     check_rng,
     check_tensor,
 )
+from qcp_ref._door import shown
 from qcp_ref._results import frozen
 from qcp_ref._wide import (
     Span,
@@ -66,6 +68,7 @@ __all__ = [
 
 _DEGENERATE_COSINE = -0.9
 _SIZE = 400  # binary exponent of the longest component of a start, as check_tensor has it
+_MOST_DRAWN = 2**30  # numbers, 8 GiB
 _FAR = 2.0**900  # squared norms up to here have lost nothing
 
 
@@ -524,6 +527,7 @@ def align(cp: CP, reference: CP) -> Alignment:
     """
     from scipy.optimize import linear_sum_assignment
 
+    _check_cp(reference, "reference")
     mine, theirs = normalize(cp), normalize(reference)
     if mine.shape != theirs.shape or mine.rank != theirs.rank:
         raise ValueError(
@@ -648,10 +652,12 @@ def random_cp(shape: Iterable[int], rank: int, *, rng: Rng) -> CP:
     >>> random_cp((4, 3, 2), 5, rng=0).factors[1].shape
     (3, 5)
     """
-    sides = [check_int(side, "shape", minimum=1) for side in shape]
-    if len(sides) < 2:
-        raise ValueError(f"shape: expected at least 2 sides, got {tuple(sides)}")
-    rank = check_int(rank, "rank", minimum=1)
+    sides, rank = check_ints(shape, "shape", minimum=1), check_rank(rank)
+    if not 2 <= len(sides) <= 64 or sum(sides) * rank > _MOST_DRAWN:
+        raise ValueError(
+            "shape: expected at least 2 sides, at most 64, and factors of at most 2**30 numbers, "
+            f"got {shown(shape)}"
+        )
     generator = check_rng(rng, "random_cp")
     return CP([generator.standard_normal((side, rank)) for side in sides])
 

@@ -29,8 +29,9 @@ from numpy.typing import ArrayLike
 from qcp_ref._checks import (
     Array,
     check_array,
+    check_callback,
+    check_count,
     check_gram,
-    check_int,
     check_option,
     check_real,
     check_tensor,
@@ -319,14 +320,14 @@ def epc(
     >>> bool(ratio[-1] <= ratio[0])
     True
     """
-    X = check_tensor(X)
+    X, callback = check_tensor(X), check_callback(callback)
     check_option(objective, "objective", OBJECTIVES)
     slack = check_real(slack, "slack", minimum=0.0)
     stop = _StopRules(
-        check_int(max_sweeps, "max_sweeps", minimum=1),
+        check_count(max_sweeps, "max_sweeps"),
         check_real(tol, "tol", minimum=0.0),
-        check_int(patience, "patience", minimum=1),
-        check_int(max_rounds, "max_rounds", minimum=1),
+        check_count(patience, "patience"),
+        check_count(max_rounds, "max_rounds"),
         check_real(round_tol, "round_tol", minimum=0.0),
         check_real(ratio_tol, "ratio_tol", minimum=0.0),
     )

@@ -20,7 +20,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from qcp_ref._checks import Array, Rng, check_array, check_int, check_option, check_rng
+from qcp_ref._checks import (
+    Array,
+    Rng,
+    check_array,
+    check_class,
+    check_flag,
+    check_int,
+    check_integers,
+    check_option,
+    check_rng,
+)
+from qcp_ref._door import shown
 from qcp_ref._results import frozen
 
 __all__ = ["Grid", "Scale", "dequantize", "quantize"]
@@ -88,8 +99,7 @@ class Grid:
         least, most = _BITS[check_option(self.kind, "kind", tuple(_BITS))]
         object.__setattr__(self, "bits", check_int(self.bits, "bits", minimum=least, maximum=most))
         for name in ("signed", "narrow", "mid_rise"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name}: expected True or False, got {getattr(self, name)!r}")
+            check_flag(getattr(self, name), name)
         if self.narrow and self.mid_rise:
             raise ValueError("narrow: a mid-rise grid is symmetric already; drop one of the two")
         if not self.signed and self.kind != "uniform":
@@ -223,7 +233,9 @@ def quantize(
     check_option(rounding, "rounding", _ROUNDINGS)
     check_option(division, "division", _DIVISIONS)
     if (rounding == "stochastic") != (rng is not None):
-        raise ValueError(f"rng: belongs to rounding 'stochastic', got rng={rng} with {rounding!r}")
+        raise ValueError(
+            f"rng: belongs to rounding 'stochastic', got rng={shown(rng)} with {rounding!r}"
+        )
     if grid.kind == "binary":
         if (rounding, division) != ("half-even", "float64"):
             raise ValueError("rounding, division: a binary grid takes signs; leave them out")
@@ -282,9 +294,7 @@ def dequantize(
     >>> dequantize([-3, 0, 1, 2], 8.0, grid=Grid(3, kind="log2"))
     array([-8.,  0.,  2.,  4.])
     """
-    if np.asarray(codes).dtype.kind not in "iu":
-        raise TypeError(f"codes: expected integers, got dtype {np.asarray(codes).dtype}")
-    k = check_array(codes, "codes")
+    k = check_array(check_integers(codes, "codes"), "codes")
     s, zero = _check_scale(scale, k.shape), _check_spread(zero_point, "zero_point", k.shape)
     if grid is not None:
         zero = _check_zero(zero_point, _check_grid(grid), k.shape)
@@ -299,9 +309,7 @@ def dequantize(
 
 
 def _check_grid(grid: Any) -> Grid:
-    if not isinstance(grid, Grid):
-        raise TypeError(f"grid: expected a Grid, got {type(grid).__name__}")
-    return grid
+    return check_class(grid, "grid", Grid)
 
 
 def _check_spread(value: ArrayLike, name: str, shape: tuple[int, ...]) -> Array:
@@ -337,7 +345,7 @@ def _check_zero(zero_point: ArrayLike, grid: Grid, shape: tuple[int, ...]) -> Ar
         possible = (zero == np.rint(zero)) & (grid.qmin <= zero) & (zero <= grid.qmax)
         known = f"an integer from {grid.qmin} to {grid.qmax}"
     if not possible.all():
-        raise ValueError(f"zero_point: expected {known}, got {zero_point!r}")
+        raise ValueError(f"zero_point: expected {known}, got {shown(zero_point)}")
     return zero
 
 

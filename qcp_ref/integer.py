@@ -28,11 +28,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from qcp_ref._checks import Array, check_array, check_option
+from qcp_ref._checks import (
+    Array,
+    check_array,
+    check_flag,
+    check_geometry,
+    check_int,
+    check_int_or_ints,
+    check_integers,
+    check_ints,
+    check_option,
+    check_sequence,
+    is_one_int,
+)
+from qcp_ref._door import as_array, shown
 from qcp_ref._results import frozen
 from qcp_ref._wide import Wide, narrow, over, times, wide
-from qcp_ref.conv import Padding, Pair, _check_axes, _conv, depthwise, pointwise
-from qcp_ref.grid import Grid, Scale, _check_grid, _check_spread, _check_zero, quantize
+from qcp_ref.conv import (
+    Padding,
+    Pair,
+    _check_axes,
+    _conv,
+    depthwise,
+    pointwise,
+)
+from qcp_ref.grid import Grid, Scale, _check_grid, _check_spread, quantize
 from qcp_ref.qcp import QuantizedCP
 
 __all__ = [
@@ -96,7 +116,7 @@ def accumulator_bound(
     """
     W = _check_integers(W, "W", -128, 127, min_ndim=2)
     grid = _check_activations(grid)
-    z = int(_check_zero(zero_point, grid, ()))
+    z = _check_one_zero(zero_point, grid)
     b = _check_bias(bias, len(W))
     # The zero point lies in the range, so the ends have different signs and each term of these
     # sums is at least 0: leaving some out, as partial sums and padding do, makes no sum larger.
@@ -314,12 +334,12 @@ def requantize(
     """
     a = _check_integers(acc, "acc", _INT32.min, _INT32.max)
     M = _check_spread(_check_multiplier(multiplier), "multiplier", a.shape)
-    _check_activations(grid)
+    z = _check_one_zero(zero_point, _check_activations(grid))
     if check_option(mode, "mode", MODES) == "exact":
-        return quantize(a * M, grid, 1.0, zero_point)
+        return quantize(a * M, grid, 1.0, z)
     m, shift = fixed_point(M)
     rounded = _single(a, m, shift) if mode == "single" else _double(a, m, shift)
-    return quantize(np.clip(rounded, _INT32.min, _INT32.max), grid, 1.0, zero_point)
+    return quantize(np.clip(rounded, _INT32.min, _INT32.max), grid, 1.0, z)
 
 
 @frozen
@@ -371,12 +391,17 @@ class IntegerCP:
     mode: str = "exact"
 
     def __post_init__(self) -> None:
-        """Prove that the accumulators of every stage fit."""
+        """Check the parts; prove that the accumulators of every stage fit."""
+        for name, value in _checked_parts(self).items():
+            object.__setattr__(self, name, value)
         last = len(self.weights) - 1
         for n, W in enumerate(self.weights):
             channels, bias = W.T if 0 < n < last else W, self.bias if n == last else None
             z = self.zero_points[n]
-            _prove(accumulator_bound(channels, self.grid, zero_point=z, bias=bias), f"stage {n}, ")
+            _prove(
+                accumulator_bound(channels, self.grid, zero_point=z, bias=bias),
+                f"weights[{n}]: stage {n}, ",
+            )
 
     def forward(self, x: ArrayLike) -> NDArray[np.integer[Any]]:
         """Run the layer on codes (N, Cin, H, W), or (N, Cin) if there are two plain stages."""
@@ -470,6 +495,8 @@ def integer_cp(
            [ 17, -25]], dtype=int8)
     """
     codes, steps = _check_weights(cp)
+    check_flag(relu, "relu")
+    check_option(mode, "mode", MODES)
     _check_kernel(geometry.get("kernel_size", 1), codes)
     s, z = _check_scales(scales, _check_activations(grid), len(codes))
     sigma, share = _fold(steps[0])
@@ -483,10 +510,13 @@ def integer_cp(
     b = np.rint(narrow(over(wide(b), unit), "bias, cp, scales")) if fits else b
     if not fits or (np.abs(b) > _INT32.max).any():
         need = f"{cp.shape[:1]} numbers within int32 times {np.max(narrow(unit, 'cp, scales'))}"
-        raise ValueError(f"bias: expected {need}, got {bias!r}")
+        raise ValueError(f"bias: expected {need}, got {shown(bias)}")
     return IntegerCP(
         (codes[1].T, *codes[2:], codes[0]),
-        tuple(_check_multiplier(np.ravel(narrow(m, "cp, scales"))) for m in M),
+        tuple(
+            _check_multiplier(np.ravel(narrow(m, "cp, scales")), "cp, scales: multiplier")
+            for m in M
+        ),
         b.astype(np.int64),
         z,
         grid,
@@ -514,21 +544,21 @@ def _operands(
     x: ArrayLike, W: ArrayLike, zero_point: int, bias: ArrayLike | None
 ) -> tuple[Array, Array, Array]:
     """Return ``x - zero_point``, weights and bias as floats, if their sums fit int32."""
-    x = np.asarray(x)
+    x = as_array(x, "x")
     if x.dtype not in (np.uint8, np.int8):
         raise TypeError(f"x: expected uint8 or int8, whose range is known, got dtype {x.dtype}")
     grid = Grid(8, signed=x.dtype == np.int8)
     _prove(accumulator_bound(W, grid, zero_point=zero_point, bias=bias))
-    weights = np.asarray(W, np.float64)
-    return check_array(x, "x") - zero_point, weights, _check_bias(bias, len(weights)).astype(float)
+    weights, z = check_array(W, "W"), _check_one_zero(zero_point, grid)
+    return check_array(x, "x") - z, weights, _check_bias(bias, len(weights)).astype(float)
 
 
-def _prove(bounds: NDArray[np.int64], where: str = "") -> None:
+def _prove(bounds: NDArray[np.int64], where: str = "W: ") -> None:
     """Refuse accumulators that int32 might not hold."""
     if bounds.max() > _INT32.max:
         channel = int(bounds.argmax())
         raise ValueError(
-            f"W: {where}output channel {channel} may reach {bounds[channel]}, beyond int32; "
+            f"{where}output channel {channel} may reach {bounds[channel]}, beyond int32; "
             "use smaller weights or fewer bits, or split the sum"
         )
 
@@ -541,16 +571,63 @@ def _fold(step: Array) -> tuple[Wide, Wide]:
 
 
 def _check_integers(
-    x: ArrayLike, name: str, lowest: int, highest: int, *, min_ndim: int = 0
+    x: ArrayLike,
+    name: str,
+    lowest: int,
+    highest: int,
+    *,
+    ndim: int | None = None,
+    min_ndim: int = 0,
 ) -> NDArray[np.int64]:
-    array = np.asarray(x)
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"{name}: expected integers, got dtype {array.dtype}")
-    check_array(array, name, min_ndim=min_ndim)
+    array = check_integers(x, name)
+    check_array(array, name, ndim=ndim, min_ndim=min_ndim)
     if array.min() < lowest or array.max() > highest:
         ends = f"{array.min()} to {array.max()}"
         raise ValueError(f"{name}: expected integers from {lowest} to {highest}, got {ends}")
     return array.astype(np.int64)
+
+
+def _checked_parts(layer: IntegerCP) -> dict[str, Any]:
+    """Return the fields of a layer as they are kept, if they fit each other."""
+    given = check_sequence(layer.weights, "weights", "matrices of codes", most=64)
+    W = [_check_integers(w, f"weights[{n}]", -128, 127, ndim=2) for n, w in enumerate(given)]
+    chain = [w.shape[::-1] if 0 < n < len(W) - 1 else w.shape for n, w in enumerate(W)]
+    if len(W) not in (2, 3) or {s[0] for s in chain[:-1]} != {chain[-1][1]}:
+        raise ValueError(
+            "weights: expected (R, Cin), for a kernel (entries, R), and (Cout, R), got shapes "
+            f"{[w.shape for w in W]}"
+        )
+    sides = _check_kernel(layer.kernel_size, (W[-1], W[0].T, *W[1:-1]))
+    geometry = check_geometry(layer.stride, layer.padding, layer.dilation)
+    grid, factors = _check_activations(layer.grid), []
+    given = check_sequence(layer.multipliers, "multipliers", "arrays (one per stage)", most=64)
+    outputs = [W[0].shape[0], *(w.shape[1] for w in W[1:-1]), W[-1].shape[0]]
+    for n, multiplier in enumerate(given):
+        M = _check_multiplier(multiplier, f"multipliers[{n}]")
+        if n < len(W) and M.shape not in ((), (1,), (outputs[n],)):
+            need = f"one number or {outputs[n]} (one per output channel)"
+            raise ValueError(f"multipliers[{n}]: expected {need}, got shape {M.shape}")
+        factors.append(M)
+    zeros = check_ints(layer.zero_points, "zero_points")
+    zeros = tuple(_check_one_zero(z, grid, "zero_points") for z in zeros)
+    for name, found, more in (("multipliers", len(factors), 0), ("zero_points", len(zeros), 1)):
+        if found != len(W) + more:
+            raise ValueError(f"{name}: expected {len(W) + more} of them, got {found}")
+    check_flag(layer.relu, "relu")
+    check_option(layer.mode, "mode", MODES)
+    bias = _check_bias(check_integers(layer.bias, "bias"), outputs[-1])
+    parts: dict[str, Any] = {"weights": tuple(W), "multipliers": tuple(factors), "bias": bias}
+    parts |= dict(zip(("stride", "padding", "dilation"), geometry, strict=True))
+    return {**parts, "kernel_size": sides, "zero_points": zeros}
+
+
+def _check_one_zero(zero_point: Any, grid: Grid, name: str = "zero_point") -> int:
+    """Return the code of zero."""
+    z = check_int(zero_point, name)
+    if not grid.qmin <= z <= grid.qmax:
+        need = f"an integer from {grid.qmin} to {grid.qmax}"
+        raise ValueError(f"{name}: expected {need}, got {shown(z)}")
+    return z
 
 
 def _check_bias(bias: ArrayLike | None, outputs: int) -> NDArray[np.int64]:
@@ -567,18 +644,18 @@ def _check_activations(grid: Grid) -> Grid:
     return grid
 
 
-def _check_multiplier(multiplier: ArrayLike) -> Array:
-    M = check_array(multiplier, "multiplier")
+def _check_multiplier(multiplier: ArrayLike, name: str = "multiplier") -> Array:
+    M = check_array(multiplier, name)
     if (M <= 0).any() or (M > _LARGEST_MULTIPLIER).any():
         ends = f"{M.min()} to {M.max()}"
-        raise ValueError(f"multiplier: expected numbers above 0 and up to 2**29, got {ends}")
+        raise ValueError(f"{name}: expected numbers above 0 and up to 2**29, got {ends}")
     return M
 
 
 def _check_weights(cp: Any) -> tuple[list[NDArray[np.int64]], list[Array]]:
     """Return codes with zero point 0 and their scales, as far as multipliers can represent them."""
     if not isinstance(cp, QuantizedCP) or len(cp.shape) not in (2, 3):
-        raise TypeError(f"cp: expected a QuantizedCP of 2 or 3 factors, got {cp!r}")
+        raise TypeError(f"cp: expected a QuantizedCP of 2 or 3 factors, got {shown(cp)}")
     for n, name in enumerate(("a_in", "a_kernel")[: len(cp.shape) - 1], start=1):
         if cp.scales[n].ndim and cp.scales[n].shape[0] > 1:
             raise ValueError(
@@ -594,20 +671,26 @@ def _check_weights(cp: Any) -> tuple[list[NDArray[np.int64]], list[Array]]:
     return codes, [step / double for step in cp.scales]
 
 
-def _check_kernel(kernel_size: Pair, codes: Sequence[Integers]) -> None:
+def _check_kernel(kernel_size: Pair, codes: Sequence[Integers]) -> Pair:
     entries = len(codes[2]) if len(codes) == 3 else 1
-    sides = np.asarray(kernel_size).ravel().tolist()
-    possible = [prod(sides)] if len(sides) > 1 else [sides[0] ** d for d in (1, 2, 3)]
-    if entries not in possible:
-        raise ValueError(f"kernel_size: expected sides of {entries} entries, got {kernel_size!r}")
+    sides = check_int_or_ints(kernel_size, "kernel_size", minimum=1, cap=2**31)
+    possible = [prod(sides)] if len(sides) > 1 else [k**d for k in sides for d in (1, 2, 3)]
+    if entries not in possible or len(sides) > 3:
+        raise ValueError(
+            f"kernel_size: expected sides of {entries} entries, got {shown(kernel_size)}"
+        )
+    return sides[0] if is_one_int(kernel_size) else sides
 
 
 def _check_scales(
     scales: Sequence[Scale], grid: Grid, stages: int
 ) -> tuple[list[Array], tuple[int, ...]]:
-    given = list(scales)
+    given = check_sequence(scales, "scales", "Scale objects")
     if len(given) != stages + 1 or not all(isinstance(scale, Scale) for scale in given):
-        raise ValueError(f"scales: expected {stages + 1} of type Scale, got {scales!r}")
-    for scale in given:
-        quantize(0.0, grid, scale.scale, scale.zero_point)  # refuses what does not fit
+        raise ValueError(f"scales: expected {stages + 1} of type Scale, got {shown(scales)}")
+    for n, scale in enumerate(given):
+        try:
+            quantize(0.0, grid, scale.scale, scale.zero_point)  # refuses what does not fit
+        except (TypeError, ValueError) as refusal:
+            raise type(refusal)(f"scales[{n}]: {refusal}") from None
     return [np.asarray(each.scale) for each in given], tuple(int(e.zero_point) for e in given)

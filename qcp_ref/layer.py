@@ -20,7 +20,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from qcp_ref._checks import Array, Rng, check_array, is_float32
+from qcp_ref._checks import (
+    Array,
+    Rng,
+    check_array,
+    check_geometry,
+    check_option,
+    check_tensor,
+    is_float32,
+)
 from qcp_ref._results import frozen
 from qcp_ref._wide import finite, fits, span
 from qcp_ref.conv import (
@@ -39,7 +47,7 @@ from qcp_ref.grid import Grid
 from qcp_ref.output import _check_moment, polish_output
 from qcp_ref.qcp import QuantizedCP, QuantizedFit, StageCallback, _stage
 from qcp_ref.rows import _check_rows_grid
-from qcp_ref.search import factorize
+from qcp_ref.search import METHODS, factorize
 
 __all__ = ["CPConv", "CPLinear", "compress_conv", "compress_linear"]
 
@@ -274,11 +282,14 @@ def compress_conv(
     >>> compress_conv(W, rank=5, bits=4).cp.shape
     (8, 4, 9)
     """
-    W = _check_axes(check_array(W, "W"), "W")
+    W = _check_axes(W, "W")
+    check_tensor(W, "W")
     b = _checked_bias(bias, W.shape[0])
     kernel_size = W.shape[2:]
     # Refuse bad options before fitting; on an image this large only they can be wrong.
-    _axes((2**20,) * len(kernel_size), kernel_size, stride, padding, dilation)
+    stride, padding, dilation = check_geometry(stride, padding, dilation)
+    sides = (2**20,) * len(kernel_size)
+    _axes(sides, kernel_size, stride, padding, dilation, "dilation")
     options: dict[str, Any] = {
         "method": method,
         "rng": rng,
@@ -348,7 +359,7 @@ def compress_linear(
     >>> compress_linear(np.random.default_rng(1).standard_normal((10, 20)), rate=2).rank
     3
     """
-    X = check_array(W, "W", ndim=2)
+    X = check_tensor(check_array(W, "W", ndim=2), "W")
     b = _checked_bias(bias, X.shape[0])
     options: dict[str, Any] = {
         "method": method,
@@ -377,8 +388,10 @@ def _fit(
     if rank is None:
         rank = rank_for_rate(X.shape, rate)
     grid = bits if isinstance(bits, Grid) else Grid(bits)
+    if check_option(options["method"], "method", METHODS) in ("best", "sequential"):
+        _check_rows_grid(grid, "bits")
     if S is not None:  # refuse it before fitting
-        S, grid = _check_moment(S, X.shape, "second_moment"), _check_rows_grid(grid)
+        S, grid = _check_moment(S, X.shape, "second_moment"), _check_rows_grid(grid, "bits")
     with one_blas_thread():
         fit = factorize(X, rank, grid, callback=callback, **options)
         if S is None:

@@ -28,6 +28,8 @@ from numpy.typing import ArrayLike, NDArray
 from qcp_ref._checks import (
     Array,
     check_array,
+    check_callback,
+    check_count,
     check_factors,
     check_int,
     check_mode,
@@ -477,7 +479,8 @@ def _iterate(
 ) -> tuple[list[float], str]:
     """Sweep until nothing changes; return the output errors, that of the start first, and why."""
     max_sweeps, tol, callback = limits
-    max_sweeps = check_int(max_sweeps, "max_sweeps", minimum=1)
+    check_callback(callback)
+    max_sweeps = check_count(max_sweeps, "max_sweeps")
     errors = [_output_error(X, factors, S)]
     if not _output_size(X, S).mantissa:
         return errors, "zero output"
@@ -592,7 +595,7 @@ def _check_moment(S: ArrayLike, shape: tuple[int, ...], name: str = "S") -> Arra
             f"{name}: expected a second moment, symmetric and positive semidefinite, got {wrong}; "
             "use second_moment, or sum it in float64"
         )
-    return matrix
+    return np.ascontiguousarray(matrix)  # the same bits, whatever the strides
 
 
 def _check_magnitude(x: NDArray[Any], name: str, most: float) -> None:

@@ -27,12 +27,18 @@ from qcp_ref._checks import (
     Array,
     Rng,
     check_array,
-    check_int,
+    check_callback,
+    check_class,
+    check_count,
+    check_integers,
     check_option,
+    check_rank,
     check_real,
     check_rng,
+    check_sequence,
     check_tensor,
 )
+from qcp_ref._door import shown
 from qcp_ref._results import frozen
 from qcp_ref._wide import finite
 from qcp_ref.admm import iterate
@@ -123,9 +129,8 @@ class QuantizedCP:
     def __init__(self, codes: Iterable[ArrayLike], scales: Iterable[ArrayLike], grid: Grid) -> None:
         grid = _check_grid(grid)
         integers = []
-        for n, k in enumerate(map(np.asarray, codes)):
-            if k.dtype.kind not in "iu":
-                raise TypeError(f"codes[{n}]: expected integers, got dtype {k.dtype}")
+        for n, given in enumerate(check_sequence(codes, "codes", "matrices", most=64)):
+            k = check_integers(given, f"codes[{n}]")
             if k.ndim != 2 or k.size == 0 or _off_grid(k, grid):
                 raise ValueError(
                     f"codes[{n}]: expected a matrix of codes from {grid.qmin} to {grid.qmax}, "
@@ -133,7 +138,8 @@ class QuantizedCP:
                     + (f" with codes from {k.min()} to {k.max()}" if k.size else "")
                 )
             integers.append(k.astype(grid.dtype))
-        steps = [check_array(s, f"scales[{n}]").copy() for n, s in enumerate(scales)]
+        each = check_sequence(scales, "scales", "scales (one per factor)", most=64)
+        steps = [check_array(s, f"scales[{n}]").copy() for n, s in enumerate(each)]
         if (
             len(steps) != len(integers)
             or len({k.shape[1] for k in integers}) != 1
@@ -413,8 +419,7 @@ def orient(cp: CP, grid: Grid) -> CP:
     [[-3.0, -1.0], [-2.0, -1.0]]
     """
     _check_grid(grid)
-    if not isinstance(cp, CP):
-        raise TypeError(f"cp: expected a CP tensor, got {type(cp).__name__}")
+    check_class(cp, "cp", CP)
     longer = -1.0 if -grid.levels[0] >= grid.levels[-1] else 1.0
     # By how much the magnitude on the short side exceeds that on the long one, relatively.
     excess = np.array([_excess(longer * A) for A in cp.factors])
@@ -515,10 +520,11 @@ def ao_admm(
     (True, 'int8')
     """
     X = check_tensor(X)
-    rank = check_int(rank, "rank", minimum=1)
+    rank, callback = check_rank(rank), check_callback(callback)
     check_option(refit, "refit", REFITS)
-    max_sweeps = check_int(max_sweeps, "max_sweeps", minimum=1)
-    max_steps = check_int(max_steps, "max_steps", minimum=1)
+    check_rng(rng, "ao_admm")  # also where the start is given and nothing is drawn
+    max_sweeps = check_count(max_sweeps, "max_sweeps")
+    max_steps = check_count(max_steps, "max_steps")
     tol = check_real(tol, "tol", minimum=0.0)
     inner_tol = check_real(inner_tol, "inner_tol", minimum=0.0)
     _refuse_zero_points(rule)
@@ -537,9 +543,9 @@ def ao_admm(
     return state.fit(reason)
 
 
-def _refuse_zero_points(rule: str) -> None:
-    if rule in AFFINE:
-        raise ValueError(f"rule: factors have no zero points, got {rule!r}; use 'mse-exact'")
+def _refuse_zero_points(rule: Any) -> None:
+    if isinstance(rule, str) and rule in AFFINE:
+        raise ValueError(f"rule: factors have no zero points, got {shown(rule)}; use 'mse-exact'")
 
 
 class _Projection:

@@ -22,14 +22,24 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
 from math import floor, frexp
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from qcp_ref._checks import Array, check_array, check_int, check_option, check_real
+from qcp_ref._checks import (
+    Array,
+    check_array,
+    check_class,
+    check_int,
+    check_integers,
+    check_option,
+    check_real,
+    check_sequence,
+)
 from qcp_ref._kernels import TIE
 from qcp_ref._results import frozen
-from qcp_ref.grid import Grid, Scale
+from qcp_ref.grid import Grid, Scale, _check_grid
 from qcp_ref.scale import choose_scale
 
 __all__ = ["Histogram", "activation_scale", "histogram_error", "histogram_range"]
@@ -91,15 +101,18 @@ class Histogram:
 
     def __post_init__(self) -> None:
         """Check the parts."""
-        counts = check_array(self.counts, "counts", ndim=1).astype(np.int64)
-        if counts.size < 2 or not counts.any() or (counts != np.abs(self.counts)).any():
+        counts = check_array(check_integers(self.counts, "counts"), "counts", ndim=1)
+        counts = counts.astype(np.int64)
+        if counts.size < 2 or not counts.any() or (counts < 0).any():
             raise ValueError("counts: expected two or more whole numbers from 0, not all of them 0")
+        lo, hi = check_real(self.lo, "lo"), check_real(self.hi, "hi")
         most = 4 * _MOST  # the bins of the largest numbers may end so far out
-        if not -most <= check_real(self.lo, "lo") < check_real(self.hi, "hi") <= most:
-            raise ValueError(f"lo, hi: expected lo < hi within 2**402, got {self.lo} and {self.hi}")
-        if (float(self.hi) - float(self.lo)) / counts.size == 0:
+        if not -most <= lo < hi <= most:
+            raise ValueError(f"lo, hi: expected lo < hi within 2**402, got {lo} and {hi}")
+        if (hi - lo) / counts.size == 0:
             raise ValueError("lo, hi: expected bins of a width that float64 can hold; rescale them")
-        object.__setattr__(self, "counts", counts)  # and `frozen` seals it
+        for name, value in (("counts", counts), ("lo", lo), ("hi", hi)):  # `frozen` seals them
+            object.__setattr__(self, name, value)
 
     @classmethod
     def of(cls, x: ArrayLike, bins: int = 2048) -> "Histogram":
@@ -108,13 +121,15 @@ class Histogram:
         bins = check_int(bins, "bins", minimum=2, maximum=2**20)
         top = float(np.abs(x).max())
         if top > _MOST:
-            raise ValueError("x: expected magnitudes up to 2**400; rescale the data")
+            raise ValueError(
+                f"x: expected magnitudes up to 2**400, got {top:.0e}; rescale the data"
+            )
         exponent = frexp(top)[1] - bins.bit_length() - 1 if top else -1022  # surely too fine
         return _count(x, np.ones(1, np.int64), 2.0 ** max(exponent, -1022), bins)
 
     def merge(self, other: "Histogram") -> "Histogram":
         """Return the histogram of both samples together; both have the same number of bins."""
-        _check(other, 1)
+        check_class(other, "other", Histogram)
         aligned = all(frexp(h.width)[0] == 0.5 and h.lo % h.width == 0 for h in (self, other))
         if not aligned or self.counts.size != other.counts.size:
             raise ValueError("other: expected two histograms made by `of` with the same bins")
@@ -280,18 +295,16 @@ def activation_scale(
     >>> activation_scale([[0.0, 0.5], [2.0, 0.25], [1.0]], Grid(2, signed=False))
     Scale(scale=array(0.66666667), zero_point=0.0, rule='min-max')
     """
-    name, value, most = _RULES[check_option(rule, "rule", list(_RULES))]
-    if options.keys() - {name}:
-        raise TypeError(f"rule {rule!r}: expected {name or 'no'} option, got {list(options)}")
-    value = options.get(name, value)
-    if not 0 < check_real(value, name) <= most:
-        raise ValueError(f"{name}: expected a number above 0 and at most {most}, got {value}")
-    arrays = [check_array(x, f"batches[{n}]").ravel() for n, x in enumerate(batches)]
+    name, default, most = _RULES[check_option(rule, "rule", list(_RULES))]
+    grid, value = _check_grid(grid), _check_option(rule, name, options, (default, most))
+    given = check_sequence(batches, "batches", "arrays")
+    arrays = [check_array(x, f"batches[{n}]").ravel() for n, x in enumerate(given)]
     if not arrays:
         raise ValueError("batches: expected at least one array, got none")
+    for n, x in enumerate(arrays):
+        if name and np.abs(x).max() > _MOST:
+            raise ValueError(f"batches[{n}]: expected magnitudes up to 2**400; rescale the data")
     x = np.concatenate(arrays)
-    if name and np.abs(x).max() > _MOST:
-        raise ValueError("batches: expected magnitudes up to 2**400 here; rescale the data")
     if rule == "mse-exact":
         return choose_scale(x, grid, rule="mse-exact-affine")._replace(rule=rule)
     ends = np.array([x.min(), x.max()])
@@ -302,15 +315,31 @@ def activation_scale(
         ends = np.percentile(x, [50 - value / 2, 50 + value / 2])
     elif name == "bins":
         search = "greedy" if rule == "histogram" else "all-pairs"
-        histogram = Histogram.of(x, value)  # type: ignore[arg-type]  # `of` refuses fractions
+        histogram = Histogram.of(x, value)
         edges = histogram_range(histogram, len(grid.levels), search=search)
         ends = np.clip(edges, *ends)
     return choose_scale(ends, grid, rule="min-max")._replace(rule=rule)
 
 
+def _check_option(rule: str, name: str, options: dict[str, Any], limits: Any) -> Any:
+    """Return the option of a rule, in the type that it has."""
+    default, most = limits
+    unknown = sorted(options.keys() - {name})
+    if unknown:
+        raise TypeError(
+            f"{unknown[0]}: expected {name or 'no option'} with rule {rule!r}; leave it out"
+        )
+    value = options.get(name, default)
+    if name == "bins":
+        return check_int(value, name, minimum=2, maximum=most)
+    number = check_real(value, name)
+    if not 0 < number <= most:
+        raise ValueError(f"{name}: expected a number above 0 and at most {most}, got {number}")
+    return number
+
+
 def _check(histogram: Histogram, levels: int) -> int:
-    if not isinstance(histogram, Histogram):
-        raise TypeError(f"histogram: expected a Histogram, got {type(histogram).__name__}")
+    check_class(histogram, "histogram", Histogram)
     return check_int(levels, "levels", minimum=1, maximum=2**16)
 
 

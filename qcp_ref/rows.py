@@ -29,6 +29,7 @@ from qcp_ref._checks import (
     check_array,
     check_gram,
     check_int,
+    check_integers,
     check_option,
     unit_diagonal,
 )
@@ -171,19 +172,19 @@ def solve_rows(
     >>> fit.codes, fit.proved
     (array([[0, 1]], dtype=int8), array([ True]))
     """
-    grid = _check_rows_grid(grid)
-    F = check_array(F, "F", ndim=2)
+    grid, F = _check_rows_grid(grid), check_array(F, "F", ndim=2)
     G, scale = check_gram(G, F.shape[1]), _check_scale(scale, F.shape)
     check_option(method, "method", METHODS)
     check_option(order, "order", ORDERS)
-    width, budget = check_int(width, "width", minimum=1), check_int(budget, "budget", minimum=0)
+    width = check_int(width, "width", minimum=1, cap=2**16)
+    budget = check_int(budget, "budget", minimum=0, cap=2**53)
     if start is not None and method not in ("descent", "sphere"):
         raise ValueError(f"start: expected None with method {method!r}, which starts from nothing")
     _check_consistent(F, G)
     _check_range(F, G, scale * _step(grid))
     given = None
     if start is not None:
-        given = _in_levels(_check_codes(start, F.shape, grid), grid)
+        given = _in_levels(_check_codes(start, F.shape, grid, "start"), grid)
     return fit_rows(F, G, grid, scale, Search(method, order, width, budget), given)
 
 
@@ -267,8 +268,7 @@ def refit_scale(
     >>> refit_scale([[3.0, 6.0]], [[1.0, 0.0], [0.0, 1.0]], [[1, 2]], Grid(4), 1.0)
     array(3.)
     """
-    grid = _check_rows_grid(grid)
-    F = check_array(F, "F", ndim=2)
+    grid, F = _check_rows_grid(grid), check_array(F, "F", ndim=2)
     G, scale = check_gram(G, F.shape[1]), _check_scale(scale, F.shape)
     V = _in_levels(_check_codes(codes, F.shape, grid), grid)
     return _refit(F, G, V * _step(grid), scale)
@@ -301,10 +301,10 @@ def _refit_columns(F: Array, G: Array, levels: Array, scale: Array) -> Array:
     return scale
 
 
-def _check_rows_grid(grid: Any) -> Grid:
+def _check_rows_grid(grid: Any, name: str = "grid") -> Grid:
     checked = _check_grid(grid)
     if checked.kind == "log2":
-        raise ValueError("grid: expected levels in equal steps, got a log2 grid; use 'authors'")
+        raise ValueError(f"{name}: expected levels in equal steps, got a log2 grid; use 'authors'")
     return checked
 
 
@@ -354,13 +354,13 @@ def _check_range(F: Array, G: Array, step: Array) -> None:
         raise ValueError(f"scale: expected F {most} of its steps, got {largest:.3g}; rescale it")
 
 
-def _check_codes(codes: ArrayLike, shape: tuple[int, ...], grid: Grid) -> NDArray[Any]:
-    k = np.asarray(codes)
-    if k.dtype.kind not in "iu":
-        raise TypeError(f"codes: expected integers, got dtype {k.dtype}")
+def _check_codes(
+    codes: ArrayLike, shape: tuple[int, ...], grid: Grid, name: str = "codes"
+) -> NDArray[Any]:
+    k = check_integers(codes, name)
     if k.shape != shape or _off_grid(k, grid):
         raise ValueError(
-            f"codes: expected shape {shape} with codes of {grid}, got shape {k.shape}"
+            f"{name}: expected shape {shape} with codes of {grid}, got shape {k.shape}"
             + (f" with codes from {k.min()} to {k.max()}" if k.size else "")
         )
     return k

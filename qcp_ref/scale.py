@@ -26,6 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from qcp_ref import _kernels
 from qcp_ref._checks import Array, check_array, check_int, check_option
+from qcp_ref._door import as_array
 from qcp_ref._kernels import TIE
 from qcp_ref.grid import Grid, Scale, _check_grid, dequantize, quantize, round_to_integers
 from qcp_ref.minimum import Exact, Pair, Sides, Tables, moments_of, near_best_of, tails
@@ -197,17 +198,29 @@ def project(
     """
     if scale is None:
         chosen = choose_scale(x, grid, rule=rule, axis=axis, po2=po2)
-    elif axis is not None or rule != "mse-exact" or po2 is not None:
+    elif _not_default(axis, rule, po2):
         raise ValueError(
             "scale: expected None together with axis or rule or po2; it overrides them"
         )
     else:
-        chosen = scale if isinstance(scale, Scale) else Scale(np.asarray(scale), 0.0, "given")
+        chosen = (
+            scale if isinstance(scale, Scale) else Scale(as_array(scale, "scale"), 0.0, "given")
+        )
     codes = quantize(x, grid, chosen.scale, chosen.zero_point)
     return dequantize(codes, chosen.scale, chosen.zero_point, grid=grid)
 
 
 # --- options and units ----------------------------------------------------------------------------
+
+
+def _not_default(axis: Any, rule: Any, po2: Any) -> bool:
+    """Say whether one of the options of a scale is not the default, if all are of their kind."""
+    if axis is not None:
+        check_int(axis, "axis", minimum=0, maximum=1)
+    if po2 is not None:
+        check_option(po2, "po2", _POWERS)
+    rule = check_option(rule, "rule", list(_RULES))
+    return axis is not None or rule != "mse-exact" or po2 is not None
 
 
 def _check_rule(grid: Grid, rule: str, po2: str | None) -> None:

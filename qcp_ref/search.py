@@ -25,12 +25,17 @@ from numpy.typing import ArrayLike, NDArray
 from qcp_ref._checks import (
     Array,
     Rng,
+    check_callback,
+    check_count,
     check_int,
     check_option,
+    check_rank,
     check_real,
     check_rng,
+    check_sequence,
     check_tensor,
 )
+from qcp_ref._door import shown
 from qcp_ref._results import frozen
 from qcp_ref.als import Callback, CPFit, _fit_error, als_update, float_fit
 from qcp_ref.bounds import gamma
@@ -190,10 +195,11 @@ def choose_slack(
     (True, True)
     """
     X, error = check_tensor(X), relative_error(X, cp)
-    tried = [check_real(slack, "slacks", minimum=0.0) for slack in slacks]
-    tried = [slack for slack in tried if slack == 0 or (1 + slack) * error < 1]
+    given = check_sequence(slacks, "slacks", "numbers")
+    given = [check_real(slack, "slacks", minimum=0.0) for slack in given]
+    tried = [slack for slack in given if slack == 0 or (1 + slack) * error < 1]
     if not tried:
-        raise ValueError(f"slacks: expected some below {1 / error - 1:.3g}, got {list(slacks)}")
+        raise ValueError(f"slacks: expected one that fits the error {error:.3g}, got {given}")
     starts, errors = [], []
     for slack in tried:
         start = orient(epc(X, cp, slack=slack, max_sweeps=_START["best"][1]).cp, grid)
@@ -268,8 +274,8 @@ def polish(
     (True, 'converged')
     """
     X = _check_start(X, cp)
-    noise = check_real(noise, "noise", minimum=0.0)
-    sweeps = check_int(sweeps, "sweeps", minimum=0) if noise else 0
+    noise, callback = check_real(noise, "noise", minimum=0.0, maximum=1e5), check_callback(callback)
+    sweeps = check_count(sweeps, "sweeps", minimum=0) * (noise > 0)
     state = _Codes(X, cp, check_rng(rng, "polish"))
     reason = "max_sweeps"
     if not X.any():
@@ -412,7 +418,7 @@ def certify(X: ArrayLike, cp: QuantizedCP, *, budget: int = 1000) -> Certificate
     >>> certify(X, polish(X, quantize_cp(cp, Grid(4))).cp).one_opt
     (True, True, True)
     """
-    X, budget = _check_start(X, cp), check_int(budget, "budget", minimum=0)
+    X, budget = _check_start(X, cp), check_int(budget, "budget", minimum=0, cap=2**53)
     cp = _share_lengths(cp)
     size = float(np.linalg.norm(X)) * (1 + gamma(X.size + 2)) or 1.0
     rows = [_certify_mode(X, cp, mode, budget) for mode in range(X.ndim)]
@@ -540,7 +546,7 @@ def factorize(
     >>> errors == sorted(errors, reverse=True)
     True
     """
-    X = check_tensor(X)
+    X, rank, callback = check_tensor(X), check_rank(rank), check_callback(callback)
     slack = _check_method(method, slack, sweeps=sweeps, restarts=restarts)
     options = _Options(grid, axis, rule, callback)
     options.check()
@@ -553,8 +559,8 @@ def factorize(
         found = [ao_admm(X, rank, grid, start=start, axis=axis, rule=rule, callback=stage)]
     else:
         _check_rows_grid(grid)
-        sweeps = check_int(_SWEEPS if sweeps is None else sweeps, "sweeps", minimum=0)
-        restarts = check_int(1 if restarts is None else restarts, "restarts", minimum=1)
+        sweeps = check_count(_SWEEPS if sweeps is None else sweeps, "sweeps", minimum=0)
+        restarts = check_count(1 if restarts is None else restarts, "restarts")
         found = []
         for run in range(restarts):
             start = _float_start(X, rank, source if run else rng, slack, options, method)
@@ -597,10 +603,11 @@ def _check_method(method: str, slack: float | None, **limits: int | None) -> flo
     check_option(method, "method", METHODS)
     for name, value in limits.items():
         if value is not None and method != "best":
-            raise ValueError(f"{name}: expected None with method {method!r}, got {value}")
+            raise ValueError(f"{name}: expected None with method {method!r}, got {shown(value)}")
+    slack = None if slack is None else check_real(slack, "slack", minimum=0.0)
     if slack and method == "als-round":
         raise ValueError(f"slack: expected 0 with method 'als-round', got {slack}; it has no EPC")
-    return None if slack is None else check_real(slack, "slack", minimum=0.0)
+    return slack
 
 
 class _Options(NamedTuple):

@@ -25,7 +25,7 @@ from math import prod
 import numpy as np
 from numpy.typing import ArrayLike
 
-from qcp_ref._checks import Array, check_array, check_factors, check_int, check_mode
+from qcp_ref._checks import Array, check_array, check_factors, check_ints, check_mode
 from qcp_ref._wide import Wide, bilinear, fits, narrow, span, times, wide
 
 __all__ = ["fold", "gram", "khatri_rao", "mttkrp", "mttkrp_sweep", "unfold"]
@@ -114,7 +114,7 @@ def fold(M: ArrayLike, mode: int, shape: Sequence[int]) -> Array:
     True
     """
     M = check_array(M, "M", ndim=2)
-    shape = tuple(check_int(side, "shape", minimum=1) for side in shape)
+    shape = check_ints(shape, "shape", minimum=1, cap=2**53)
     if len(shape) < 2:
         raise ValueError(f"shape: expected at least 2 sides, got {shape}")
     mode = check_mode(mode, len(shape))
@@ -166,7 +166,7 @@ def khatri_rao(matrices: Sequence[ArrayLike]) -> Array:
            [ 3., 40.],
            [ 6., 80.]])
     """
-    A = check_factors(matrices)
+    A = check_factors(matrices, "matrices")
     if fits(*map(span, A)):
         return _khatri_rao(A, A[0].shape[1])
     return narrow(wide_khatri_rao([wide(B) for B in A]), "matrices")
@@ -328,6 +328,10 @@ def mttkrp_sweep(X: ArrayLike, factors: list[ArrayLike]) -> Iterator[tuple[int, 
     ...     factors[mode] = F % 3
     """
     X = np.ascontiguousarray(check_array(X, "X", min_ndim=2))
+    if isinstance(factors, Iterator):
+        raise TypeError(
+            f"factors: expected a list, which can be read again, got {type(factors).__name__}"
+        )
     matrices = check_factors(factors, shape=X.shape)
     core, own, inside = _sweep(X, matrices), span(X), True
     for mode in range(X.ndim):

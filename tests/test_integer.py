@@ -696,7 +696,7 @@ def test_bad_codes_are_refused():
         with pytest.raises(TypeError, match=r"^W: expected integers, got dtype"):
             int_conv(X, W)
     for z in (-1, 256, 0.5):
-        with pytest.raises(ValueError, match=r"^zero_point: expected an integer from 0 to 255"):
+        with pytest.raises((TypeError, ValueError), match=r"^zero_point: expected an integer"):
             int_conv(X, KERNEL, zero_point=z)
     for bias, error in ((np.zeros(2, int), ValueError), (np.zeros(3), TypeError)):
         with pytest.raises(error, match=r"^bias: expected"):
@@ -725,7 +725,7 @@ def test_bad_requantization_is_refused():
     with pytest.raises(ValueError, match=r"^multiplier: expected one number or a shape like"):
         requantize([[1, 2]], [0.5, 0.5], 0, SIGNED)
     for z in (128, 0.5):
-        with pytest.raises(ValueError, match=r"^zero_point: expected an integer from -128 to 127"):
+        with pytest.raises((TypeError, ValueError), match=r"^zero_point: expected an integer"):
             requantize([1], 0.5, z, SIGNED)
     for grid in (Grid(9), Grid(4, mid_rise=True), Grid(2, kind="ternary"), Grid(4, kind="log2")):
         with pytest.raises(ValueError, match=r"^grid: expected at most 8 bits in equal steps"):

@@ -228,7 +228,7 @@ def test_a_second_moment_improves_linear_layers_and_is_checked_first():
     for moment, bits, message in (
         (np.eye(4), 4, r"^second_moment: expected shape \(3, 3\)"),
         (-np.eye(3), 4, r"^second_moment: .* a negative diagonal"),
-        (S, Grid(4, kind="log2"), r"^grid: expected levels in equal steps"),
+        (S, Grid(4, kind="log2"), r"^bits: expected levels in equal steps"),
     ):
         with pytest.raises(ValueError, match=message):
             compress_linear(M, rank=2, bits=bits, second_moment=moment, callback=lambda *_: 1 / 0)

@@ -716,12 +716,12 @@ def test_bad_input_is_refused():
         ({"width": 0}, "^width: expected at least 1"),
         ({"budget": -1}, "^budget: expected at least 0"),
         ({"start": np.zeros((2, 3), int), "method": "babai"}, "^start: expected None with method"),
-        ({"start": np.zeros((3, 2), int)}, "^codes: expected shape"),
-        ({"start": np.full((2, 3), 8)}, "^codes: expected shape .* from 8 to 8"),
+        ({"start": np.zeros((3, 2), int)}, "^start: expected shape"),
+        ({"start": np.full((2, 3), 8)}, "^start: expected shape .* from 8 to 8"),
     ):
         with pytest.raises(ValueError, match=message):
             solve_rows(F, G, grid, 1.0, **change)
-    with pytest.raises(TypeError, match=r"^codes: expected integers"):
+    with pytest.raises(TypeError, match=r"^start: expected integers"):
         solve_rows(F, G, grid, 1.0, start=np.zeros((2, 3)))
     for scale, message in ((0.0, "above 0"), (-1.0, "above 0"), ([1.0, 1.0, 1.0], "scale: exp")):
         with pytest.raises(ValueError, match=message):

@@ -22,7 +22,7 @@ laws = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(laws)
 
 # The reading order: a module imports only what stands before it. Later chapters have their place.
-GROUND = ["_checks", "_wide", "_results", "_kernels"]
+GROUND = ["_door", "_checks", "_wide", "_results", "_kernels"]
 CHAPTERS = [
     *["bounds", "tensor", "cp", "svd", "als", "grid", "minimum", "scale", "ranges", "admm", "epc"],
     *[
