@@ -302,8 +302,8 @@ def epc(
 
     - *bound*: after every sweep the error is at most ``1 + slack`` times that of the start, or the
       allowance, or the rounding of summing the start's components, up to rounding
-    - *descent*: the objective never rises by more than the root of the rounding level; the
-      sensitivity of a near-exact fit by no more than a thousandth
+    - *descent*: the objective never rises by more than the root of the rounding level; that of a
+      near-exact fit does not rise after the first sweep
     - *rounds*: rounds that no rule ends are one long run, bit for bit
     - *rule*: the rule named by ``stop_reason`` holds for the last round, of a single round for its
       last sweep, and for none before
@@ -446,9 +446,14 @@ class _Correction:
         """Update each mode once and add a row to the history."""
         step = self.shrink if self.objective == "norm" else self.desensitize
         if self.is_sharp():
+            kept, total = (list(self.factors), self.weights), self.total
             for mode in range(self.X.ndim):
                 U = step(mode, None)
             self.note(relative_error(self.X, CP([*self.factors[:-1], U])))
+            if self.total > total and len(self.rows) > 1:  # by rounding: taken back
+                self.factors, self.weights = kept
+                self.rows[-1] = self.rows[-2]
+                self.measure()
             return
         for mode, F, G in _normal_sweep(self.X, self.factors):
             U = step(mode, (F, G))

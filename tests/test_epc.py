@@ -581,7 +581,6 @@ def test_needless_components_shrink_in_near_exact_fits(drawn, objective, slack):
     assert after <= least + 0.1 * (before - least) + 1e-6 * before
     steps = found.history.norm_ratio if objective == "norm" else found.history.sensitivity
     rounding = 1e-7 + 1e3 * np.finfo(float).eps * summed(cp) / size
-    rounding += 1e-3 * (objective == "sensitivity")
     assert (np.diff(steps) <= rounding * steps[:-1]).all()
 
 
