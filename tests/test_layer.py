@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -478,6 +479,46 @@ def test_a_forked_process_has_the_holders_of_its_own_thread():
         assert in_child(blas_threads) == 2 and in_child(hold_once) == 12
         pool.submit(others.close).result()
     assert blas_threads() == 2
+
+
+class Limits:
+    """Stands for the limits of threadpoolctl; says whether they were restored."""
+
+    restored = False
+
+    def restore_original_limits(self):
+        self.restored = True
+
+
+@pytest.mark.parametrize(
+    ("held", "mine", "kept"), [(0, 0, 0), (1, 0, 0), (1, 1, 1), (3, 1, 1), (3, 0, 0), (2, 2, 2)]
+)
+@pytest.mark.parametrize("fresh", [True, False])
+def test_after_a_fork_only_the_holders_of_that_thread_are_left(
+    held, mine, kept, fresh, monkeypatch
+):
+    # What a child process does, done here, where it can be watched.
+    pin, limits = sys.modules[one_blas_thread.__module__]._Pin, Limits()
+    own = threading.local()
+    if mine or not fresh:  # a thread that never held anything has no count
+        own.count = mine
+    for name, value in (("holders", held), ("mine", own), ("limits", limits)):
+        monkeypatch.setattr(pin, name, value)
+    pin.lock.acquire()
+    pin.after_fork()
+    assert pin.holders == kept
+    assert limits.restored == (held > 0 and kept == 0)
+    assert (pin.limits is None) == limits.restored
+    with ThreadPoolExecutor(1) as pool:  # the lock is free again
+        assert pool.submit(pin.lock.acquire, blocking=False).result()
+        pool.submit(pin.lock.release).result()
+
+
+def test_a_bias_that_float32_cannot_hold_keeps_the_layer_in_float64():
+    layer = compress_linear(16 * np.eye(2), rank=2, method="als-round", bias=[1e39, 1.0])
+    x = np.array([[-1e39 / layer.matrix()[0, 0], 0.0]], np.float32)
+    assert layer.forward(x).dtype == np.float32
+    assert np.allclose(layer.forward(x), layer.forward(x.astype(float)), rtol=1e-6)
 
 
 def same_codes(a, b):

@@ -821,6 +821,8 @@ def test_results_that_are_too_large_are_refused_by_name():
         for call in (output_error, output_als):
             with pytest.raises(ValueError, match=r"^cp: expected shape \(2, 3\) to fit X, got"):
                 call(np.ones((2, 3)), cp, np.eye(3))
+        with pytest.raises(ValueError, match=r"^factors(\[\d\])?: expected"):
+            output_normal(np.ones((2, 3)), cp.factors, np.eye(3))
 
 
 # --- planted faults -------------------------------------------------------------------------------
