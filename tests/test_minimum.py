@@ -290,6 +290,24 @@ def test_scales_whose_codes_have_a_common_divisor_are_left_out():
         assert near_best_of(sides, tables, SPAN, 0.0).tolist() == [scale]
 
 
+def test_scales_that_are_surely_worse_are_left_out():
+    rng = np.random.default_rng(71)
+    grid = Grid(12)
+    x = rng.integers(grid.qmax - 300, grid.qmax, 20) + rng.uniform(0, 1, 20)
+    found = near_best_of(sides_of(x, grid), tables_of(grid), SPAN, 0.0)
+    # Of one refit all that rounding leaves open, and no other.
+    assert 0 < found.size <= 3 and np.ptp(found) <= 4e-16 * found[0]
+    # 3 and 4 are their own codes at 1, with a gain of 25; 2 and 3 at 1.4 have 24.9.
+    levels, numbers = np.arange(5.0), np.array([3.0, 4.0])
+    found = right._sharpest(
+        ((np.zeros(0), np.zeros((2, 1))), (numbers, tails(numbers))),
+        [levels[:1], levels],
+        SPAN,
+        np.array([1.0, 1.4]),
+    )
+    assert found.tolist() == [1.0]
+
+
 def test_up_to_a_limit_codes_with_a_common_divisor_count():
     sides, tables = sides_of(np.array([6.0, 3.0]), Grid(4)), tables_of(Grid(4))
     for limit, scale in ((3.0, 3.0), (2.9, 1.5), (1.4, 1.0), (0.9, 54 / 65)):

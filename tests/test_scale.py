@@ -516,6 +516,8 @@ def test_where_float64_has_no_larger_number_the_largest_is_the_scale():
         assert choose_scale([most], Grid(1, mid_rise=True), **rule).scale == 2.0**power
     assert choose_scale([most], Grid(1, mid_rise=True), rule="max-abs-two-sided").scale == most
     assert choose_scale([LEAST], Grid(4), rule="max-abs-full").scale == LEAST
+    for x in ([LEAST], [LEAST, -LEAST, 0.0]):
+        assert choose_scale(x, Grid(3), po2="mse").scale == choose_scale(x, Grid(3)).scale == LEAST
 
 
 def test_scales_of_few_digits_are_refused_at_many_bits_and_many_numbers():
@@ -597,6 +599,16 @@ def test_of_equal_scales_the_largest_is_taken_for_powers_too():
     assert choose_scale([4.0, 2.0], Grid(4), po2="mse").scale == 2
     assert choose_scale([4.0, 2.0], Grid(3, kind="log2")).scale == 8
     assert choose_scale([-4.0], Grid(1)).scale == 4 and choose_scale([4.0], Grid(1)).scale == 1
+
+
+def test_a_side_without_levels_does_not_count_for_the_two_sided_scale():
+    how = {"rule": "max-abs-two-sided"}
+    for unit in (1.0, 2.0**-30, 2.0**30):
+        x = np.array([3.0, -9.0]) * unit
+        assert choose_scale(x, Grid(2, signed=False), **how).scale == unit
+        assert choose_scale(x, Grid(1), **how).scale == 9 * unit
+        assert choose_scale(x, Grid(4, signed=False), **how).scale == pytest.approx(unit / 5)
+    assert choose_scale([-9.0], Grid(2, signed=False), **how).scale == 1
 
 
 def test_roots_of_two_decide_what_the_nearest_power_is():
