@@ -521,6 +521,37 @@ def test_a_bias_that_float32_cannot_hold_keeps_the_layer_in_float64():
     assert np.allclose(layer.forward(x), layer.forward(x.astype(float)), rtol=1e-6)
 
 
+def test_results_of_factors_far_apart_are_refused_by_the_name_of_the_input():
+    for layer, x in (
+        (compress_conv(kernel(2), rank=2, method="als-round"), np.ones((1, 3, 4, 4), np.float32)),
+        (compress_linear(kernel(2, (4, 3)), rank=2, method="als-round"), np.ones(3, np.float32)),
+    ):
+        scales = [s * 1e-10 for s in layer.cp.scales]
+        scales[0] = layer.cp.scales[0] * 1e70
+        large = replace(layer, cp=QuantizedCP(layer.cp.codes, scales, layer.cp.grid))
+        assert np.isfinite(large.forward(x.astype(float))).all()
+        with pytest.raises(ValueError, match=r"^x: the result exceeds the range of float32"):
+            large.forward(x)
+        with pytest.raises(ValueError, match=r"^x: expected (at least 1|4) ax"):
+            layer.forward(1.0)
+
+
+def test_float32_data_meet_factors_rounded_to_float32():
+    layer = compress_linear(kernel(12, (5, 4)), rank=3, method="als-round", bias=np.full(5, 0.1))
+    x = np.random.default_rng(13).standard_normal((50, 4)).astype(np.float32)
+    a_out, a_in = (A.astype(np.float32) for A in layer.cp.dequantize().factors)
+    by_hand = (x @ a_in) @ a_out.T + np.float32(0.1)
+    found, exactly = layer.forward(x), layer.forward(x.astype(float))
+    assert found.dtype == by_hand.dtype == np.float32
+    assert not np.array_equal(found, exactly.astype(np.float32))  # it is no rounded result
+    assert np.allclose(found, by_hand, rtol=1e-6, atol=1e-6)
+
+
+def test_long_kernels_are_no_larger_than_the_image_that_options_are_tried_on():
+    W = np.random.default_rng(14).standard_normal((2, 2, 50))
+    assert compress_conv(W, rank=1, method="als-round").kernel().shape == W.shape
+
+
 def same_codes(a, b):
     return all(np.array_equal(p, q) for p, q in zip(a.cp.codes, b.cp.codes, strict=True))
 
