@@ -568,6 +568,15 @@ def test_scales_that_are_surely_worse_are_left_out(bits, rng):
         assert max(gains) - min(gains) <= Fraction(1, 2**90) * max(gains)
 
 
+@pytest.mark.parametrize("near", [[1.0, 1.4], [1.4, 1.0], [1.4, 1.0, 0.8]])
+def test_only_the_refits_of_the_best_codes_are_kept(near):
+    # 3 and 4 are their own codes at 1, with a gain of 25; 2 and 3 at 1.4 have 24.9.
+    nothing, numbers = np.zeros(0), np.array([3.0, 4.0])
+    sides_ = (nothing, tails(nothing)), (numbers, tails(numbers))
+    found = both(_kernels.sharpest, *sides_, (0.0, 4.0), 0.0, SPAN, np.array(near))
+    assert found.tolist() == [1.0]
+
+
 def test_up_to_a_limit_the_limit_itself_may_be_the_best():
     (negative, positive, steps, offset), _ = two_sides(np.array([3.0, 6.0]), Grid(4))
     for limit, scale in ((3.0, 3.0), (2.9, 1.5), (1.4, 1.0), (0.9, 54 / 65), (0.5, 0.5)):
