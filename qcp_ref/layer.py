@@ -477,7 +477,7 @@ def one_blas_thread() -> Iterator[None]:
 def _checked_bias(bias: ArrayLike | None, outputs: int) -> NDArray[Any] | None:
     if bias is None:
         return None
-    b = check_array(bias, "bias", ndim=1, keep_float32=True)
+    b = check_array(bias, "bias", ndim=1, keep_float32=True).copy()  # locked or not: the caller's
     if b.shape != (outputs,):
         raise ValueError(f"bias: expected shape {(outputs,)} (one per output), got {b.shape}")
     return b

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from qcp_ref._checks import (
     Array,
@@ -37,11 +37,11 @@ from qcp_ref._checks import (
 )
 from qcp_ref._door import shown
 from qcp_ref._results import frozen
-from qcp_ref.als import Callback, CPFit, _fit_error, als_update, float_fit
+from qcp_ref.als import Callback, CPFit, _fit_error, float_fit
 from qcp_ref.bounds import gamma
-from qcp_ref.cp import CP, balance, check_start, equalize, relative_error
+from qcp_ref.cp import CP, check_start, relative_error
 from qcp_ref.epc import epc
-from qcp_ref.grid import Grid, dequantize, quantize
+from qcp_ref.grid import Grid
 from qcp_ref.proofs import (
     Doubt,
     exact_slopes,
@@ -74,10 +74,9 @@ from qcp_ref.rows import (
     _refit,
     _step,
     fit_rows,
-    solve_rows,
 )
 from qcp_ref.scale import choose_scale
-from qcp_ref.start import best_rounding, corrected, rounded_svd
+from qcp_ref.start import best_rounding, corrected, one_after_the_other, rounded_svd
 from qcp_ref.svd import is_matrix
 from qcp_ref.tensor import _normal_sweep, gram, mttkrp, unfold
 
@@ -96,7 +95,6 @@ _SWEEPS = 500  # of 'best'; see the documentation for what more of them gain
 # Sweeps of ALS and of EPC in each method. For 'best' more of them gain nothing; 50 is the authors'
 # number, and one round of 500 stands for their up to 50 rounds of 50.
 _START = {"als-round": (50, 0), "authors": (50, 500), "sequential": (100, 100), "best": (25, 50)}
-_REFIT_SWEEPS = 10
 _REFIT_EVERY = 8  # sweeps with noise: scales settle long before codes do
 _NOISE = 0.35  # in steps, at the beginning
 _SETTLED = 1e-9  # a smaller relative gain in a sweep is not worth another one for the scales
@@ -576,7 +574,10 @@ def _searched(
     if method == "best":
         noise, rounded = _NOISE, best_rounding(X, [orient(start, options.grid)], options.rounded)
     else:
-        noise, rounded = 0.0, _one_after_the_other(X, orient(start, options.grid), options)
+        noise, rounded = (
+            0.0,
+            one_after_the_other(X, orient(start, options.grid), options.grid, options.scale),
+        )
     stage = _stage(options.callback, "polish")
     last = polish(X, rounded, noise=noise, sweeps=sweeps, rng=source, callback=stage)
     return last._replace(relaxed=start, start_error=relative_error(X, start))
@@ -653,32 +654,3 @@ def _float_start(
     limits: dict[str, Any] = {"max_sweeps": _START[method][1], "callback": stage}
     rounding = options.grid, options.rounded
     return corrected(X, fit, slack, _SLACK[method], rounding, limits)
-
-
-def _one_after_the_other(X: Array, start: CP, options: _Options) -> QuantizedCP:
-    """Put the shortest factor on its grid, fit the float ones again, and so on."""
-    factors = list(balance(start).factors)
-    codes, scales = [np.zeros(0)] * X.ndim, [np.zeros(0)] * X.ndim
-    free = sorted(range(X.ndim), key=lambda n: (X.shape[n], n))
-    while free:
-        mode = free.pop(0)
-        codes[mode], scales[mode] = _put_on_grid(X, factors, mode, options)
-        factors[mode] = dequantize(codes[mode], scales[mode], grid=options.grid)
-        for _ in range(_REFIT_SWEEPS):
-            for n in free:
-                factors[n] = als_update(mttkrp(X, factors, n), gram(factors, n)).factor
-        equalize(factors, free)
-    return QuantizedCP(codes, scales, options.grid)
-
-
-def _put_on_grid(
-    X: Array, factors: list[Array], mode: int, options: _Options
-) -> tuple[NDArray[Any], Array]:
-    """Return codes and scale of one factor: of descent and k-best the better one, row by row."""
-    F, G, grid = mttkrp(X, factors, mode), gram(factors, mode), options.grid
-    scale = options.scale(factors[mode])
-    begin = quantize(factors[mode], grid, scale)
-    one = solve_rows(F, G, grid, scale, method="descent", start=begin)
-    two = solve_rows(F, G, grid, scale, method="k-best")
-    codes = np.where((two.objective < one.objective)[:, None], two.codes, one.codes)
-    return codes, _refit(F, G, _in_levels(codes, grid) * _step(grid), scale)

@@ -18,17 +18,21 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qcp_ref._checks import Array
-from qcp_ref.als import CPFit
-from qcp_ref.cp import CP, relative_error
+from qcp_ref.als import CPFit, als_update
+from qcp_ref.cp import CP, balance, equalize, relative_error
 from qcp_ref.epc import epc
-from qcp_ref.grid import Grid, quantize
+from qcp_ref.grid import Grid, dequantize, quantize
 from qcp_ref.qcp import QuantizedCP, orient
+from qcp_ref.rows import _in_levels, _refit, _step, solve_rows
 from qcp_ref.svd import is_matrix, long_modes, matrix_cp, singular, svd_cp
+from qcp_ref.tensor import gram, mttkrp
 
 __all__: list[str] = []
 
+_REFIT_SWEEPS = 10  # of the factors that are still float, after each that is rounded
 _ALLOWANCE = 0.25  # of the number of levels' inverse: an error that rounding hides
 
 Rounded = Callable[[CP], QuantizedCP]
@@ -67,8 +71,9 @@ def _loss(X: Array, rounded: Rounded, cp: CP) -> float:
 def rounded_svd(X: Array, rank: int, grid: Grid, rounded: Rounded) -> QuantizedCP:
     """Round the SVD of a matrix in effect, with signs as they come or as the grid likes them."""
     cp, (U, values, V) = svd_cp(X, rank), singular(X)
-    plain = matrix_cp(X.shape, U[:, :rank], V[:, :rank], values[:rank], rank)
-    return best_rounding(X, [cp, orient(cp, grid), plain], rounded)
+    U, V, values = U[:, :rank], V[:, :rank], values[:rank]
+    raw = [matrix_cp(X.shape, sign * U, sign * V, values, rank) for sign in (1, -1)]
+    return best_rounding(X, [cp, orient(cp, grid), *raw], rounded)
 
 
 def best_rounding(X: Array, cps: Sequence[CP], rounded: Rounded) -> QuantizedCP:
@@ -96,3 +101,34 @@ def _roundings(cp: CP, rounded: Rounded) -> Iterator[QuantizedCP]:
             scales[n] = np.full_like(scales[n], 1 / one)
             codes[n] = quantize(np.ones((1, cp.rank)), whole.grid, scales[n])
         yield QuantizedCP(codes, scales, whole.grid)
+
+
+def one_after_the_other(
+    X: Array, start: CP, grid: Grid, scale_of: Callable[[Array], Array]
+) -> QuantizedCP:
+    """Put the shortest factor on its grid, fit the float ones again, and so on."""
+    factors = list(balance(start).factors)
+    codes, scales = [np.zeros(0)] * X.ndim, [np.zeros(0)] * X.ndim
+    free = sorted(range(X.ndim), key=lambda n: (X.shape[n], n))
+    while free:
+        mode = free.pop(0)
+        scale = scale_of(factors[mode])
+        codes[mode], scales[mode] = _put_on_grid(X, factors, mode, grid, scale)
+        factors[mode] = dequantize(codes[mode], scales[mode], grid=grid)
+        for _ in range(_REFIT_SWEEPS):
+            for n in free:
+                factors[n] = als_update(mttkrp(X, factors, n), gram(factors, n)).factor
+        equalize(factors, free)
+    return QuantizedCP(codes, scales, grid)
+
+
+def _put_on_grid(
+    X: Array, factors: list[Array], mode: int, grid: Grid, scale: Array
+) -> tuple[NDArray[Any], Array]:
+    """Return codes and scale of one factor: of descent and k-best the better one, row by row."""
+    F, G = mttkrp(X, factors, mode), gram(factors, mode)
+    begin = quantize(factors[mode], grid, scale)
+    one = solve_rows(F, G, grid, scale, method="descent", start=begin)
+    two = solve_rows(F, G, grid, scale, method="k-best")
+    codes = np.where((two.objective < one.objective)[:, None], two.codes, one.codes)
+    return codes, _refit(F, G, _in_levels(codes, grid) * _step(grid), scale)

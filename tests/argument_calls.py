@@ -136,6 +136,7 @@ register(
     "random_cp", q.random_cp, 2, shape=("integers", (3, 2)), rank=("integer", 2), rng=("seed", 1)
 )
 register("als_update", q.als_update, 2, F=("array", F), G=("array", G))
+register("svd_cp", q.svd_cp, 2, X=("array", X[..., :1]), rank=("integer", 2))
 register(
     "cp_als",
     q.cp_als,
@@ -277,6 +278,7 @@ register(
     max_rounds=("integer", 1),
     round_tol=("real", 0.5),
     ratio_tol=("real", 0.5),
+    allowance=("real", 0.25),
     callback=CALLBACK,
 )
 register(

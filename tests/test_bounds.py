@@ -140,7 +140,7 @@ def test_a_bound_is_never_zero_by_underflow_nor_infinite(power, length, dtype):
 def test_bounds_beyond_float64_are_refused():
     with pytest.raises(ValueError, match=r"^magnitude: the result exceeds the range of float64"):
         rounding_bound(2**24 - 1, 1e308, dtype=np.float32)
-    with pytest.raises(ValueError, match=r"roundings leave no bound"):
+    with pytest.raises(ValueError, match=r"roundings"):
         rounding_bound(2**52 + 2, 1.0)
 
 
@@ -169,11 +169,16 @@ def test_the_last_number_of_roundings_with_a_bound():
     assert gamma(2**24 - 1, np.float32) >= 2**24 - 1
     assert gamma(2**53 - 1) >= 2**53 - 1
     for n, dtype in ((2**24, np.float32), (2**53, np.float64), (2**54, np.float64)):
-        with pytest.raises(ValueError, match=rf"^n: {n} roundings of {np.dtype(dtype)} exceed"):
+        with pytest.raises(
+            ValueError,
+            match=rf"^n: expected fewer than \d+ roundings of {np.dtype(dtype)}, got {n}",
+        ):
             gamma(n, dtype)
     assert rounding_bound(2**52 - 2, 1.0) > 2**50
     for n in (2**52, 2**53 - 1):
-        with pytest.raises(ValueError, match=rf"^lengths: {n} roundings leave no bound"):
+        with pytest.raises(
+            ValueError, match=rf"^lengths: expected fewer than 2\*\*52 roundings in all, got {n}"
+        ):
             rounding_bound(n, 1.0)
     for size in ([1.0, -1.0], -(2.0**-1074)):
         with pytest.raises(ValueError, match=r"^magnitude: expected the operation on absolute"):

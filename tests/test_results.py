@@ -107,6 +107,7 @@ CALLS = {
     "cp_als": lambda q, a: q(a["X"], 2, init=a["cp"], max_sweeps=2),
     "cp_conv_bound": lambda q, a: q(a["x"][:, :, :2, :2], a["cp"], kernel_size=2, bias=a["bias"]),
     "cp_linear": lambda q, a: q(a["F"], CP([np.eye(2), np.eye(2)])),
+    "svd_cp": lambda q, a: q(a["M"], 2),
     "degeneracy": lambda q, a: q(a["cp"]),
     "depthwise": lambda q, a: q(a["x"], a["M"][:1, :3], kernel_size=1),
     "dequantize": lambda q, a: q(a["codes"], a["scale"], grid=a["grid"]),

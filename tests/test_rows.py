@@ -557,7 +557,7 @@ def test_codes_of_a_binary_grid_are_minus_one_and_one():
     F, G, grid = np.array([[0.5, -3.0]]), np.eye(2), Grid(1, kind="binary")
     fit = solve_rows(F, G, grid, 1.0, start=np.array([[1, 1]], np.int16))
     assert fit.codes.tolist() == [[1, -1]]
-    with pytest.raises(ValueError, match=r"^codes: expected shape .* with codes from -1 to 0"):
+    with pytest.raises(ValueError, match=r"^start: expected shape .* with codes from -1 to 0"):
         solve_rows(F, G, grid, 1.0, start=[[-1, 0]])
     unsigned = np.array([[1, 1]], np.uint8)
     assert refit_scale(np.abs(F), G, unsigned, grid, 1.0) == 1.75
