@@ -7,6 +7,7 @@ import ast
 import importlib
 import io
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -83,6 +84,9 @@ def test_planted_fault_is_not_asked():
 def test_that_fails_anyway():
     assert clip(5) == 6
 """
+
+
+MANY = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 
 
 def everything(source, **options):
@@ -341,11 +345,15 @@ def test_each_chapter_has_its_test_file_and_mutants():
 
 
 def test_listed_survivors_are_mutants_of_this_project():
+    """Making all mutants takes a minute: in short runs those of a quarter of the chapters."""
     listed = mutation.reasons(mutation.ROOT / "tests" / "survivors.toml")
+    chapters = sorted({row[0] for row in listed})
+    chapters = chapters if MANY else chapters[:: len(chapters) // 4]
     known = {
         (chapter, mutant.where, mutant.old, mutant.new)
-        for chapter in {row[0] for row in listed}
+        for chapter in chapters
         for mutant in everything((mutation.ROOT / "qcp_ref" / f"{chapter}.py").read_text())
     }
-    assert not listed.keys() - known, "no longer a mutant: take it off tests/survivors.toml"
+    asked = {row for row in listed if row[0] in chapters}
+    assert not asked - known, "no longer a mutant: take it off tests/survivors.toml"
     assert all(len(reason) > 10 for reason in listed.values())

@@ -156,7 +156,7 @@ def methods_of(grid):
 
 
 @law("factorize.matrix")
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     st.sampled_from(KINDS),
     st.sampled_from([(4, 3), (3, 5), (6, 1, 4)]),
