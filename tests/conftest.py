@@ -15,11 +15,13 @@ from hypothesis import HealthCheck, Phase, settings
 
 # How fast a machine draws examples is not a property of the code under test.
 COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
-settings.register_profile("dev", **COMMON)
-settings.register_profile("ci", derandomize=True, print_blob=True, **COMMON)
+FEW = 60  # examples of a test that does not say how many
+settings.register_profile("dev", max_examples=FEW, **COMMON)
+settings.register_profile("ci", max_examples=FEW, derandomize=True, print_blob=True, **COMMON)
 settings.register_profile("long", max_examples=1000, **COMMON)
 settings.register_profile(
     "mutants",
+    max_examples=FEW,
     derandomize=True,
     phases=[Phase.explicit, Phase.generate],
     report_multiple_bugs=False,

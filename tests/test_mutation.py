@@ -345,10 +345,10 @@ def test_each_chapter_has_its_test_file_and_mutants():
 
 
 def test_listed_survivors_are_mutants_of_this_project():
-    """Making all mutants takes a minute: in short runs those of a quarter of the chapters."""
+    """Making all mutants takes a minute: in short runs those of few chapters."""
     listed = mutation.reasons(mutation.ROOT / "tests" / "survivors.toml")
     chapters = sorted({row[0] for row in listed})
-    chapters = chapters if MANY else chapters[:: len(chapters) // 4]
+    chapters = chapters if MANY else [*set(chapters) & {"bounds", "cost", "svd", "tensor"}]
     known = {
         (chapter, mutant.where, mutant.old, mutant.new)
         for chapter in chapters
