@@ -19,11 +19,14 @@ from qcp_ref.app.files import load_run
 
 # The command on one layer and few images, as its users run it: in a process of its own.
 SMALL = f"""
-import sys
+import os, sys, time
 import pytest
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from conftest import _shrink
-_shrink(pytest.MonkeyPatch())
+patch = pytest.MonkeyPatch()
+_shrink(patch)
+if "HOLD" in os.environ:  # until somebody interrupts it
+    patch.setattr("qcp_ref.app.demo._accuracies", lambda *_: time.sleep(300))
 from qcp_ref.app.cli import main
 sys.exit(main())
 """
@@ -269,7 +272,7 @@ def test_any_width_works(columns, tmp_path, capsys, monkeypatch, demo_result):
 
 
 def test_ctrl_c_in_the_middle_leaves_nothing(tmp_path):
-    process = started(tmp_path / "out", "--bits", "8")
+    process = started(tmp_path / "out", "--bits", "8", env={"HOLD": "1"})
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
     code, _, error = ended(process)
