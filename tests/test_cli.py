@@ -19,8 +19,9 @@ from qcp_ref.app.files import load_run
 
 # The command on one layer and few images, as its users run it: in a process of its own.
 SMALL = f"""
-import os, sys, time
+import os, signal, sys, time
 import pytest
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from conftest import _shrink
 patch = pytest.MonkeyPatch()
