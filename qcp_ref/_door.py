@@ -117,6 +117,7 @@ def part_of(x: Any, name: str) -> Any:
 
 
 def is_bool(value: Any) -> bool:
+    """Say whether this is True, False, or an array of them, of whatever library."""
     return isinstance(value, (bool, np.bool_)) or str(part_of(value, "dtype")).endswith("bool")
 
 
