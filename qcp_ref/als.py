@@ -312,10 +312,13 @@ def _fit_error(
 
 def dense_error(X: Array, size: float, cp: CP) -> tuple[float, float]:
     """Form the difference and return its relative norm, and the noise of summing components."""
-    factors, eps = cp.factors, np.finfo(np.float64).eps
-    parts = reconstruct(CP([np.abs(B) for B in factors]))
-    error, noise = np.linalg.norm(X - reconstruct(cp)), eps * cp.rank * np.linalg.norm(parts)
-    return float(error) / size, float(noise) / size
+    return float(np.linalg.norm(X - reconstruct(cp))) / size, summing_noise(cp) / size
+
+
+def summing_noise(cp: CP) -> float:
+    """Return what rounding may change in the sum of the components; weights are 1."""
+    parts = reconstruct(CP([np.abs(B) for B in cp.factors]))
+    return float(np.finfo(np.float64).eps * cp.rank * np.linalg.norm(parts))
 
 
 def _converged(stop: str, tol: float, previous: float, error: float) -> bool:

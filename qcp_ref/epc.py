@@ -38,7 +38,7 @@ from qcp_ref._checks import (
 )
 from qcp_ref._results import frozen
 from qcp_ref._wide import narrow, plus, times, total, wide
-from qcp_ref.als import Callback, _fit_error, dense_error
+from qcp_ref.als import Callback, _fit_error, summing_noise
 from qcp_ref.cp import (
     CP,
     _check_cp,
@@ -338,7 +338,7 @@ def epc(
         nothing = CP([np.zeros_like(A) for A in cp.factors])
         return EPCFit(nothing, 0.0, EPCHistory(*np.zeros((3, 1))), "zero tensor")
     _check_room(slack, error, allowance)
-    noise = dense_error(X, float(np.sqrt(squared_norm)), balance(cp))[1]
+    noise = summing_noise(balance(cp)) / float(np.sqrt(squared_norm))
     bound = max((1 + slack) * min(error, 1.0), noise, allowance)
     run = _Correction(X, cp, objective, bound**2 * squared_norm)
     reason = run.at_once(callback) if is_matrix(X.shape) else run.rounds(stop, callback)

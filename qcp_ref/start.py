@@ -27,7 +27,7 @@ from qcp_ref.epc import epc
 from qcp_ref.grid import Grid, dequantize, quantize
 from qcp_ref.qcp import QuantizedCP, orient
 from qcp_ref.rows import _in_levels, _refit, _step, solve_rows
-from qcp_ref.svd import is_matrix, long_modes, matrix_cp, singular, svd_cp
+from qcp_ref.svd import column_signs, is_matrix, long_modes, matrix_cp, singular
 from qcp_ref.tensor import gram, mttkrp
 
 __all__: list[str] = []
@@ -70,9 +70,9 @@ def _loss(X: Array, rounded: Rounded, cp: CP) -> float:
 
 def rounded_svd(X: Array, rank: int, grid: Grid, rounded: Rounded) -> QuantizedCP:
     """Round the SVD of a matrix in effect, with signs as they come or as the grid likes them."""
-    cp, (U, values, V) = svd_cp(X, rank), singular(X)
-    U, V, values = U[:, :rank], V[:, :rank], values[:rank]
-    raw = [matrix_cp(X.shape, sign * U, sign * V, values, rank) for sign in (1, -1)]
+    U, values, V = (part[..., :rank] for part in singular(X))
+    signs = column_signs(U), 1.0, -1.0  # the first ones are those of svd_cp
+    cp, *raw = (matrix_cp(X.shape, U * s, V * s, values, rank) for s in signs)
     return best_rounding(X, [cp, orient(cp, grid), *raw], rounded)
 
 
