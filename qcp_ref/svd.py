@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from qcp_ref._checks import Array, check_int, check_tensor
+from qcp_ref._checks import Array, check_rank, check_tensor
 from qcp_ref.cp import CP
 
 __all__ = ["svd_cp"]
@@ -71,8 +71,7 @@ def svd_cp(X: ArrayLike, rank: int) -> CP:
     >>> [A.tolist() for A in svd_cp([[0.0, -4.0], [0.0, 0.0]], 1).factors]
     [[[2.0], [0.0]], [[0.0], [-2.0]]]
     """
-    X = check_tensor(X)
-    rank = check_int(rank, "rank", minimum=1)
+    X, rank = check_tensor(X), check_rank(rank)
     if not is_matrix(X.shape):
         raise ValueError(
             f"X: expected at most two sides longer than 1, got shape {X.shape}; use cp_als"
