@@ -320,7 +320,7 @@ def uses(path, public):
             own[label] = own.get(label, set()) | names
             parts[label] = parts.get(label, set()) | words(node)
     return {
-        test: set().union(*(own[label] for label in closure(test, parts)))
+        test: set().union(*(own[label] for label in closure([test], parts) & own.keys()))
         for test in own
         if test.startswith("test_")
     }
@@ -345,15 +345,15 @@ def imports(tree, public):
     return found
 
 
-def closure(label, parts):
-    """Return a top-level name of a file with all that it uses, directly or not."""
-    reached, queue = set(), [label]
+def closure(names, parts):
+    """Return names with all that they use, directly or not, within their file."""
+    found, queue = set(), list(names)
     while queue:
         name = queue.pop()
-        if name not in reached:
-            reached.add(name)
-            queue += parts[name] & parts.keys()
-    return reached
+        if name not in found:
+            found.add(name)
+            queue += parts.get(name, ())
+    return found
 
 
 def reached(names, modules):
@@ -362,7 +362,7 @@ def reached(names, modules):
         (module, inner)
         for module, name in names
         if module in modules and name in modules[module].parts
-        for inner in closure(name, modules[module].parts)
+        for inner in closure([name], modules[module].parts) & modules[module].parts.keys()
     }
     return names | more
 

@@ -20,6 +20,8 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+from code_map import closure, labels_of
+
 ROOT = Path(__file__).parent.parent
 SLUG = re.compile(r"\*([a-z0-9]+(?:-[a-z0-9]+)*)\*: +(?=\S)")
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
@@ -128,15 +130,7 @@ def citing(file, tree):
             cited = [n.value if isinstance(n, ast.Constant) else ast.unparse(n) for n in names]
             if cited:
                 drawn = any(called(call) == "given" for call in calls)
-                yield Test(file, node.name, drawn, cited, reached(words(node), parts))
-
-
-def labels_of(node):
-    """Return the names that a statement at the top of a file defines."""
-    if isinstance(node, DEFINITIONS):
-        return [node.name]
-    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-    return [n.id for target in targets if target for n in ast.walk(target) if hasattr(n, "id")]
+                yield Test(file, node.name, drawn, cited, closure(words(node), parts))
 
 
 def words(node):
@@ -144,17 +138,6 @@ def words(node):
     keys = ("id", "attr", "arg", "value")
     found = {getattr(n, key, None) for n in ast.walk(node) for key in keys}
     return {name for name in found if isinstance(name, str) and name.isidentifier()}
-
-
-def reached(names, parts):
-    """Return names with all that they use within their file."""
-    found, queue = set(), list(names)
-    while queue:
-        name = queue.pop()
-        if name not in found:
-            found.add(name)
-            queue += parts.get(name, ())
-    return found
 
 
 def called(call):
