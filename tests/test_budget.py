@@ -657,8 +657,8 @@ def test_bad_allocations_are_refused():
             allocate(frontiers, limit, **options)
     with pytest.raises(TypeError, match=r"^frontiers\[0\]: expected Choices, got tuple"):
         allocate([[(3, 1.0)]], 9)
-    for frontiers in (layer, {"conv1": layer}):
-        with pytest.raises(TypeError, match=r"^frontiers.*: expected a sequence of"):
+    for frontiers, name in ((layer, r"frontiers\[0\]"), ({"conv1": layer}, "frontiers")):
+        with pytest.raises(TypeError, match=rf"^{name}: expected a sequence of"):
             allocate(frontiers, 9)
     with pytest.raises(TypeError, match=r"^frontiers\[0\]: cost: expected an integer"):
         allocate([[replace(layer[0], cost=2.5)]], 9)

@@ -44,7 +44,7 @@ def test_sum():
 
 
 def test_nothing():
-    assert True
+    pass
 """
 
 

@@ -486,8 +486,9 @@ def test_options_have_a_default_and_a_greatest_value(rule, option, default, othe
     assert activation_scale(x, U8, rule=rule, **{option: other}).scale != plain.scale
     few = [[5.0]]
     assert activation_scale(few, U8, rule=rule, **{option: most}).scale > 0
-    for wrong in (0, -1, most * 2):
-        with pytest.raises(ValueError, match=rf"^{option}: expected"):
+    limits = f"2 to {most}" if option == "bins" else f"a number above 0 and at most {most}"
+    for wrong in (0, -1, most + 1 if option == "bins" else most * 1.001):
+        with pytest.raises(ValueError, match=rf"^{option}: expected {limits}, got"):
             activation_scale(few, U8, rule=rule, **{option: wrong})
     for wrong in ({"steps": 3}, {option: most, "steps": 3}):
         with pytest.raises(TypeError, match=rf"^steps: expected {option} with rule '{rule}'"):
