@@ -45,9 +45,9 @@ def balance(factors):
 
 
 def epc_update(X, factors, n, delta):
-    """Least components: minimise sum_r s_r^2 with ||X - X^|| <= delta :eq:`epc-problem`."""
+    """Least components: minimise sum_r sigma_r^2 with ||X - X^|| <= delta :eq:`epc-problem`."""
     F, G = normal_equations(X, factors, n)
-    length = np.sqrt(np.diag(G))  # of the other columns; with length 1, column r of U has norm s_r
+    length = np.sqrt(np.diag(G))  # of the other columns; with length 1, U[:, r] has norm sigma_r
     g, V = np.linalg.eigh(G / np.outer(length, length))  # (R,), (R, R)
     P = F / length @ V  # (I_n, R)
     b = (P**2).sum(axis=0) / g
@@ -62,7 +62,7 @@ def epc_update(X, factors, n, delta):
 
 
 def epc(X, factors, sweeps=500):
-    """Error-preserving correction: shrink the components of a fit, keep its error."""
+    """Error-preserving correction: shrink the components of a fit that is not exact."""
     factors, delta = balance(factors), np.linalg.norm(X - reconstruct(factors))
     for n in [*range(X.ndim)] * sweeps:
         factors[n] = epc_update(X, factors, n, delta)
