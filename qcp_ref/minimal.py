@@ -73,7 +73,7 @@ def choose_scale(x, qmin, qmax):
     """Return the scale of least ||x - s k||^2 = ||x||^2 - <x, k>^2 / <k, k> :eq:`grid-exact`."""
     x, k = np.broadcast_arrays(x.reshape(-1, 1), np.arange(max(-qmin, qmax)))  # (entries, codes)
     turns = k < np.where(x < 0, -qmin, qmax)  # |k| becomes |k| + 1 where s is |x| / (|k| + 1/2)
-    x, k = abs(x[turns]), k[turns]
+    x, k = np.append(abs(x[turns]), 0), np.append(k[turns], 0)  # a last one, if nothing turns
     order = np.argsort(-x / (k + 0.5))  # as s falls
     xk, kk = np.cumsum(x[order]), np.cumsum(2 * k[order] + 1)  # <x, k>, <k, k> after each turn
     return (xk / kk)[np.argmax(xk**2 / kk)] or 1.0  # s = <x, k> / <k, k>; any s for x = 0

@@ -77,7 +77,7 @@ from qcp_ref.rows import (
 )
 from qcp_ref.scale import choose_scale
 from qcp_ref.start import best_rounding, corrected, one_after_the_other, rounded_svd
-from qcp_ref.svd import is_matrix
+from qcp_ref.svd import is_matrix, svd_cp
 from qcp_ref.tensor import _normal_sweep, gram, mttkrp, unfold
 
 __all__ = [
@@ -98,6 +98,7 @@ _START = {"als-round": (50, 0), "authors": (50, 500), "sequential": (100, 100), 
 _REFIT_EVERY = 8  # sweeps with noise: scales settle long before codes do
 _NOISE = 0.35  # in steps, at the beginning
 _SETTLED = 1e-9  # a smaller relative gain in a sweep is not worth another one for the scales
+_FAR = 2.0**64  # no scale changes by more in one sweep; the next one goes on
 _QUIET_SWEEPS = 300  # upper limit of the sweeps without noise
 
 
@@ -326,8 +327,15 @@ class _Codes:
         """Return a factor as numbers."""
         return self.levels[mode] * _step(self.grid) * self.scales[mode]
 
+    def share_lengths(self) -> None:
+        """Keep the factors of comparable length: noise can leave next to nothing of the tensor."""
+        shifts = _shifts([self.values(n) for n in range(self.X.ndim)])
+        if np.abs(shifts).max() > np.log2(_FAR):
+            self.scales = [s * 2.0**n for s, n in zip(self.scales, shifts, strict=True)]
+
     def sweep(self, noise: float, *, refit: bool = True) -> tuple[float, int]:
         """Visit every mode once; return the relative error and how many codes have changed."""
+        self.share_lengths()
         factors, changes = [self.values(n) for n in range(self.X.ndim)], []
         for mode, F, G in _normal_sweep(self.X, factors):
             V = self.levels[mode]
@@ -336,7 +344,9 @@ class _Codes:
             dither *= noise
             changes.append(_pass(V, steps, dither))
             if refit:
-                self.scales[mode] = _refit(F, G, V * _step(self.grid), self.scales[mode])
+                scale = self.scales[mode]
+                best = _refit(F, G, V * _step(self.grid), scale)
+                self.scales[mode] = np.clip(best, scale / _FAR, scale * _FAR)
             factors[mode] = self.values(mode)
         error = _fit_error(self.X, self.size, factors, F, G)[0]
         self.rows.append((error, [], changes))
@@ -361,14 +371,20 @@ def _share_lengths(cp: QuantizedCP) -> QuantizedCP:
 
     Only the product of the scales matters for the error, so that they drift apart in a long search.
     """
-    sizes = np.array([np.linalg.norm(A) for A in cp.dequantize().factors])
-    if (sizes == 0).any():
-        return cp
-    shifts = np.rint(np.log2(sizes).mean() - np.log2(sizes))
-    shifts[np.argmax(sizes)] -= shifts.sum()
+    shifts = _shifts(cp.dequantize().factors)
     return QuantizedCP(
         cp.codes, [s * 2.0**n for s, n in zip(cp.scales, shifts, strict=True)], cp.grid
     )
+
+
+def _shifts(factors: Sequence[Array]) -> Array:
+    """Return the whole powers of two, of sum 0, that make factors about equally long."""
+    sizes = np.array([np.linalg.norm(A) for A in factors])
+    if (sizes == 0).any():
+        return np.zeros(len(sizes))
+    shifts: Array = np.rint(np.log2(sizes).mean() - np.log2(sizes))
+    shifts[np.argmax(sizes)] -= shifts.sum()
+    return shifts
 
 
 def certify(X: ArrayLike, cp: QuantizedCP, *, budget: int = 1000) -> Certificate:
@@ -524,7 +540,9 @@ def factorize(
     Problem :eq:`qcp-problem` [authors' code for the order of the stages of 'authors'; 'sequential'
     and 'best' are beyond the paper]. A matrix in effect (a linear layer, a 1x1 convolution, all
     sides but two of length 1) starts from its SVD :eq:`svd-best`, whatever the seed: its restarts
-    differ by their noise only. With the usual slack, a fit that is too good for the grid is
+    differ by their noise only; where its rounding is better than what the method found, the result
+    is that rounding, with the SVD as its float start (searched again without noise, if the method
+    searches). With the usual slack, a fit that is too good for the grid is
     corrected once more, with an allowance :eq:`start-allowance`.
 
     **Laws**
@@ -593,10 +611,12 @@ def _no_worse_than_svd(
     error = relative_error(X, rounded.dequantize())
     if fit.error <= error:
         return fit
+    svd = svd_cp(X, rank)
     if method in ("als-round", "authors"):
-        return fit._replace(cp=rounded, error=error)
-    last = polish(X, rounded)
-    return last._replace(relaxed=fit.relaxed, start_error=fit.start_error)
+        last = QuantizedFit(rounded, error, svd, 0.0, _history([]), "rounded")
+    else:
+        last = polish(X, rounded)
+    return last._replace(relaxed=svd, start_error=relative_error(X, svd))
 
 
 def _check_method(method: str, slack: float | None, **limits: int | None) -> float | None:

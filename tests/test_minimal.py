@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from qcp_ref import compress_conv, kernel_to_tensor, minimal
+from qcp_ref import Grid, choose_scale, compress_conv, kernel_to_tensor, minimal
 from qcp_ref.app.network import KERNELS, load_network
 from qcp_ref.conformance import Adapter
 from qcp_ref.conformance.runner import run
@@ -87,6 +87,13 @@ def failures(*ops):
 
 def test_the_kit_finds_nothing():
     assert failures() == []
+
+
+def test_where_all_codes_are_zero_any_scale_will_do():
+    for x in (np.zeros(3), -np.ones(3)):
+        values, codes, scale = minimal.project(x, 0, 7)
+        assert scale == choose_scale(x, Grid(3, signed=False)).scale.item() == 1.0
+        assert not codes.any() and not values.any()
 
 
 FAULTS = {

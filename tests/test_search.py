@@ -7,7 +7,7 @@ from math import erfc, sqrt
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from support import caught, exact, law, seeds, shapes
 
@@ -297,6 +297,26 @@ def test_hostile_tensors_have_results(grid):
     X = reconstruct(dead)
     fit = polish(X, quantize_cp(dead, grid), noise=0.3, sweeps=20)
     assert np.isfinite(fit.error) and fit.error < 0.7
+
+
+@settings(max_examples=20)
+@given(
+    st.integers(-600, 0),
+    st.integers(1, 2),
+    st.sampled_from([None, 0, 1]),
+    st.sampled_from([(2, 2), (2, 1, 2), (2, 3, 2)]),
+    seeds,
+)
+@example(-532, 1, None, (2, 2), 0)
+def test_entries_far_apart_leave_every_method_in_range(power, rank, axis, shape, seed):
+    """Noise may leave a tensor next to nothing of what it approximates; scales then come back."""
+    X = np.zeros(shape)
+    X[0, ..., 0], X[-1, ..., -1] = 1.0, 2.0**power
+    exact_one = rank == 1 and shape != (2, 3, 2)
+    for method in search.METHODS:
+        fit = factorize(X, rank, Grid(4), method=method, axis=axis, rng=seed, **few(method))
+        assert fit.error == relative_error(X, fit.cp.dequantize())
+        assert fit.error <= (1.01 * 2.0**power + 1e-12 if exact_one else 0.8)
 
 
 def few(method):

@@ -20,6 +20,7 @@ from qcp_ref import (
     random_cp,
     reconstruct,
     relative_error,
+    search,
     start,
     svd_cp,
 )
@@ -62,13 +63,13 @@ def test_the_rounded_svd_is_no_worse_than_by_hand(shape, rank, grid, axis, seed)
     rounded = rounding(grid, axis=axis)
     found = rounded_svd(X, rank, grid, rounded)
     assert found.shape == X.shape and found.rank == rank and found.grid == grid
-    assert error_of(X, found) <= error_of(X, rounded(svd_by_hand(X, rank))) * (1 + 1e-9)
+    assert error_of(X, found) <= error_of(X, rounded(svd_by_hand(X, rank))) * (1 + 1e-9) + 1e-15
     assert error_of(X, found) <= error_of(X, rounded(svd_cp(X, rank)))
     # A mode of side 1 costs nothing: the matrix alone is not better.
     matrix = X.reshape([side for side in shape if side > 1] or [1, 1])
     if matrix.ndim == 2:
         alone = rounded_svd(matrix, rank, grid, rounded)
-        assert error_of(X, found) <= error_of(matrix, alone) * (1 + 1e-9)
+        assert error_of(X, found) <= error_of(matrix, alone) * (1 + 1e-9) + 1e-15
 
 
 @settings(max_examples=30)
@@ -179,6 +180,25 @@ def test_no_method_is_worse_than_the_rounded_svd(kind, shape, rank, grid, option
         fit = factorize(X, rank, grid, method=method, rng=seed, axis=axis, rule=rule, **more)
         assert fit.error <= error_of(X, hand) * (1 + 1e-9) + 1e-15
         assert fit.error == error_of(X, fit.cp)
+
+
+@pytest.mark.parametrize("method", search.METHODS)
+def test_a_result_that_was_replaced_is_whole(method):
+    """Where the rounded SVD is taken, all of the result tells of it, not of what it replaced."""
+    replaced = 0
+    for seed in range(30):
+        X = np.random.default_rng([seed, 87]).standard_normal((4, 5))
+        more = {"sweeps": 20} if method == "best" else {}
+        fit = factorize(X, 3, Grid(2), method=method, rng=seed, **more)
+        assert (fit.stop_reason == "rounded") == (fit.history.error.size == 0)
+        assert fit.error <= fit.history.error.min(initial=1.0) * (1 + 1e-9)
+        pairs = zip(fit.relaxed.factors, svd_cp(X, 3).factors, strict=True)
+        if all(np.array_equal(A, B) for A, B in pairs):
+            replaced += 1
+            assert fit.start_error == relative_error(X, fit.relaxed)
+            rounded = error_of(X, rounded_svd(X, 3, Grid(2), rounding(Grid(2))))
+            assert fit.error == rounded if fit.stop_reason == "rounded" else fit.error <= rounded
+    assert replaced > 0
 
 
 def test_seeds_do_not_matter_where_nothing_is_drawn():
