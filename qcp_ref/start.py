@@ -48,8 +48,9 @@ def corrected(
 ) -> CP:
     """Correct a fit before quantization; where the slack is not given, by the usual one.
 
-    Of the usual slack at most half of what would let the zero tensor in is taken. Then a fit that
-    is too good for the grid gets an allowance, if it rounds better with it.
+    Of the usual slack at most half of what would let the zero tensor in is taken
+    :eq:`start-slack`. Then a fit that is too good for the grid gets an allowance, if it rounds
+    better with it :eq:`start-allowance`.
     """
     grid, rounded = rounding
     if slack is not None:
