@@ -267,15 +267,14 @@ class Trees:
         rows, n = z.shape
         self.z, self.box, self.budget, self.slack = z.ravel(), box, budget, slack
         # Zeros at the diagonal and before it: levels of branches that were left do not count.
-        self.diagonal, self.below = np.diag(L).copy(), np.tril(L, -1).T.copy()
+        self.diagonal, self.below = np.diag(L), np.tril(L, -1).T.copy()
         self.best, self.radius = start.copy(), ((z - start @ L) ** 2).sum(axis=1)
         self.limit, self.left = reach(self.radius, slack), np.full(rows, np.inf)
         self.nodes, self.count = np.zeros((2, rows), dtype=np.int64)
         self.found = np.empty((rows, min(capacity(n), budget), n))
         self.distances = np.empty(self.found.shape[:2])
         self.V, self.offer = np.zeros((rows, n)), np.full((rows, n), np.nan)
-        self.level, self.centre, self.decided = np.zeros((3, rows * n))
-        self.taken = np.zeros(rows * n, dtype=np.int64)
+        self.level, self.centre, self.decided, self.taken = np.empty((4, rows * n))
         self.first = np.arange(rows) * n
         self.enter(self.first + n - 1, np.zeros(rows))
         self.make_offers(self.first + n - 1)
@@ -283,13 +282,13 @@ class Trees:
     def search(self) -> Iterator[Found]:
         """Take nodes until no row has one within reach and within its budget of nodes."""
         while True:
-            at = self.first + (self.offer <= self.limit[:, None]).argmax(axis=1)
-            at = at[(self.offer.ravel()[at] <= self.limit) & (self.nodes < self.budget)]
+            within = self.offer <= self.limit[:, None]
+            at = self.first + within.argmax(axis=1)
+            at = at[within.ravel()[at] & (self.nodes < self.budget)]
             if at.size == 0:
                 break
             self.take(at)
-        within = np.where(self.offer <= self.limit[:, None], self.offer, np.inf)
-        left = np.minimum(self.left, within.min(axis=1))
+        left = np.minimum(self.left, np.where(within, self.offer, np.inf).min(axis=1))
         for i, count in enumerate(self.count):
             ends = float(self.radius[i]), float(left[i]), int(self.nodes[i])
             yield Found(self.best[i], *ends, self.found[i, :count])
@@ -324,11 +323,10 @@ class Trees:
     def end(self, row: NDArray[np.int64], distance: Array) -> None:
         """Keep rows that are complete; where there is no room for more, it is a branch to leave."""
         full = self.count[row] == self.found.shape[1]
-        if full.any():
-            self.nodes[row[full]] -= 1
-            self.left[row[full]] = np.minimum(self.left[row[full]], distance[full])
-            self.offer[row[full], 0] = np.nan
-            row, distance = row[~full], distance[~full]
+        self.nodes[row[full]] -= 1
+        self.left[row[full]] = np.minimum(self.left[row[full]], distance[full])
+        self.offer[row[full], 0] = np.nan
+        row, distance = row[~full], distance[~full]
         self.found[row, self.count[row]] = self.V[row]
         self.distances[row, self.count[row]] = distance
         self.count[row] += 1
@@ -346,7 +344,7 @@ class Trees:
         found[: self.count[i]], distances[: self.count[i]] = found[kept], distances[kept]
 
 
-def nearest_left(centre: Array, taken: NDArray[np.int64], box: Box) -> Array:
+def nearest_left(centre: Array, taken: Array, box: Box) -> Array:
     """Return the levels that are nearest to centres after a number of others have been taken.
 
     They alternate around the first one until one side of the box is used up.

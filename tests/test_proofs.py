@@ -57,6 +57,7 @@ from qcp_ref.proofs import (
     normal_doubt,
     objectives,
     relaxed,
+    search_rows,
 )
 from qcp_ref.rows import METHODS, _triangle
 
@@ -192,6 +193,25 @@ def test_the_readable_search_and_the_kernel_find_the_same(problem, budget):
         assert_found_as_by_the_kernel(*tree, nodes, slack)
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_rows_are_searched_by_either_form_in_their_order(monkeypatch, count):
+    rng = np.random.default_rng([count, 70])
+    L, z = np.eye(3) + np.tril(rng.uniform(-1, 1, (3, 3)), -1), 2 * rng.standard_normal((count, 3))
+    slack = np.full(count, 1e-9), rng.uniform(0, 2, count), 1 + 1e-9
+    monkeypatch.setattr(proofs, "_TOGETHER", 2)
+    results = []
+    for form, other in (("sphere", "Trees"), ("Trees", "sphere")):
+        with monkeypatch.context() as patch:
+            patch.setattr(proofs, "can_compile", lambda form=form: form == "sphere")
+            patch.setattr(proofs, other, None)
+            problem = z, L, np.zeros((count, 3)), (-2.0, 1.0, 0.0), 30, slack
+            results.append(list(search_rows(*problem)))
+    assert [len(found) for found in results] == [count, count]
+    for one, other in zip(*results, strict=True):
+        assert np.array_equal(one.rows, other.rows) and one.nodes == other.nodes
+        assert np.isclose(one.distance, other.distance) and np.isclose(one.left, other.left)
+
+
 def test_both_searches_end_alike_where_there_is_no_room_for_more_rows():
     """Long rows have room for 256; those that a better one puts out of reach free theirs."""
     rng, rank, few = np.random.default_rng(2), 1024, slice(7)
@@ -206,11 +226,11 @@ def test_both_searches_end_alike_where_there_is_no_room_for_more_rows():
     assert max(one.left for one in found[1:]) < np.inf
 
 
-@given(st.integers(0, 7), st.sampled_from([0.0, 0.5]), st.floats(-12, 12), st.integers(0, 16))
-def test_levels_are_taken_as_by_the_kernel(width, offset, centre, taken):
+@given(st.integers(0, 7), st.sampled_from([0.0, 0.5]), st.floats(-12, 12))
+def test_levels_are_taken_as_by_the_kernel(width, offset, centre):
     box = (-3.0, -3.0 + width, offset)
     for wanted in (centre, round(2 * centre) / 2):
-        order = nearest_left(np.full(width + 1, wanted), np.arange(width + 1), box)
+        order = nearest_left(np.full(width + 1, wanted), np.arange(width + 1.0), box)
         assert order.tolist() == [
             _kernels.sibling(wanted, n, box) + offset for n in range(width + 1)
         ]
@@ -499,6 +519,9 @@ def test_the_readable_search_takes_nearest_levels_first_and_the_ends_of_its_reac
     # The square root of 0.25 + 6 is 2.5, exactly.
     *_, found = readable_row(z, np.eye(1), np.zeros(1), box, 10**3, (0.0, 6.0, 1.0))
     assert sorted(found[:, 0].tolist()) == [-2, -1, 0, 1, 2, 3]
+    # What a row of distance 1/4 makes of others before it, and of itself: exactly within reach.
+    *_, found = readable_row(z, np.eye(1), np.full(1, 3.0), box, 10**3, (0.0, 0.0, 1.0))
+    assert found[:, 0].tolist() == [0, 1]
 
 
 def test_doubt_about_normal_equations_of_a_small_tensor():
@@ -781,6 +804,25 @@ def cancelled_error(X, factors):
     return float(np.linalg.norm(X - reconstruct(right.CP(factors)))) + 1e-9 * np.linalg.norm(X)
 
 
+def ties_from_below(centre, taken, box):
+    """Takes the lower of two levels that are equally near."""
+    low, high, offset = box
+    levels = np.arange(low, high + 1) + offset
+    order = [
+        np.argsort(np.abs(c - levels), kind="stable")[int(n)]
+        for c, n in zip(centre, taken, strict=True)
+    ]
+    return levels[order]
+
+
+class NarrowTrees(Trees):
+    """Takes half of what is within reach."""
+
+    def improve(self, i):
+        super().improve(i)
+        self.limit[i] = (self.radius[i] + self.limit[i]) / 2
+
+
 rows_margin, rows_objectives = rows.margin, rows.objectives
 
 
@@ -795,6 +837,8 @@ rows_margin, rows_objectives = rows.margin, rows.objectives
             test_powers_of_two_in_columns_change_no_code,
             {"_triangle": absolute_ridge},
         ),
+        (test_levels_are_taken_as_by_the_kernel, {"nearest_left": ties_from_below}),
+        (test_the_readable_search_and_the_kernel_find_the_same, {"Trees": NarrowTrees}),
         (test_the_least_error_is_below_the_exact_one, {"least_error": cancelled_error}),
         (
             test_no_matrix_of_rank_one_is_nearer_than_the_tail,
