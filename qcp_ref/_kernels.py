@@ -767,7 +767,7 @@ def sphere(
     first, and leaves a branch that is out of reach of what is known. Returns the best row, its
     distance, the least distance of a branch that was left for want of budget (infinity if there was
     none), the number of nodes, and all rows within reach. The twin of
-    :func:`qcp_ref.proofs.search_tree`.
+    :class:`qcp_ref.proofs.Trees`, which searches many rows at once.
     """
     low, high, offset = box
     n, left, nodes, radius, count = z.size, np.inf, 0, 0.0, 0

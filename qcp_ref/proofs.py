@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qcp_ref._checks import Array
+from qcp_ref._kernels import can_compile, sphere
 from qcp_ref.bounds import gamma
 from qcp_ref.cp import CP, reconstruct
 from qcp_ref.tensor import gram, mttkrp
@@ -34,6 +35,7 @@ __all__: list[str] = []
 
 Box = tuple[float, float, float]
 _SPARE = 1 + 2.0**-30  # covers the rounding of a margin itself
+_TOGETHER = 64  # rows that are searched at once without Numba
 
 
 class Steps(NamedTuple):
@@ -207,60 +209,162 @@ def best_row(
     return int(left[min(range(len(left)), key=values.__getitem__)]), certain
 
 
-def search_tree(
-    z: Array, L: Array, start: Array, box: Box, budget: int, slack: tuple[float, float, float]
-) -> tuple[Array, float, float, int, Array]:
-    """Search one row for its best levels: the readable form of the kernel ``sphere``.
+class Found(NamedTuple):
+    """What the search of a row's tree has come to.
+
+    The row of least computed distance, that distance, the least distance of a branch that was left
+    for want of budget (infinity if there was none), the number of nodes, and all rows within reach.
+    """
+
+    best: Array
+    distance: float
+    left: float
+    nodes: int
+    rows: Array
+
+
+def search_rows(
+    z: Array, L: Array, start: Array, box: Box, budget: int, slack: tuple[Array, Array, float]
+) -> Iterator[Found]:
+    """Search row after row for its best levels: compiled, or else many rows at a time."""
+    near, wide, grown = slack
+    if can_compile():
+        for i in range(len(z)):
+            one = float(near[i]), float(wide[i]), grown
+            yield Found(*sphere(z[i], L, start[i], box, budget, one))
+        return
+    for first in range(0, len(z), _TOGETHER):
+        own = slice(first, first + _TOGETHER)
+        reaches = near[own], wide[own], grown
+        yield from Trees(z[own], L, start[own], box, budget, reaches).search()
+
+
+class Trees:
+    """The trees of some rows that share a triangle: the readable form of the kernel ``sphere``.
 
     Depth first, nearest level first :eq:`rows-tree`; a branch is left when its distance exceeds
-    what is within reach of the best one :eq:`proofs-reach`. Returns the row of least computed
-    distance, that distance, the least distance of a branch that was left for want of budget
-    (infinity if there was none), the number of nodes, and all rows within reach.
+    what is within reach of the best row known :eq:`proofs-reach`. Each row has a tree of its own.
+    They are searched at once: each turn takes the next node of every tree.
+
+    A table says what may come next. ``offer[i, r]`` is the distance that column ``r`` of row ``i``
+    would have with its next level, under those that the columns after it have in ``V``; it is NaN,
+    which is within no reach, if no level is left. The next node of a row is its first offer within
+    reach. Offers before it are of branches that were left, which they are for good: reach shrinks.
+
+    What else belongs to an entry is flat, at ``i * R + r``: the level that is offered, where the
+    entry would like to be, the distance of those after it, and how many levels it has taken.
+    """
+
+    def __init__(
+        self,
+        z: Array,
+        L: Array,
+        start: Array,
+        box: Box,
+        budget: int,
+        slack: tuple[Array, Array, float],
+    ) -> None:
+        rows, n = z.shape
+        self.z, self.box, self.budget, self.slack = z.ravel(), box, budget, slack
+        # Zeros at the diagonal and before it: levels of branches that were left do not count.
+        self.diagonal, self.below = np.diag(L), np.tril(L, -1).T.copy()
+        self.best, self.radius = start.copy(), ((z - start @ L) ** 2).sum(axis=1)
+        self.limit, self.left = reach(self.radius, slack), np.full(rows, np.inf)
+        self.nodes, self.count = np.zeros((2, rows), dtype=np.int64)
+        self.found = np.empty((rows, min(capacity(n), budget), n))
+        self.distances = np.empty(self.found.shape[:2])
+        self.V, self.offer = np.zeros((rows, n)), np.full((rows, n), np.nan)
+        self.level, self.centre, self.decided, self.taken = np.empty((4, rows * n))
+        self.first = np.arange(rows) * n
+        self.enter(self.first + n - 1, np.zeros(rows))
+        self.make_offers(self.first + n - 1)
+
+    def search(self) -> Iterator[Found]:
+        """Take nodes until no row has one within reach and within its budget of nodes."""
+        while True:
+            within = self.offer <= self.limit[:, None]
+            at = self.first + within.argmax(axis=1)
+            at = at[within.ravel()[at] & (self.nodes < self.budget)]
+            if at.size == 0:
+                break
+            self.take(at)
+        left = np.minimum(self.left, np.where(within, self.offer, np.inf).min(axis=1))
+        for i, count in enumerate(self.count):
+            ends = float(self.radius[i]), float(left[i]), int(self.nodes[i])
+            yield Found(self.best[i], *ends, self.found[i, :count])
+
+    def take(self, at: NDArray[np.int64]) -> None:
+        """Take the levels that are offered at these entries, one of each row."""
+        row, column = np.divmod(at, len(self.diagonal))
+        distance, inner = self.offer.ravel()[at], column > 0
+        self.V.ravel()[at] = self.level[at]
+        self.taken[at] += 1
+        self.nodes[row] += 1
+        self.enter(at[inner] - 1, distance[inner])
+        self.make_offers(np.concatenate([at, at[inner] - 1]))
+        if not inner.all():
+            self.end(row[~inner], distance[~inner])
+
+    def enter(self, at: NDArray[np.int64], decided: Array) -> None:
+        """Begin a branch: where would these entries like to be, those after them being decided?"""
+        row, column = np.divmod(at, len(self.diagonal))
+        others = np.vecdot(self.V[row], self.below[column])
+        self.centre[at] = (self.z[at] - others) / self.diagonal[column]
+        self.decided[at], self.taken[at] = decided, 0
+
+    def make_offers(self, at: NDArray[np.int64]) -> None:
+        """Offer the nearest level that each of these entries has not taken yet."""
+        (low, high, _), centre, taken = self.box, self.centre[at], self.taken[at]
+        self.level[at] = level = nearest_left(centre, taken, self.box)
+        gap = (centre - level) * self.diagonal[at % len(self.diagonal)]
+        inside = taken <= high - low
+        self.offer.ravel()[at] = np.where(inside, self.decided[at] + gap**2, np.nan)
+
+    def end(self, row: NDArray[np.int64], distance: Array) -> None:
+        """Keep rows that are complete; where there is no room for more, it is a branch to leave."""
+        full = self.count[row] == self.found.shape[1]
+        self.nodes[row[full]] -= 1
+        self.left[row[full]] = np.minimum(self.left[row[full]], distance[full])
+        self.offer[row[full], 0] = np.nan
+        row, distance = row[~full], distance[~full]
+        self.found[row, self.count[row]] = self.V[row]
+        self.distances[row, self.count[row]] = distance
+        self.count[row] += 1
+        for i in row[distance < self.radius[row]].tolist():
+            self.improve(i)
+
+    def improve(self, i: int) -> None:
+        """Take the row that was found last for the best, and keep what is within its reach."""
+        near, wide, grown = self.slack
+        found, distances = self.found[i, : self.count[i]], self.distances[i, : self.count[i]]
+        self.best[i], self.radius[i] = found[-1], distances[-1]
+        self.limit[i] = reach(self.radius[i], (near[i], wide[i], grown))
+        kept = distances <= self.limit[i]
+        self.count[i] = kept.sum()
+        found[: self.count[i]], distances[: self.count[i]] = found[kept], distances[kept]
+
+
+def nearest_left(centre: Array, taken: Array, box: Box) -> Array:
+    """Return the levels that are nearest to centres after a number of others have been taken.
+
+    They alternate around the first one until one side of the box is used up.
     """
     low, high, offset = box
-    best, radius, left, nodes = start, float(((z - start @ L) ** 2).sum()), np.inf, 0
-    found: list[tuple[float, Array]] = []
-
-    def children(depth: int, v: Array, decided: float) -> Iterator[tuple[float, float]]:
-        """Yield distances and levels, nearest first, that may be within reach, and some more."""
-        centre = (z[depth] - v[depth + 1 :] @ L[depth + 1 :, depth]) / L[depth, depth]
-        half = np.sqrt(max(reach(radius, slack) - decided, 0.0)) / L[depth, depth] + 1
-        ends = np.clip([centre - half - offset, centre + half - offset], low, high)
-        levels = np.arange(np.floor(ends[0]), np.ceil(ends[1]) + 1) + offset
-        distances = decided + ((centre - levels) * L[depth, depth]) ** 2
-        for i in np.argsort(distances, kind="stable"):
-            yield float(distances[i]), levels[i]
-
-    v = np.zeros_like(z)
-    path = [children(len(z) - 1, v, 0.0)]  # from the root down to the present branch
-    while path:
-        depth = len(z) - len(path)
-        distance, level = next(path[-1], (np.nan, 0.0))  # NaN is within no reach
-        within = distance <= reach(radius, slack)
-        full = nodes >= budget or (depth == 0 and len(found) == capacity(len(z)))
-        if within and full:
-            left = min(left, distance)
-        if not within or full:
-            v[depth] = 0.0
-            path.pop()
-            continue
-        nodes += 1
-        v[depth] = level
-        if depth:
-            path.append(children(depth - 1, v, distance))
-            continue
-        found.append((distance, v.copy()))
-        if distance < radius:
-            best, radius = v.copy(), distance
-    kept = [v for distance, v in found if distance <= reach(radius, slack)]
-    return best, radius, left, nodes, np.array(kept).reshape(-1, len(z))
+    first = np.minimum(np.maximum(np.rint(centre - offset), low), high)
+    above = (centre - offset >= first) == (taken % 2 == 1)
+    away = (taken + 1) // 2
+    both = first + np.where(above, away, -away)
+    one = np.where(first < (low + high) / 2, low + taken, high - taken)
+    room = np.minimum(first - low, high - first)
+    return np.where(taken <= 2 * room, both, one) + offset
 
 
-def reach(radius: float, slack: tuple[float, float, float]) -> float:
+def reach(radius: Any, slack: tuple[Any, Any, float]) -> Any:
     """Return the largest computed distance that a row no worse may have: :eq:`proofs-reach`."""
     near, wide, grown = slack
     most = np.sqrt(radius) * grown + near
-    return float((np.sqrt(most * most + wide) * grown + near) ** 2 * grown)
+    most = np.sqrt(most * most + wide) * grown + near
+    return most * most * grown
 
 
 def capacity(rank: int) -> int:

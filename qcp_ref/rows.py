@@ -33,7 +33,7 @@ from qcp_ref._checks import (
     check_option,
     unit_diagonal,
 )
-from qcp_ref._kernels import can_compile, descend, sphere
+from qcp_ref._kernels import can_compile, descend
 from qcp_ref._results import frozen
 from qcp_ref.bounds import gamma
 from qcp_ref.grid import Grid, _check_grid, _check_scale, _off_grid
@@ -48,7 +48,7 @@ from qcp_ref.proofs import (
     margin,
     objectives,
     relaxed,
-    search_tree,
+    search_rows,
 )
 
 __all__ = ["RowFit", "refit_scale", "solve_rows"]
@@ -463,12 +463,11 @@ class _Rows:
         (z, L, last_first, space, budget), back = triangle, np.argsort(triangle[2])
         (F, G, box, _), doubt, V = self.steps, self.doubt, V.copy()
         left, low = np.full((2, len(V)), np.inf)
-        search: Callable[..., Any] = sphere if can_compile() else search_tree
         certain = np.ones(len(V), dtype=bool)
-        for i in range(len(V)):
-            slack = (float(space.near[i]), 2 * float(space.wide[i]), space.grown)
-            _, _, left[i], _, found = search(z[i], L, V[i, last_first], box, budget, slack)
-            found = found[:, back]
+        slack = space.near, 2 * space.wide, space.grown
+        searches = search_rows(z, L, V.take(last_first, axis=1), box, budget, slack)
+        for i, search in enumerate(searches):
+            left[i], found = search.left, search.rows[:, back]
             others = found[(found != V[i]).any(axis=1)]
             if len(others):
                 rows = np.vstack([V[i], others])

@@ -40,6 +40,7 @@ from qcp_ref.proofs import (
     ExactRows,
     Margin,
     Steps,
+    Trees,
     best_row,
     capacity,
     differences,
@@ -51,11 +52,12 @@ from qcp_ref.proofs import (
     least_tail,
     lowered,
     margin,
+    nearest_left,
     no_single_change,
     normal_doubt,
     objectives,
     relaxed,
-    search_tree,
+    search_rows,
 )
 from qcp_ref.rows import METHODS, _triangle
 
@@ -141,17 +143,99 @@ def test_powers_of_two_in_columns_change_no_code(seed, rank, method, near):
     assert np.array_equal(_triangle(G * np.outer(two, two), "natural")[0], L * two[order, None])
 
 
-@given(seeds, st.integers(1, 4), st.integers(0, 60), st.sampled_from([0.0, 0.5]))
-def test_the_readable_search_and_the_kernel_find_the_same(seed, rank, budget, wide):
-    rng = np.random.default_rng([seed, 67])
+def readable(z, L, start, box, budget, slack):
+    """Search many rows by the readable form."""
+    return list(Trees(z, L, start, box, budget, slack).search())
+
+
+def readable_row(z, L, start, box, budget, slack):
+    """Search one row by the readable form."""
+    near, wide, grown = slack
+    limits = np.array([near]), np.array([wide]), grown
+    (found,) = readable(z[None], L, start[None], box, budget, limits)
+    return found
+
+
+def assert_found_as_by_the_kernel(z, L, start, box, budget, slack):
+    """The same rows in the same order after as many nodes; distances differ by rounding."""
+    near, wide, grown = slack
+    found = readable(z, L, start, box, budget, slack)
+    assert len(found) == len(z)
+    for i, one in enumerate(found):
+        other = sphere(z[i], L, start[i], box, budget, (near[i], wide[i], grown))
+        assert np.array_equal(one.best, other[0]) and np.array_equal(one.rows, other[4])
+        assert np.isclose(one.distance, other[1]) and np.isclose(one.left, other[2])
+        assert one.nodes == other[3]
+
+
+@st.composite
+def trees(draw):
+    """Rows that share a triangle, each with a reach of its own; some full of ties, exactly."""
+    rng = np.random.default_rng([draw(seeds), 67])
+    rank, count = draw(st.integers(1, 4)), draw(st.integers(1, 5))
     L = np.tril(rng.standard_normal((rank, rank)), -1) + np.diag(rng.uniform(0.2, 3, rank))
-    z, box = 3 * rng.standard_normal(rank), (-3.0, 2.0, 0.5)
-    slack, start = (1e-9, wide, 1 + 1e-9), np.full(rank, 0.5)
+    z = 3 * rng.standard_normal((count, rank))
+    if draw(st.booleans()):
+        L, z = np.rint(np.tril(L, -1)) + np.diag(2.0 ** rng.integers(-1, 2, rank)), np.rint(z) / 2
+    low, high, offset = box = draw(
+        st.sampled_from([(-3.0, 2.0, 0.5), (-4.0, 3.0, 0.0), (0.0, 7.0, 0.0), (-1.0, 0.0, 0.5)])
+    )
+    start = rng.integers(int(low), int(high) + 1, (count, rank)) + offset
+    wide = draw(st.sampled_from([0.0, 0.5, 9.0])) * rng.random(count)
+    slack = np.full(count, 1e-9), wide, 1 + 1e-9
+    return z, L, start, box, slack
+
+
+@given(trees(), st.integers(0, 60))
+def test_the_readable_search_and_the_kernel_find_the_same(problem, budget):
+    *tree, slack = problem
     for nodes in (budget, 10**5):
-        one, other = (f(z, L, start, box, nodes, slack) for f in (sphere, search_tree))
-        assert np.isclose(one[1], other[1]) and np.isclose(one[2], other[2]) and one[3] == other[3]
-        assert np.array_equal(one[0], other[0])
-        assert sorted(one[4].tolist()) == sorted(other[4].tolist())
+        assert_found_as_by_the_kernel(*tree, nodes, slack)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_rows_are_searched_by_either_form_in_their_order(monkeypatch, count):
+    rng = np.random.default_rng([count, 70])
+    L, z = np.eye(3) + np.tril(rng.uniform(-1, 1, (3, 3)), -1), 2 * rng.standard_normal((count, 3))
+    slack = np.full(count, 1e-9), rng.uniform(0, 2, count), 1 + 1e-9
+    monkeypatch.setattr(proofs, "_TOGETHER", 2)
+    results = []
+    for form, other in (("sphere", "Trees"), ("Trees", "sphere")):
+        with monkeypatch.context() as patch:
+            patch.setattr(proofs, "can_compile", lambda form=form: form == "sphere")
+            patch.setattr(proofs, other, None)
+            problem = z, L, np.zeros((count, 3)), (-2.0, 1.0, 0.0), 30, slack
+            results.append(list(search_rows(*problem)))
+    assert [len(found) for found in results] == [count, count]
+    for one, other in zip(*results, strict=True):
+        assert np.array_equal(one.rows, other.rows) and one.nodes == other.nodes
+        assert np.isclose(one.distance, other.distance) and np.isclose(one.left, other.left)
+
+
+def test_both_searches_end_alike_where_there_is_no_room_for_more_rows():
+    """Long rows have room for 256; those that a better one puts out of reach free theirs."""
+    rng, rank, few = np.random.default_rng(2), 1024, slice(7)
+    L, z, start = 9 * np.eye(rank), np.zeros((3, rank)), np.zeros((3, rank))
+    L[few, few] = np.tril(rng.uniform(-0.9, 0.9, (7, 7)), -1) + np.eye(7)
+    z[:, few] = rng.uniform(-2, 2, (3, 7))
+    slack, box = (np.full(3, 1e-9), np.array([2.0, 4.0, 6.0]), 1 + 1e-9), (-2.0, 1.0, 0.0)
+    assert_found_as_by_the_kernel(z, L, start, box, 10**4, slack)
+    found = readable(z, L, start, box, 10**4, slack)
+    assert [len(one.rows) == capacity(rank) for one in found] == [False, True, True]
+    assert all(one.nodes < 10**4 for one in found) and found[0].left == np.inf
+    assert max(one.left for one in found[1:]) < np.inf
+
+
+@given(st.integers(0, 7), st.sampled_from([0.0, 0.5]), st.floats(-12, 12))
+def test_levels_are_taken_as_by_the_kernel(width, offset, centre):
+    box = (-3.0, -3.0 + width, offset)
+    for wanted in (centre, round(2 * centre) / 2):
+        order = nearest_left(np.full(width + 1, wanted), np.arange(width + 1.0), box)
+        assert order.tolist() == [
+            _kernels.sibling(wanted, n, box) + offset for n in range(width + 1)
+        ]
+        assert sorted(order - offset) == list(range(-3, width - 2))
+        assert (np.diff(np.abs(order - wanted)) >= -1e-12).all()
 
 
 @given(seeds, st.sampled_from([2, 5]), st.booleans(), st.integers(-300, 300))
@@ -415,26 +499,29 @@ def test_a_search_that_cannot_hold_more_rows_says_what_it_left(monkeypatch):
     monkeypatch.setattr(proofs, "capacity", lambda rank: 2)
     # Four rows are within reach: 0, 1, -1 and 2 from the middle of the first two.
     how = (np.array([0.4]), np.eye(1), np.array([0.0]), (-8.0, 7.0, 0.0), 100, (0.0, 3.0, 1.0))
-    best, distance, left, nodes, found = search_tree(*how)
+    best, distance, left, nodes, found = readable_row(*how)
     assert best == [0] and distance == pytest.approx(0.16) and nodes == 2
     assert left == pytest.approx(1.96) and found.tolist() == [[0.0], [1.0]]
 
 
-def test_the_readable_search_takes_ties_from_below():
+def test_the_readable_search_takes_ties_to_even_codes_first():
     z, L, box = np.array([0.5, 1.5, -0.5]), np.eye(3), (-8.0, 7.0, 0.0)
     slack = 0.0, 0.0, 1 + 1e-12
-    best, distance, left, _, found = search_tree(z, L, np.zeros(3), box, 10**3, slack)
-    assert best.tolist() == [0, 1, -1] and distance == 0.75 and left == np.inf
-    assert len(found) == 8 and found[0].tolist() == [0, 1, -1]
+    best, distance, left, _, found = readable_row(z, L, np.zeros(3), box, 10**3, slack)
+    assert best.tolist() == [0, 2, 0] and distance == 0.75 and left == np.inf
+    assert len(found) == 8 and found[0].tolist() == [0, 2, 0]
 
 
 def test_the_readable_search_takes_nearest_levels_first_and_the_ends_of_its_reach():
     box, z = (-60.0, 60.0, 0.0), np.array([0.5])
-    *_, found = search_tree(z, np.eye(1), np.zeros(1), box, 10**3, (0.0, 900.0, 1.0))
+    *_, found = readable_row(z, np.eye(1), np.zeros(1), box, 10**3, (0.0, 900.0, 1.0))
     assert found[:, 0].tolist() == sorted(range(-29, 31), key=lambda k: (abs(k - 0.5), k))
     # The square root of 0.25 + 6 is 2.5, exactly.
-    *_, found = search_tree(z, np.eye(1), np.zeros(1), box, 10**3, (0.0, 6.0, 1.0))
+    *_, found = readable_row(z, np.eye(1), np.zeros(1), box, 10**3, (0.0, 6.0, 1.0))
     assert sorted(found[:, 0].tolist()) == [-2, -1, 0, 1, 2, 3]
+    # What a row of distance 1/4 makes of others before it, and of itself: exactly within reach.
+    *_, found = readable_row(z, np.eye(1), np.full(1, 3.0), box, 10**3, (0.0, 0.0, 1.0))
+    assert found[:, 0].tolist() == [0, 1]
 
 
 def test_doubt_about_normal_equations_of_a_small_tensor():
@@ -717,6 +804,25 @@ def cancelled_error(X, factors):
     return float(np.linalg.norm(X - reconstruct(right.CP(factors)))) + 1e-9 * np.linalg.norm(X)
 
 
+def ties_from_below(centre, taken, box):
+    """Takes the lower of two levels that are equally near."""
+    low, high, offset = box
+    levels = np.arange(low, high + 1) + offset
+    order = [
+        np.argsort(np.abs(c - levels), kind="stable")[int(n)]
+        for c, n in zip(centre, taken, strict=True)
+    ]
+    return levels[order]
+
+
+class NarrowTrees(Trees):
+    """Takes half of what is within reach."""
+
+    def improve(self, i):
+        super().improve(i)
+        self.limit[i] = (self.radius[i] + self.limit[i]) / 2
+
+
 rows_margin, rows_objectives = rows.margin, rows.objectives
 
 
@@ -731,6 +837,8 @@ rows_margin, rows_objectives = rows.margin, rows.objectives
             test_powers_of_two_in_columns_change_no_code,
             {"_triangle": absolute_ridge},
         ),
+        (test_levels_are_taken_as_by_the_kernel, {"nearest_left": ties_from_below}),
+        (test_the_readable_search_and_the_kernel_find_the_same, {"Trees": NarrowTrees}),
         (test_the_least_error_is_below_the_exact_one, {"least_error": cancelled_error}),
         (
             test_no_matrix_of_rank_one_is_nearer_than_the_tail,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support import arrays, caught, exact, law, seeds
 
 import qcp_ref as right
-from qcp_ref import Grid, dequantize, loops, quantize, refit_scale, rows, solve_rows
+from qcp_ref import Grid, dequantize, loops, proofs, quantize, refit_scale, rows, solve_rows
 from qcp_ref.rows import (
     _descend,
     _in_codes,
@@ -374,15 +374,14 @@ def test_defaults_are_those_that_the_text_names(monkeypatch):
 
     def search(z, L, start, box, budget, slack):
         asked.append(budget)
-        return start, 0.0, np.inf, 0, start[None]
+        return (proofs.Found(v, 0.0, np.inf, 0, v[None]) for v in start)
 
     F, G = np.ones((1, 2)), np.eye(2)
     solved = solve_rows(F * 2.75, G + 0.9, Grid(4), 1.0)
     same = solve_rows(F * 2.75, G + 0.9, Grid(4), 1.0, method="descent", order="greedy")
     assert solved.codes.tolist() == same.codes.tolist()
     monkeypatch.setattr(rows, "_k_best", k_best)
-    monkeypatch.setattr(rows, "sphere", search)
-    monkeypatch.setattr(rows, "search_tree", search)
+    monkeypatch.setattr(rows, "search_rows", search)
     for method, width in (("k-best", 16), ("babai", 1)):
         solve_rows(F, G, Grid(4), 1.0, method=method)
         assert asked.pop() == width
@@ -419,14 +418,14 @@ def test_kernels_are_taken_where_there_is_a_compiler(monkeypatch):
     def fail(*_):
         raise AssertionError("the other form")
 
-    slow, fast = ("_descend", "search_tree"), ("descend", "sphere")
-    for name in slow if compiles else fast:
-        monkeypatch.setattr(rows, name, fail)
+    slow, fast = ((rows, "_descend"), (proofs, "Trees")), ((rows, "descend"), (proofs, "sphere"))
+    for chapter, name in slow if compiles else fast:
+        monkeypatch.setattr(chapter, name, fail)
     assert np.array_equal(solve_rows(*problem, method="sphere").codes, wanted.codes)
     monkeypatch.undo()
-    monkeypatch.setattr(rows, "can_compile", lambda: False)
-    for name in fast:
-        monkeypatch.setattr(rows, name, fail)
+    for chapter, name in fast:
+        monkeypatch.setattr(chapter, "can_compile", lambda: False)
+        monkeypatch.setattr(chapter, name, fail)
     assert solve_rows(*problem, method="sphere").objective == wanted.objective
 
 
