@@ -42,7 +42,7 @@ _LONGEST = 100_000  # of a list of numbers that are no data
 def check_integers(x: Any, name: str, *, ndim: int | None = None) -> NDArray[Any]:
     """Return a non-empty array of integers, in its own type, or say what is wrong."""
     array = as_array(x, name, "integers")
-    if array.dtype.kind not in "iu" and array.size:
+    if array.dtype.kind not in {"i", "u"} and array.size:
         raise TypeError(
             f"{name}: expected integers, got dtype {array.dtype}; round the numbers yourself"
         )
@@ -73,7 +73,7 @@ def check_array(
         return array.astype(np.float32, copy=False)
     if kind == "f":
         _check_finite(array, name)
-        if array.dtype.itemsize > 8:
+        if array.dtype.char == "g":  # long double
             with np.errstate(all="ignore"):
                 exact = (array.astype(np.float64) == array).all()
             if not exact:
@@ -182,13 +182,13 @@ def check_gram(G: ArrayLike, rank: int) -> Array:
     Beside a zero on the diagonal all entries have to be zero; other diagonal entries have to lie
     between 2**-800 and 2**800, the squares of what the entries of a tensor may be.
     """
-    array = check_array(G, "G", ndim=2)
+    array = check_array(G, "G")
     if array.shape != (rank, rank):
         raise ValueError(f"G: expected shape {(rank, rank)} (the rank of F), got {array.shape}")
     diagonal = np.diag(array)
     alive = diagonal[diagonal != 0]
-    if (alive < 0).any():
-        raise ValueError(f"G: expected a Gram matrix, got {alive.min():.3g} on the diagonal")
+    if (diagonal < 0).any():
+        raise ValueError(f"G: expected a Gram matrix, got {diagonal.min():.3g} on the diagonal")
     if alive.size and not _SMALLEST**2 <= alive.min() <= alive.max() <= _SMALLEST**-2:
         raise ValueError(
             f"G: expected a diagonal of 0 or from {_SMALLEST**2:.0e} to {_SMALLEST**-2:.0e}, got "
@@ -201,17 +201,17 @@ def check_gram(G: ArrayLike, rank: int) -> Array:
             "beside other entries; form it from the factors, with all of its entries"
         )
     unit = unit_diagonal(array)[0]  # first by powers of two, so that nothing leaves the range
-    root = np.sqrt(np.where(dead, 1.0, np.diag(unit)))
+    root = np.sqrt(np.diag(unit) + dead)
     unit = unit / root / root[:, None]
-    if (np.abs(unit - unit.T) > 2 * _GRAM_ROUNDING).any():
+    if (unit - unit.T > 2 * _GRAM_ROUNDING).any():  # each difference is there with both signs
         raise ValueError("G: expected a Gram matrix, which is symmetric, got another one")
     unit = (unit + unit.T) / 2
-    least = np.linalg.eigvalsh(unit)[0] if _has_null(unit) else 0.0
-    if least < -rank * _GRAM_ROUNDING:
+    allowed = rank * _GRAM_ROUNDING
+    if not _is_definite(unit + allowed * np.eye(rank)):
         raise ValueError(
             "G: expected a Gram matrix, which is positive semidefinite, got an eigenvalue of "
-            f"{least:.3g} at unit diagonal (at least {-rank * _GRAM_ROUNDING:.1e} is taken for "
-            "rounding, of float32 too); form it from the factors, with all of its entries"
+            f"{np.linalg.eigvalsh(unit)[0]:.3g} at unit diagonal (at least {-allowed:.1e} is taken "
+            "for rounding, of float32 too); form it from the factors, with all of its entries"
         )
     return array if (array == array.T).all() else np.asarray((array + array.T) / 2)
 
@@ -221,8 +221,7 @@ def unit_diagonal(G: Array) -> tuple[Array, Array]:
 
     Returns the matrix and the divisors. Beside a zero on the diagonal nothing is divided by.
     """
-    diagonal = np.diag(G)
-    half = np.rint(np.log2(np.where(diagonal > 0, diagonal, 1.0)) / 2).astype(np.int64)
+    half = np.frexp(np.diag(G))[1] // 2  # 0 of a zero
     return np.ldexp(G, -half[:, None] - half), np.ldexp(1.0, half)
 
 
@@ -237,9 +236,10 @@ def check_int_or_ints(
 
 def is_one_int(value: Any) -> bool:
     """Say whether this stands for one integer and not for several."""
-    if isinstance(value, np.ndarray) or _axes_of(value) is not None:
-        return _axes_of(value) == 0
-    return part_of(value, "__index__") is not None or not isinstance(value, Iterable)
+    axes = _axes_of(value)
+    if axes is not None:
+        return axes == 0
+    return not isinstance(value, Iterable)
 
 
 def check_int(
@@ -255,8 +255,7 @@ def check_int(
     The ``cap`` is what a computer can do, not what makes sense.
     """
     try:
-        if not isinstance(value, (int, np.integer)):
-            refuse_foreign(value, name)
+        refuse_foreign(value, name)
         if isinstance(value, np.timedelta64) or is_bool(value):
             raise TypeError
         number = operator.index(value)
@@ -296,8 +295,7 @@ def check_real(
     Python's and NumPy's real numbers are taken, and arrays without axes that hold one.
     """
     if not isinstance(value, (Real, Decimal)) and hasattr(value, "__array__"):
-        value = as_array(value, name)
-        value = value[()] if value.ndim == 0 else value
+        value = as_array(value, name)[()]  # a number, if it has no axes
     plain = isinstance(value, (Real, Decimal)) and not isinstance(value, np.timedelta64)
     if not plain or is_bool(value):
         raise TypeError(
@@ -396,13 +394,12 @@ def _check_finite(array: NDArray[Any], name: str) -> None:
         raise ValueError(f"{name}: expected finite numbers, got NaN or infinity; clean the data")
 
 
-def _has_null(unit: Array) -> bool:
-    """Whether a matrix of unit diagonal may have an eigenvalue below zero, up to rounding."""
+def _is_definite(matrix: Array) -> bool:
     try:
-        np.linalg.cholesky(unit + np.diag((np.diag(unit) == 0) + 1e-12))
+        np.linalg.cholesky(matrix)
     except np.linalg.LinAlgError:
-        return True
-    return False
+        return False
+    return True
 
 
 def _range(minimum: int | None, maximum: int | None) -> str:

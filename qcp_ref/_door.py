@@ -23,7 +23,7 @@ def as_array(x: Any, name: str, what: str = "an array of real numbers") -> NDArr
 
     Sizes, axes and values are not looked at. A plain array is returned as it is.
     """
-    mixed = type(x) is not np.ndarray and refuse_foreign(x, name)
+    mixed = refuse_foreign(x, name)
     try:
         array: NDArray[Any] = np.asanyarray(x)
     except Exception as error:
@@ -32,10 +32,9 @@ def as_array(x: Any, name: str, what: str = "an array of real numbers") -> NDArr
             f"{name}: expected an array of real numbers, got {type(x).__name__} that NumPy "
             f"cannot read ({_first_line(error)}); pass one array, or nested lists of equal lengths"
         ) from None
-    if type(array) is not np.ndarray:  # what an object makes of itself may have a mask, too
-        refuse_foreign(array, name)
-        array = np.asarray(array)
-    if mixed or array.dtype.kind not in "iuf":
+    refuse_foreign(array, name)  # what an object makes of itself may have a mask, too
+    array = np.asarray(array)
+    if mixed or array.dtype.kind not in {"i", "u", "f"}:
         got = "True or False among numbers" if mixed else f"dtype {array.dtype}"
         raise TypeError(
             f"{name}: expected {what}, got {got}; "
@@ -111,7 +110,7 @@ def _foreign(x: Any) -> tuple[str, str] | None:
 def part_of(x: Any, name: str) -> Any:
     """Return an attribute, or None if there is none or it cannot be read."""
     try:
-        return getattr(x, name, None)
+        return getattr(x, name)
     except Exception:
         return None
 
@@ -122,4 +121,4 @@ def is_bool(value: Any) -> bool:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    return (str(error).splitlines() or [type(error).__name__])[0].removesuffix(".")
