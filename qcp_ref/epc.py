@@ -302,8 +302,7 @@ def epc(
 
     - *bound*: after every sweep the error is at most ``1 + slack`` times that of the start, or the
       allowance, or the rounding of summing the start's components, up to rounding
-    - *descent*: the objective never rises by more than the root of the rounding level; that of a
-      near-exact fit does not rise after the first sweep
+    - *descent*: the objective never rises by more than the root of the rounding level
     - *rounds*: rounds that no rule ends are one long run, bit for bit
     - *rule*: the rule named by ``stop_reason`` holds for the last round, of a single round for its
       last sweep, and for none before
@@ -446,14 +445,9 @@ class _Correction:
         """Update each mode once and add a row to the history."""
         step = self.shrink if self.objective == "norm" else self.desensitize
         if self.is_sharp():
-            kept, total = (list(self.factors), self.weights), self.total
             for mode in range(self.X.ndim):
                 U = step(mode, None)
             self.note(relative_error(self.X, CP([*self.factors[:-1], U])))
-            if self.total > total and len(self.rows) > 1:  # by rounding: taken back
-                self.factors, self.weights = kept
-                self.rows[-1] = self.rows[-2]
-                self.measure()
             return
         for mode, F, G in _normal_sweep(self.X, self.factors):
             U = step(mode, (F, G))
@@ -592,10 +586,15 @@ def _sharp_update(Y: Array, K: Array, U: Array, squared_bound: float) -> Array:
     residual = Y - U @ K.T
     part = residual @ P  # what least squares would take away
     slack = squared_bound - float(((residual - part @ P.T) ** 2).sum())
+    if slack <= 0:  # the bound is below reach, by rounding: then the present error is kept
+        slack = float((part**2).sum())
     B = U @ V * roots + part
-    # Rounding may have lifted the error above the bound: then the present one is kept.
-    tau = _secular_root((B**2).sum(axis=0), roots**2, max(slack, float((part**2).sum())))
-    return np.zeros_like(U) if tau == np.inf else (B * roots / (roots**2 + tau)) @ V.T
+    tau = _secular_root((B**2).sum(axis=0), roots**2, slack)
+    found = np.zeros_like(U) if tau == np.inf else (B * roots / (roots**2 + tau)) @ V.T
+    # If U exceeds the bound by rounding alone and the way back costs norm, U stays.
+    noise = len(K.T) * np.finfo(np.float64).eps * np.linalg.norm(np.abs(U) @ np.abs(K.T))
+    near = np.linalg.norm(residual) <= np.sqrt(squared_bound) + noise
+    return U if near and np.linalg.norm(found) > np.linalg.norm(U) else found
 
 
 def _spectrum(G: Array) -> tuple[Array, Array]:
@@ -630,10 +629,10 @@ def _secular_root(b: Array, sigma: Array, slack: float) -> float:
     if kappa >= 1:
         return np.inf
     # By powers of two, which round nothing, to about one: products then stay in range.
-    size, unit = 2.0 ** -np.frexp(total)[1], 2.0 ** -np.frexp(sigma[-1])[1]
+    size, unit = 2.0 ** -np.frexp(total)[1], 2.0 ** -np.frexp(sigma.max())[1]
     b, slack, sigma = b * size, slack * size, sigma * unit
     # The equation is concave: from the lower end of the bracket the iterates rise to the root.
-    x = (1 - kappa) / (kappa * sigma[-1])
+    x = (1 - kappa) / (kappa * sigma.max())
     for _ in range(_NEWTON_STEPS):
         r = 1 / (1 + sigma * x)
         square = float((b * r**2).sum())

@@ -215,7 +215,7 @@ def test_cancelling_components_are_gone():
     X, cp = cancelling(7, size=100.0)
     found = epc(X, cp)
     before, after = ((normalize(c).weights ** 2).sum() / (X**2).sum() for c in (cp, found.cp))
-    assert before > 1e6 and after < 2 and found.error < 1e-9
+    assert before > 1e6 and after < 2 and found.error < 1e-8  # rounding of the sum of the start
 
 
 # --- planted faults -------------------------------------------------------------------------------
