@@ -371,6 +371,8 @@ def test_error_stays_within_the_bound_and_the_objective_never_rises(
     bound = np.hypot((1 + slack) * fit.error, noise)
     assert (found.history.error <= bound).all() and found.error <= bound
     assert np.isclose(found.error, relative_error(X, found.cp), atol=1e-12)
+    # What a sweep notes is the error of its own result, up to what cancels.
+    assert abs(found.history.error[-1] - found.error) <= min(noise, noise**2 / max(found.error, noise))
     assert np.isclose(sensitivity(found.cp), found.history.sensitivity[-1])
     ratio = size_of(found.cp, "norm") / (X**2).sum()
     assert np.isclose(ratio, found.history.norm_ratio[-1])
@@ -480,6 +482,17 @@ def test_defaults_are_one_round_and_a_callback_ends_them_all():
         callback=lambda n, _: seen.append(n) or n == 4,
     )
     assert stopped.stop_reason == "callback" and seen == [0, 1, 2, 3, 4]
+
+
+def test_a_round_ends_by_the_defaults_of_the_signature():
+    X, cp = noisy_fit(5)
+    plain = epc(X, cp)
+    assert plain.stop_reason == "converged"
+    given_ = epc(X, cp, tol=1e-5, patience=10, max_sweeps=500)
+    assert np.array_equal(plain.history.error, given_.history.error)
+    steps = np.abs(np.diff(plain.history.norm_ratio)) / plain.history.norm_ratio[:-1]
+    assert (steps[-10:] <= 1e-5 * (1 + 1e-9)).all() and (steps[:-10] > 1e-5).any()
+    assert len(epc(X, cp, patience=11).history.error) == len(plain.history.error) + 1
 
 
 def border_tensor():
