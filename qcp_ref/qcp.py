@@ -358,9 +358,9 @@ def predict_error(
     error, size = relative_error(X, cp), float(np.linalg.norm(X))
     # Measured in a power of two per factor, so that products of squares stay near those of X.
     unit = 2.0 ** -round(np.log2(size or 1.0) / X.ndim)
-    squares, noisy, longer = [], [], []
+    factors, squares, noisy, longer = balance(cp).factors, [], [], []
     with np.errstate(over="ignore", invalid="ignore"):
-        for factor in balance(cp).factors:
+        for factor in factors:
             scale = choose_scale(factor, grid, rule=rule, axis=axis).scale * unit
             A = factor * unit
             beyond = np.maximum(A - scale * grid.levels[-1], scale * grid.levels[0] - A)
@@ -372,7 +372,7 @@ def predict_error(
         noise = (np.prod(noisy, axis=0) - np.prod(squares, axis=0)).sum()
         shift = (np.prod(longer, axis=0) - np.sqrt(np.prod(squares, axis=0))).sum()
         if size == 0:  # as :func:`relative_error` says
-            stays = error == 0 and 0 in grid.levels and not np.prod(squares, axis=0).any()
+            stays = 0 in grid.levels and not any(factor.any() for factor in factors)
             return Prediction(*[0.0 if stays else np.inf] * 2)
         size *= unit**X.ndim
         figures = np.array([np.sqrt(np.square(error) + noise / size**2), error + shift / size])
@@ -624,7 +624,7 @@ def _stop(errors: list[float], signatures: list[bytes], tol: float) -> str | Non
         return "converged"
     if len(errors) > _RISE_SWEEPS and errors[-1] > errors[-1 - _RISE_SWEEPS] + _RISE:
         return "rising"
-    for period in range(2, min(_LONGEST_CYCLE, len(signatures) // 2) + 1):
+    for period in range(2, _LONGEST_CYCLE + 1):
         if signatures[-period:] == signatures[-2 * period : -period]:
             return "cycle"
     return None
