@@ -529,7 +529,7 @@ def ao_admm(
     inner_tol = check_real(inner_tol, "inner_tol", minimum=0.0)
     _refuse_zero_points(rule)
     choose_scale(np.ones((1, 1)), grid, rule=rule, axis=axis)  # refuse bad options before fitting
-    state = _State(X, _start(X, rank, start, rng, None), grid, axis, rule, refit)
+    state = _State(X, _start(X, rank, start, rng), grid, axis, rule, refit)
     if not X.any():
         return state.fit("zero tensor")
     reason = "max_sweeps"
@@ -551,9 +551,10 @@ def _refuse_zero_points(rule: Any) -> None:
 class _Projection:
     """Projection on the grids of one factor; the refit policy decides which of them."""
 
+    stale: bool  # whether the scale has to be chosen anew; each sweep says so
+
     def __init__(self, codes: NDArray[Any], scale: Array, grid: Grid, refit: str) -> None:
         self.codes, self.scale, self.grid, self.refit = codes, scale, grid, refit
-        self.stale = False
 
     def __call__(self, V: Array, axis: int | None, rule: str) -> Array:
         if self.stale or self.refit == "step":
@@ -630,14 +631,7 @@ def _stop(errors: list[float], signatures: list[bytes], tol: float) -> str | Non
     return None
 
 
-def _start(
-    X: Array,
-    rank: int,
-    start: str | CP,
-    rng: Rng,
-    callback: StageCallback | None,
-    slack: float = 0.0,
-) -> CP:
+def _start(X: Array, rank: int, start: str | CP, rng: Rng) -> CP:
     """Return the float factors that quantization starts from."""
     if isinstance(start, CP):
         if start.shape != X.shape or start.rank != rank:
@@ -650,10 +644,10 @@ def _start(
     check_option(start, "start", ("epc", "als", *STARTS))
     if start in STARTS:
         return _initial(X, rank, start, check_rng(rng, "ao_admm"))
-    fit = float_fit(X, rank, rng=rng, callback=_stage(callback, "als"))
+    fit = float_fit(X, rank, rng=rng)
     if start == "als":
         return fit.cp
-    return epc(X, fit.cp, slack=slack, callback=_stage(callback, "epc")).cp
+    return epc(X, fit.cp).cp
 
 
 def _stage(callback: StageCallback | None, stage: str) -> Callback | None:

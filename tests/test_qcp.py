@@ -156,6 +156,8 @@ def test_result_is_on_its_grid_and_is_the_best_sweep(shape, rank, seed, grid, ax
     )
     assert_on_grid(fit.cp)
     assert fit.cp.grid == grid
+    for s, side in zip(fit.cp.scales, shape, strict=True):
+        assert s.shape == {None: (), 0: (side, 1), 1: (1, rank)}[axis]
     assert fit.error == relative_error(X, fit.cp.dequantize())
     assert abs(fit.error - fit.history.error.min()) <= 1e-7
     assert len(fit.history.error) == len(fit.history.gap) == len(fit.history.steps) <= 4
@@ -306,7 +308,7 @@ def test_the_authors_method_corrects_its_start_and_slack_loosens_it():
 
 
 def test_defaults_are_those_of_the_reference(monkeypatch):
-    X = random_tensor(4, (4, 3, 5))
+    X = random_tensor(0, (4, 3, 5))
     said = {"start": "epc", "rng": 0, "refit": "step", "axis": None, "rule": "mse-exact"}
     said |= {"max_sweeps": 25, "max_steps": 30, "tol": 1e-5, "inner_tol": 1e-8}
     fits = ao_admm(X, 3, Grid(4)), ao_admm(X, 3, Grid(4), **said)
@@ -340,6 +342,15 @@ def test_frozen_scales_are_those_that_the_rule_chose_for_the_start(rule, axis):
     chosen = quantize_cp(start, Grid(3), **options).scales
     for s, t in zip(fit.cp.scales, chosen, strict=True):
         assert np.allclose(s, t, rtol=1e-14, atol=0)
+
+
+def test_a_scale_that_becomes_writable_later_does_not_change_the_result():
+    scale = np.array(0.5)
+    scale.setflags(write=False)
+    q = QuantizedCP([[[1]], [[2]]], [scale, 1.0], Grid(4))
+    scale.setflags(write=True)
+    scale[...] = 7.0
+    assert q.scales[0] == 0.5
 
 
 def test_two_results_are_equal_only_if_they_are_one():
@@ -493,6 +504,12 @@ def test_bad_input_is_refused():
     ):
         with pytest.raises(error, match=f"^cp: expected .* {message}"):
             polish(X, cp)
+    cp = random_cp((4, 3), 2, rng=0)
+    with pytest.raises(TypeError, match=r"^cp: expected a CP"):
+        orient(3, grid)
+    for call in (orient, quantize_cp, lambda *args: predict_error(np.ones((4, 3)), *args)):
+        with pytest.raises(TypeError, match=r"^grid: expected a Grid"):
+            call(cp, 4)
     k = np.zeros((2, 1), dtype=int)
     for codes, scales, name in ((3, [1.0, 1.0], "codes"), ([k, k], 3, "scales")):
         with pytest.raises(TypeError, match=f"^{name}: expected a sequence"):
@@ -531,6 +548,14 @@ def test_rounding_stays_below_its_guarantee(shape, rank, seed, bits, axis, mid_r
     error = relative_error(X, quantize_cp(cp, grid, axis=axis).dequantize())
     assert error <= prediction.bound * (1 + 1e-9)
     assert 0 < prediction.expected <= prediction.bound * (1 + 1e-9)
+
+
+@given(shapes(max_dims=3), st.integers(1, 4), seeds, st.integers(5, 9))
+def test_more_bits_lower_the_prediction_in_proportion(shape, rank, seed, bits):
+    cp = random_cp(shape, rank, rng=seed)
+    X, rule = reconstruct(cp), "max-abs"
+    coarse, fine = (np.array(predict_error(X, cp, Grid(b), rule=rule)) for b in (bits, bits + 3))
+    assert (fine < coarse / 6).all() and (fine > coarse / 16).all()
 
 
 @law("predict_error.expected")
