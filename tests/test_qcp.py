@@ -465,6 +465,15 @@ def test_other_kinds_of_grids_hold_factors_too(grid):
     assert relative_error(X, again.dequantize()) < 1
 
 
+@pytest.mark.parametrize(
+    "options", [{"rule": "min-max"}, {"rule": "best"}, {"axis": 2}, {"inner_tol": -1.0}], ids=str
+)
+def test_bad_options_are_refused_before_anything_is_fitted(monkeypatch, options):
+    monkeypatch.setattr(qcp, "float_fit", lambda *_, **__: pytest.fail("a fit has begun"))
+    with pytest.raises(ValueError, match=f"^{next(iter(options))}: "):
+        ao_admm(random_tensor(4, (4, 3, 5)), 3, Grid(4), **options)
+
+
 def test_bad_input_is_refused():
     X = random_tensor(4, (4, 3, 5))
     grid = Grid(4)
