@@ -358,9 +358,9 @@ def predict_error(
     error, size = relative_error(X, cp), float(np.linalg.norm(X))
     # Measured in a power of two per factor, so that products of squares stay near those of X.
     unit = 2.0 ** -round(np.log2(size or 1.0) / X.ndim)
-    squares, noisy, longer = [], [], []
+    factors, squares, noisy, longer = balance(cp).factors, [], [], []
     with np.errstate(over="ignore", invalid="ignore"):
-        for factor in balance(cp).factors:
+        for factor in factors:
             scale = choose_scale(factor, grid, rule=rule, axis=axis).scale * unit
             A = factor * unit
             beyond = np.maximum(A - scale * grid.levels[-1], scale * grid.levels[0] - A)
@@ -372,7 +372,7 @@ def predict_error(
         noise = (np.prod(noisy, axis=0) - np.prod(squares, axis=0)).sum()
         shift = (np.prod(longer, axis=0) - np.sqrt(np.prod(squares, axis=0))).sum()
         if size == 0:  # as :func:`relative_error` says
-            stays = error == 0 and 0 in grid.levels and not np.prod(squares, axis=0).any()
+            stays = 0 in grid.levels and not any(factor.any() for factor in factors)
             return Prediction(*[0.0 if stays else np.inf] * 2)
         size *= unit**X.ndim
         figures = np.array([np.sqrt(np.square(error) + noise / size**2), error + shift / size])
@@ -529,7 +529,7 @@ def ao_admm(
     inner_tol = check_real(inner_tol, "inner_tol", minimum=0.0)
     _refuse_zero_points(rule)
     choose_scale(np.ones((1, 1)), grid, rule=rule, axis=axis)  # refuse bad options before fitting
-    state = _State(X, _start(X, rank, start, rng, None), grid, axis, rule, refit)
+    state = _State(X, _start(X, rank, start, rng), grid, axis, rule, refit)
     if not X.any():
         return state.fit("zero tensor")
     reason = "max_sweeps"
@@ -551,9 +551,10 @@ def _refuse_zero_points(rule: Any) -> None:
 class _Projection:
     """Projection on the grids of one factor; the refit policy decides which of them."""
 
+    stale: bool  # whether the scale has to be chosen anew; each sweep says so
+
     def __init__(self, codes: NDArray[Any], scale: Array, grid: Grid, refit: str) -> None:
         self.codes, self.scale, self.grid, self.refit = codes, scale, grid, refit
-        self.stale = False
 
     def __call__(self, V: Array, axis: int | None, rule: str) -> Array:
         if self.stale or self.refit == "step":
@@ -624,20 +625,13 @@ def _stop(errors: list[float], signatures: list[bytes], tol: float) -> str | Non
         return "converged"
     if len(errors) > _RISE_SWEEPS and errors[-1] > errors[-1 - _RISE_SWEEPS] + _RISE:
         return "rising"
-    for period in range(2, min(_LONGEST_CYCLE, len(signatures) // 2) + 1):
+    for period in range(2, _LONGEST_CYCLE + 1):
         if signatures[-period:] == signatures[-2 * period : -period]:
             return "cycle"
     return None
 
 
-def _start(
-    X: Array,
-    rank: int,
-    start: str | CP,
-    rng: Rng,
-    callback: StageCallback | None,
-    slack: float = 0.0,
-) -> CP:
+def _start(X: Array, rank: int, start: str | CP, rng: Rng) -> CP:
     """Return the float factors that quantization starts from."""
     if isinstance(start, CP):
         if start.shape != X.shape or start.rank != rank:
@@ -650,10 +644,10 @@ def _start(
     check_option(start, "start", ("epc", "als", *STARTS))
     if start in STARTS:
         return _initial(X, rank, start, check_rng(rng, "ao_admm"))
-    fit = float_fit(X, rank, rng=rng, callback=_stage(callback, "als"))
+    fit = float_fit(X, rank, rng=rng)
     if start == "als":
         return fit.cp
-    return epc(X, fit.cp, slack=slack, callback=_stage(callback, "epc")).cp
+    return epc(X, fit.cp).cp
 
 
 def _stage(callback: StageCallback | None, stage: str) -> Callback | None:

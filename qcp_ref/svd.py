@@ -148,8 +148,6 @@ def least_components(X: Array, rank: int, bound: float) -> CP:
 
 def _cut(values: Array, room: float) -> float:
     """Return the amount ``t`` that shrinking may take off the values :eq:`svd-shrink`."""
-    if room <= 0:
-        return 0.0
     ascending = values[::-1]
     gone = np.append(0.0, np.cumsum(ascending**2))  # squares of the smallest values, wholly cut
     for m, value in enumerate(ascending):
@@ -162,7 +160,8 @@ def _cut(values: Array, room: float) -> float:
 def _equal_lengths(values: Array, rank: int) -> Array:
     """Return orthonormal rows ``Q`` such that ``Q.T @ diag(values) @ Q`` has one diagonal entry.
 
-    Each rotation turns the longest and the shortest column until the longest has the mean.
+    Each rotation turns the longest and the shortest column until the longest has the mean, which is
+    then left alone. No two of the others share a row: they stay orthogonal in ``diag(values)``.
     """
     Q = np.eye(rank)[: len(values)]
     mean, open_ = values.sum() / rank, np.ones(rank, dtype=bool)
@@ -172,13 +171,9 @@ def _equal_lengths(values: Array, rank: int) -> Array:
         j = int(np.where(open_, squares, np.inf).argmin())
         if i == j:
             break
-        across = float((values * Q[:, i] * Q[:, j]).sum())
-        half = (squares[i] - squares[j]) / 2
-        radius = np.hypot(half, across)
-        if radius > 0:
-            middle = (squares[i] + squares[j]) / 2 - mean
-            turn = np.arctan2(across, half) + np.arccos(np.clip(-middle / radius, -1.0, 1.0))
-            c, s = np.cos(turn / 2), np.sin(turn / 2)
-            Q[:, i], Q[:, j] = c * Q[:, i] + s * Q[:, j], c * Q[:, j] - s * Q[:, i]
+        half, middle = (squares[i] - squares[j]) / 2, (squares[i] + squares[j]) / 2 - mean
+        turn = np.arccos(np.clip(-middle / half, -1.0, 1.0))
+        c, s = np.cos(turn / 2), np.sin(turn / 2)
+        Q[:, i], Q[:, j] = c * Q[:, i] + s * Q[:, j], c * Q[:, j] - s * Q[:, i]
         open_[i] = False
     return Q

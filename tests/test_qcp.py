@@ -21,6 +21,7 @@ from qcp_ref import (
     factorize,
     loops,
     orient,
+    polish,
     predict_error,
     project,
     qcp,
@@ -155,6 +156,8 @@ def test_result_is_on_its_grid_and_is_the_best_sweep(shape, rank, seed, grid, ax
     )
     assert_on_grid(fit.cp)
     assert fit.cp.grid == grid
+    for s, side in zip(fit.cp.scales, shape, strict=True):
+        assert s.shape == {None: (), 0: (side, 1), 1: (1, rank)}[axis]
     assert fit.error == relative_error(X, fit.cp.dequantize())
     assert abs(fit.error - fit.history.error.min()) <= 1e-7
     assert len(fit.history.error) == len(fit.history.gap) == len(fit.history.steps) <= 4
@@ -304,6 +307,57 @@ def test_the_authors_method_corrects_its_start_and_slack_loosens_it():
     assert rules[0] != rules[1]
 
 
+def test_defaults_are_those_of_the_reference(monkeypatch):
+    X = random_tensor(0, (4, 3, 5))
+    said = {"start": "epc", "rng": 0, "refit": "step", "axis": None, "rule": "mse-exact"}
+    said |= {"max_sweeps": 25, "max_steps": 30, "tol": 1e-5, "inner_tol": 1e-8}
+    fits = ao_admm(X, 3, Grid(4)), ao_admm(X, 3, Grid(4), **said)
+    assert np.array_equal(*(fit.history.error for fit in fits))
+    assert np.array_equal(*(fit.history.steps for fit in fits))
+    tolerances = []  # and without any other reason to stop
+    monkeypatch.setattr(qcp, "_stop", lambda errors, signatures, tol: tolerances.append(tol))
+    fit = ao_admm(X, 3, Grid(4), inner_tol=0.0)
+    assert fit.stop_reason == "max_sweeps" and (fit.history.steps == 30).all()
+    assert tolerances == [1e-5] * 25 and len(fit.history.error) == 25
+
+
+@settings(max_examples=15)
+@given(seeds, st.integers(1, 3), st.sampled_from(["frozen", "step"]))
+def test_more_sweeps_return_another_iterate_only_if_it_is_better(seed, rank, refit):
+    options = {"start": "als", "refit": refit, "tol": 0.0, "inner_tol": 0.0, "max_steps": 4}
+    X = random_tensor(seed, (4, 3, 2))
+    fit = ao_admm(X, rank, Grid(2), max_sweeps=6, **options)
+    first = int(fit.history.error.argmin())
+    short = ao_admm(X, rank, Grid(2), max_sweeps=first + 1, **options)
+    for one, other in zip(fit.relaxed.factors, short.relaxed.factors, strict=True):
+        assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("axis", [None, 0, 1])
+@pytest.mark.parametrize("rule", ["max-abs", "mse-exact"])
+def test_frozen_scales_are_those_that_the_rule_chose_for_the_start(rule, axis):
+    X, start = random_tensor(3, (4, 3, 5)), random_cp((4, 3, 5), 3, rng=8)
+    options = {"rule": rule, "axis": axis}
+    fit = ao_admm(X, 3, Grid(3), start=start, refit="frozen", max_sweeps=2, **options)
+    chosen = quantize_cp(start, Grid(3), **options).scales
+    for s, t in zip(fit.cp.scales, chosen, strict=True):
+        assert np.allclose(s, t, rtol=1e-14, atol=0)
+
+
+def test_a_scale_that_becomes_writable_later_does_not_change_the_result():
+    scale = np.array(0.5)
+    scale.setflags(write=False)
+    q = QuantizedCP([[[1]], [[2]]], [scale, 1.0], Grid(4))
+    scale.setflags(write=True)
+    scale[...] = 7.0
+    assert q.scales[0] == 0.5
+
+
+def test_two_results_are_equal_only_if_they_are_one():
+    one, other = (quantize_cp(random_cp((3, 4), 2, rng=3), Grid(4)) for _ in range(2))
+    assert one != other and len({one, one, other}) == 2
+
+
 def test_codes_are_stored_in_the_smallest_integers():
     cp = random_cp((3, 4), 2, rng=3)
     assert quantize_cp(cp, Grid(8)).codes[0].dtype == np.int8
@@ -355,6 +409,17 @@ def test_stop_rules():
     assert qcp._stop([0.5, 0.6, 0.7, 0.8, 0.5009], [b"a", b"b", b"c", b"d", b"e"], 1e-5) is None
     assert qcp._stop([0.5, 0.6, 0.5, 0.6], [b"a", b"b", b"a", b"b"], 1e-5) == "cycle"
     assert qcp._stop([0.5, 0.6, 0.5, 0.6], [b"a", b"b", b"b", b"a"], 1e-5) is None
+    assert qcp._stop([0.5], [b"a"], 1.0) is None  # nothing to compare with
+    assert qcp._stop([0.5, 0.25], [b"a", b"b"], 0.25) is None  # as much as the tolerance
+    assert qcp._stop([0.5, 0.6, 0.7, 0.8], [b"a", b"b", b"c", b"d"], 1e-5) is None
+
+
+@given(st.integers(2, 12), st.integers(0, 5))
+def test_codes_that_repeat_within_eight_sweeps_are_a_cycle(period, lead):
+    signatures = [b"%d" % n for n in [*range(-lead, 0), *range(period), *range(period)]]
+    falling = [1.0 - 0.01 * n for n in range(len(signatures))]
+    reasons = [qcp._stop(falling[:n], signatures[:n], 1e-5) for n in range(1, len(falling) + 1)]
+    assert reasons == [None] * (len(falling) - 1) + ["cycle" if period <= 8 else None]
 
 
 def test_callbacks_see_their_stages_and_may_stop():
@@ -371,9 +436,13 @@ def test_callbacks_see_their_stages_and_may_stop():
 
 def test_starts_by_name_and_by_value():
     X = random_tensor(4, (4, 3, 5))
-    for start in ("epc", "als", "random", "svd"):
-        fit = ao_admm(X, 3, Grid(6), start=start, rng=2, max_sweeps=3)
-        assert np.isfinite(fit.error)
+    fit = right.cp_als(X, 3, rng=2).cp
+    for name, start in (("als", fit), ("epc", right.epc(X, fit).cp)):
+        runs = [ao_admm(X, 3, Grid(6), start=s, rng=2, max_sweeps=3) for s in (name, start)]
+        assert np.array_equal(*(run.history.error for run in runs))
+    for name in ("random", "svd"):  # without any fitting
+        unfit = ao_admm(X, 3, Grid(6), start=name, rng=2, max_sweeps=3)
+        assert unfit.start_error > 2 * relative_error(X, fit) and np.isfinite(unfit.error)
     given_start = random_cp((4, 3, 5), 3, rng=8)
     fit = ao_admm(X, 3, Grid(6), start=given_start, max_sweeps=1)
     assert np.isclose(fit.start_error, relative_error(X, given_start), rtol=1e-14)
@@ -396,6 +465,15 @@ def test_other_kinds_of_grids_hold_factors_too(grid):
     assert relative_error(X, again.dequantize()) < 1
 
 
+@pytest.mark.parametrize(
+    "options", [{"rule": "min-max"}, {"rule": "best"}, {"axis": 2}, {"inner_tol": -1.0}], ids=str
+)
+def test_bad_options_are_refused_before_anything_is_fitted(monkeypatch, options):
+    monkeypatch.setattr(qcp, "float_fit", lambda *_, **__: pytest.fail("a fit has begun"))
+    with pytest.raises(ValueError, match=f"^{next(iter(options))}: "):
+        ao_admm(random_tensor(4, (4, 3, 5)), 3, Grid(4), **options)
+
+
 def test_bad_input_is_refused():
     X = random_tensor(4, (4, 3, 5))
     grid = Grid(4)
@@ -409,7 +487,8 @@ def test_bad_input_is_refused():
         ({"max_sweeps": 0}, "max_sweeps: expected at least 1"),
         ({"max_steps": 0}, "max_steps: expected at least 1"),
         ({"tol": -1.0}, "tol: expected at least 0"),
-        ({"inner_tol": np.nan}, "tol: expected a finite"),
+        ({"inner_tol": np.nan}, "^inner_tol: expected a finite"),
+        ({"rng": -1, "start": random_cp((4, 3, 5), 3, rng=0)}, "^rng: expected a seed"),
     ):
         with pytest.raises(ValueError, match=message):
             ao_admm(X, 3, grid, **{"start": "random", **options})
@@ -428,7 +507,22 @@ def test_bad_input_is_refused():
     for bits, error in ((0, ValueError), (17, ValueError), (-1, ValueError), (4.0, TypeError)):
         with pytest.raises(error, match="bits: expected"):
             Grid(bits)
+    for cp, error, message in (
+        (random_cp((4, 3, 5), 2, rng=0), TypeError, "got CP; use quantize_cp"),
+        (quantize_cp(random_cp((4, 3), 2, rng=0), grid), ValueError, "to fit X, got"),
+    ):
+        with pytest.raises(error, match=f"^cp: expected .* {message}"):
+            polish(X, cp)
+    cp = random_cp((4, 3), 2, rng=0)
+    with pytest.raises(TypeError, match=r"^cp: expected a CP"):
+        orient(3, grid)
+    for call in (orient, quantize_cp, lambda *args: predict_error(np.ones((4, 3)), *args)):
+        with pytest.raises(TypeError, match=r"^grid: expected a Grid"):
+            call(cp, 4)
     k = np.zeros((2, 1), dtype=int)
+    for codes, scales, name in ((3, [1.0, 1.0], "codes"), ([k, k], 3, "scales")):
+        with pytest.raises(TypeError, match=f"^{name}: expected a sequence"):
+            QuantizedCP(codes, scales, grid)
     with pytest.raises(TypeError, match="expected integers"):
         QuantizedCP([k * 1.0, k], [1.0, 1.0], grid)
     with pytest.raises(ValueError, match="codes from -8 to 7"):
@@ -440,6 +534,8 @@ def test_bad_input_is_refused():
     for scale in (0.0, -1.0, np.nan, [[1.0, 1.0, 1.0]]):
         with pytest.raises(ValueError, match=r"scales\[0\]: expected"):
             QuantizedCP([k, k], [scale, 1.0], grid)
+    with pytest.raises(ValueError, match=r"^scales\[1\]: expected positive"):
+        QuantizedCP([k, k], [1.0, [[1.0], [-1.0]]], grid)
     with pytest.raises(ValueError, match="one scale per factor"):
         QuantizedCP([k, k], [1.0], grid)
     with pytest.raises(ValueError, match="one rank"):
@@ -463,6 +559,14 @@ def test_rounding_stays_below_its_guarantee(shape, rank, seed, bits, axis, mid_r
     assert 0 < prediction.expected <= prediction.bound * (1 + 1e-9)
 
 
+@given(shapes(max_dims=3), st.integers(1, 4), seeds, st.integers(5, 9))
+def test_more_bits_lower_the_prediction_in_proportion(shape, rank, seed, bits):
+    cp = random_cp(shape, rank, rng=seed)
+    X, rule = reconstruct(cp), "max-abs"
+    coarse, fine = (np.array(predict_error(X, cp, Grid(b), rule=rule)) for b in (bits, bits + 3))
+    assert (fine < coarse / 6).all() and (fine > coarse / 16).all()
+
+
 @law("predict_error.expected")
 def test_errors_are_as_expected_on_average():
     for shape, rank, bits in (((20, 24, 9), 16, 4), ((30, 40), 20, 5), ((24, 20, 9), 12, 8)):
@@ -481,13 +585,14 @@ def test_errors_are_as_expected_on_average():
     st.sampled_from([((20, 24, 9), 16), ((30, 40), 20), ((9, 24, 20), 12), ((100, 40), 5)]),
     st.integers(3, 8),
     seeds,
+    st.sampled_from(["mse-exact", "max-abs", "max-abs-narrow"]),
 )
-def test_errors_of_larger_tensors_are_as_expected(size, bits, seed):
+def test_errors_of_larger_tensors_are_as_expected(size, bits, seed, rule):
     shape, rank = size
     cp, grid = random_cp(shape, rank, rng=seed), Grid(bits)
     X = reconstruct(cp)
-    error = relative_error(X, quantize_cp(cp, grid).dequantize())
-    assert 0.8 < error / predict_error(X, cp, grid).expected < 1.2
+    error = relative_error(X, quantize_cp(cp, grid, rule=rule).dequantize())
+    assert 0.8 < error / predict_error(X, cp, grid, rule=rule).expected < 1.2
 
 
 @law("predict_error.balanced")
@@ -522,11 +627,13 @@ def test_the_lengths_of_the_columns_do_not_matter(shape, rank, seed, bits, axis)
     assert np.allclose(found, predict_error(X, cp, Grid(bits, narrow=True), axis=axis), rtol=1e-6)
 
 
-def test_the_expectation_is_that_of_random_noise():
+@pytest.mark.parametrize(("grid", "outlier"), [(Grid(3), 1), (Grid(2, kind="ternary"), 4)], ids=str)
+def test_the_expectation_is_that_of_random_noise(grid, outlier):
     """The formula on factors of which rounding is replaced by noise of the same variance."""
     rng = np.random.default_rng(83)
-    cp = balance(random_cp((5, 4, 3), 2, rng=3))
-    X, grid, size = reconstruct(cp), Grid(3), np.linalg.norm(reconstruct(cp))
+    cp = random_cp((5, 4, 3), 2, rng=3)
+    cp = balance(CP([np.vstack([outlier * A[:1], A[1:]]) for A in cp.factors]))
+    X, size = reconstruct(cp), np.linalg.norm(reconstruct(cp))
     expected = predict_error(X, cp, grid).expected
     total, parts = 0.0, []
     for A in cp.factors:
@@ -596,8 +703,16 @@ def test_signs_of_hostile_columns_are_turned_in_pairs(sides, rank, seed, grid, k
         factors = [abs(A) * rng.choice([-1, 1], rank) for A in factors]
     if kind == "far apart":
         factors = [np.ldexp(A, rng.integers(-200, 200, rank)) for A in factors]
-    cp = CP(factors)
+    cp = CP(factors, rng.integers(-3, 4, rank))
     turned = orient(cp, grid)
+    assert np.array_equal(turned.weights, cp.weights)
+    powers = [rng.integers(-100, 100, rank) for _ in sides]  # lengths of columns do not matter
+    longer = orient(CP([np.ldexp(A, p) for A, p in zip(factors, powers, strict=True)]), grid)
+    for A, B, again, p in zip(
+        turned.factors, longer.factors, orient(turned, grid).factors, powers, strict=True
+    ):
+        assert np.array_equal(np.ldexp(A, p), B)
+        assert np.array_equal(A, again)  # nothing is left to turn
     before, after = (reconstruct(CP([A[:, :1] for A in c.factors])) for c in (cp, turned))
     assert before.tobytes() == after.tobytes()
     assert reconstruct(cp).tobytes() == reconstruct(turned).tobytes()
@@ -634,8 +749,19 @@ def test_a_prediction_far_from_the_tensor_is_right_or_refused():
     assert np.isfinite(far).all() and far.bound > 1e139
     with pytest.raises(ValueError, match="X, cp: the result exceeds the range"):
         predict_error(1e-110 * X, CP([np.full((2, 1), 1e80)] * 2), Grid(4))
-    assert predict_error(0 * X, CP([np.ones((2, 1))] * 2), Grid(4)) == (np.inf, np.inf)
-    assert predict_error(0 * X, CP([np.zeros((2, 1))] * 2), Grid(4)) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "grid", [Grid(1), Grid(2), Grid(2, kind="ternary"), Grid(2, mid_rise=True)], ids=str
+)
+@pytest.mark.parametrize("size", [0.0, 2.0**-300, 1.0])
+def test_what_is_predicted_of_a_zero_tensor_is_what_happens(grid, size):
+    """Zero only if all codes stand for zero; terms that cancel are not zero once rounded."""
+    X, cp = np.zeros((2, 1)), CP([np.full((2, 3), -size), [[-size, -2 * size, 3 * size]]])
+    assert relative_error(X, cp) == 0
+    happens = relative_error(X, quantize_cp(cp, grid).dequantize())
+    assert happens == (0 if size == 0 and not grid.mid_rise else np.inf)
+    assert predict_error(X, cp, grid) == (happens, happens)
 
 
 # --- planted faults -------------------------------------------------------------------------------

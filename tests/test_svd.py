@@ -216,6 +216,24 @@ def test_bounds_beyond_reach_and_beyond_the_tensor():
     assert not reconstruct(svd.least_components(0 * X, 2, 0.0)).any()
 
 
+@given(
+    st.lists(st.integers(1, 3).map(float) | st.floats(1 - 1e-15, 1 + 1e-15), max_size=6),
+    st.integers(1, 9),
+)
+def test_rotations_give_columns_one_length(values, rank):
+    values = np.array(sorted(values, reverse=True)[:rank])
+    Q = svd._equal_lengths(values, rank)
+    assert np.allclose(Q @ Q.T, np.eye(len(values)), rtol=0, atol=1e-14)
+    assert np.allclose(values @ Q**2, values.sum() / rank, rtol=1e-13, atol=0)
+
+
+def test_of_a_value_at_rounding_level_no_vectors_are_left():
+    for X, count in ((np.zeros((2, 3)), 0), (np.outer([1.0, 3.0, 7.0], [0.1, 0.7]), 1)):
+        U, values, V = svd.singular(X)
+        assert (U.shape, V.shape) == ((len(X), count), (X.shape[1], count))
+        assert len(values) == count
+
+
 def test_zero_and_tiny_and_huge():
     zero = svd_cp(np.zeros((2, 1, 3)), 2)
     assert zero.shape == (2, 1, 3) and zero.rank == 2 and not reconstruct(zero).any()
@@ -223,6 +241,9 @@ def test_zero_and_tiny_and_huge():
         X = size * np.random.default_rng(73).standard_normal((4, 3))
         assert relative_error(X, svd_cp(X, 3)) < 1e-14
         assert relative_error(X, svd.least_components(X, 5, 0.0)) < 1e-14
+    for sign in (-1.0, 1.0):
+        X = sign * np.array([[1e120, -1e-220], [-1e-220, 0.0]])
+        assert relative_error(X, svd_cp(X, 1)) < 1e-14
 
 
 def test_no_input_is_changed():
