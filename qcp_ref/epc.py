@@ -635,8 +635,9 @@ def _secular_root(b: Array, sigma: Array, slack: float) -> float:
     x = (1 - kappa) / (kappa * sigma.max())
     for _ in range(_NEWTON_STEPS):
         r = 1 / (1 + sigma * x)
-        square = float((b * r**2).sum())
-        step = (np.sqrt(square / slack) - 1) * square / float((b * sigma * r**3).sum())
+        q = r / r.max()  # of about one, so that no power of them vanishes
+        square, slope = float((b * q**2).sum()), float((b * sigma * q**3).sum())
+        step = (r.max() * np.sqrt(square / slack) - 1) * square / (r.max() * slope)
         if step <= 2 * np.finfo(np.float64).eps * x:
             break
         x += step

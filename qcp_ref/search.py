@@ -76,7 +76,14 @@ from qcp_ref.rows import (
     fit_rows,
 )
 from qcp_ref.scale import choose_scale
-from qcp_ref.start import best_rounding, corrected, one_after_the_other, rounded_svd
+from qcp_ref.start import (
+    DUST,
+    best_rounding,
+    corrected,
+    one_after_the_other,
+    rounded_svd,
+    without_dust,
+)
 from qcp_ref.svd import is_matrix, svd_cp
 from qcp_ref.tensor import _normal_sweep, gram, mttkrp, unfold
 
@@ -346,7 +353,8 @@ class _Codes:
             if refit:
                 scale = self.scales[mode]
                 best = _refit(F, G, V * _step(self.grid), scale)
-                self.scales[mode] = np.clip(best, scale / _FAR, scale * _FAR)
+                least = np.maximum(scale / _FAR, DUST * scale.max())
+                self.scales[mode] = np.clip(best, least, np.maximum(least, scale * _FAR))
             factors[mode] = self.values(mode)
         error = _fit_error(self.X, self.size, factors, F, G)[0]
         self.rows.append((error, [], changes))
@@ -646,7 +654,7 @@ class _Options(NamedTuple):
 
     def rounded(self, cp: CP) -> QuantizedCP:
         """Round all factors."""
-        return quantize_cp(cp, self.grid, axis=self.axis, rule=self.rule)
+        return quantize_cp(without_dust(cp), self.grid, axis=self.axis, rule=self.rule)
 
     def scale(self, A: Array) -> Array:
         """Choose the scale of a factor."""

@@ -35,7 +35,21 @@ __all__: list[str] = []
 _REFIT_SWEEPS = 10  # of the factors that are still float, after each that is rounded
 _ALLOWANCE = 0.25  # of the number of levels' inverse: an error that rounding hides
 
+DUST = 2.0**-200  # of the largest entry of a factor: what is below has squares beyond float64
+
 Rounded = Callable[[CP], QuantizedCP]
+
+
+def without_dust(cp: CP) -> CP:
+    """Return a tensor, vanishing entries zero: rows that a fit gives up decay without end."""
+    factors = [_no_dust(A) for A in cp.factors]
+    same = all(A is B for A, B in zip(factors, cp.factors, strict=True))
+    return cp if same else CP(factors, cp.weights)
+
+
+def _no_dust(A: Array) -> Array:
+    dust = (A != 0) & (np.abs(A) < DUST * np.abs(A).max())
+    return np.where(dust, 0.0, A) if dust.any() else A
 
 
 def corrected(
@@ -113,6 +127,7 @@ def one_after_the_other(
     free = sorted(range(X.ndim), key=lambda n: (X.shape[n], n))
     while free:
         mode = free.pop(0)
+        factors[mode] = _no_dust(factors[mode])
         scale = scale_of(factors[mode])
         codes[mode], scales[mode] = _put_on_grid(X, factors, mode, grid, scale)
         factors[mode] = dequantize(codes[mode], scales[mode], grid=grid)
