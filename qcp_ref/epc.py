@@ -624,10 +624,8 @@ def _secular_root(b: Array, sigma: Array, slack: float) -> float:
     """Solve the secular equation by Newton's method in ``x = 1 / tau`` :eq:`epc-newton`."""
     total = float(b.sum())
     kappa = np.sqrt(slack / total) if total > 0 else 1.0
-    if kappa == 0:
-        return 0.0
-    if kappa >= 1:
-        return np.inf
+    if not 0 < kappa < 1:
+        return np.inf if kappa > 0 else 0.0
     # By powers of two, which round nothing, to about one: products then stay in range.
     size, unit = 2.0 ** -np.frexp(total)[1], 2.0 ** -np.frexp(sigma.max())[1]
     b, slack, sigma = b * size, slack * size, sigma * unit
@@ -636,7 +634,7 @@ def _secular_root(b: Array, sigma: Array, slack: float) -> float:
     for _ in range(_NEWTON_STEPS):
         r = 1 / (1 + sigma * x)
         q = r / r.max()  # of about one, so that no power of them vanishes
-        square, slope = float((b * q**2).sum()), float((b * sigma * q**3).sum())
+        square, slope = (b * q**2).sum(), (b * sigma * q**3).sum()
         step = (r.max() * np.sqrt(square / slack) - 1) * square / (r.max() * slope)
         if step <= 2 * np.finfo(np.float64).eps * x:
             break

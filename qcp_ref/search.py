@@ -334,15 +334,10 @@ class _Codes:
         """Return a factor as numbers."""
         return self.levels[mode] * _step(self.grid) * self.scales[mode]
 
-    def share_lengths(self) -> None:
-        """Keep the factors of comparable length: noise can leave next to nothing of the tensor."""
-        shifts = _shifts([self.values(n) for n in range(self.X.ndim)])
-        if np.abs(shifts).max() > np.log2(_FAR):
-            self.scales = [s * 2.0**n for s, n in zip(self.scales, shifts, strict=True)]
-
     def sweep(self, noise: float, *, refit: bool = True) -> tuple[float, int]:
         """Visit every mode once; return the relative error and how many codes have changed."""
-        self.share_lengths()
+        # Noise can leave next to nothing of the tensor: no factor takes all of what is left.
+        self.scales = _even([self.values(n) for n in range(self.X.ndim)], self.scales, _FAR)
         factors, changes = [self.values(n) for n in range(self.X.ndim)], []
         for mode, F, G in _normal_sweep(self.X, factors):
             V = self.levels[mode]
@@ -379,20 +374,18 @@ def _share_lengths(cp: QuantizedCP) -> QuantizedCP:
 
     Only the product of the scales matters for the error, so that they drift apart in a long search.
     """
-    shifts = _shifts(cp.dequantize().factors)
-    return QuantizedCP(
-        cp.codes, [s * 2.0**n for s, n in zip(cp.scales, shifts, strict=True)], cp.grid
-    )
+    return QuantizedCP(cp.codes, _even(cp.dequantize().factors, cp.scales), cp.grid)
 
 
-def _shifts(factors: Sequence[Array]) -> Array:
-    """Return the whole powers of two, of sum 0, that make factors about equally long."""
+def _even(factors: Sequence[Array], scales: Sequence[Array], apart: float = 1.0) -> list[Array]:
+    """Let powers of two, of product 1, go between the scales of factors far apart in length."""
     sizes = np.array([np.linalg.norm(A) for A in factors])
     if (sizes == 0).any():
-        return np.zeros(len(sizes))
-    shifts: Array = np.rint(np.log2(sizes).mean() - np.log2(sizes))
+        return list(scales)
+    shifts = np.rint(np.log2(sizes).mean() - np.log2(sizes))
     shifts[np.argmax(sizes)] -= shifts.sum()
-    return shifts
+    shifts *= np.abs(shifts).max() > np.log2(apart)
+    return [s * 2.0**n for s, n in zip(scales, shifts, strict=True)]
 
 
 def certify(X: ArrayLike, cp: QuantizedCP, *, budget: int = 1000) -> Certificate:
