@@ -262,6 +262,18 @@ def test_sharing_lengths_changes_no_bit(problem, shifts):
     assert np.array_equal(reconstruct(near.dequantize()), reconstruct(apart.dequantize()))
 
 
+def test_factors_far_apart_in_length_come_together():
+    X, q = a_problem()
+    scales = [s * 2.0**n for s, n in zip(q.scales, (100, -100, 0), strict=True)]
+    apart = QuantizedCP(q.codes, scales, q.grid)
+    state = search._Codes(X, apart, np.random.default_rng(0))
+    state.sweep(0.0)
+    lengths = [np.linalg.norm(state.values(n)) for n in range(3)]
+    assert max(lengths) < 2.0**64 * min(lengths)
+    near, far = polish(X, q), polish(X, apart)
+    assert near.error == far.error and np.array_equal(near.history.error, far.history.error)
+
+
 def test_noise_moves_as_many_codes_as_the_theory_says():
     share = erfc(0.5 / search._NOISE / sqrt(2))
     assert 0.15 < share < 0.16
