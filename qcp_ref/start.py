@@ -93,7 +93,7 @@ def _roundings(cp: CP, rounded: Rounded) -> Iterator[QuantizedCP]:
     weights = cp.weights * np.prod([cp.factors[n][0] for n in single], axis=0)
     flat = CP([cp.factors[n] for n in long], weights)
     levels = whole.grid.levels
-    one = levels[(levels > 0) & (np.frexp(levels)[0] == 0.5)].max()  # exactly 1, once scaled
+    one = levels[np.frexp(levels)[0] == 0.5].max()  # exactly 1, once scaled
     for matrix in (flat, orient(flat, whole.grid)):
         pair, codes, scales = rounded(matrix), list(whole.codes), list(whole.scales)
         for n, k, s in zip(long, pair.codes, pair.scales, strict=True):

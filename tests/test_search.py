@@ -479,12 +479,14 @@ def test_the_floor_is_that_of_matrices():
     q = quantize_cp(random_cp((6, 5), 2, rng=1), Grid(4))
     best = CP([U[:, :2] * s[:2], Vt[:2].T])
     assert np.isclose(certify(X, q).floor, relative_error(X, best), rtol=1e-10)
-    assert (
-        certify(
-            random_tensor(5, (2, 3, 2)), quantize_cp(random_cp((2, 3, 2), 3, rng=1), Grid(4))
-        ).floor
-        == 0
-    )
+    X = random_tensor(5, (2, 3, 2))
+    assert certify(X, quantize_cp(random_cp(X.shape, 3, rng=1), Grid(4))).floor == 0
+    # One unfolding is enough: two of these have no more rows than the rank.
+    X = random_tensor(5, (2, 2, 6))
+    q = quantize_cp(random_cp(X.shape, 2, rng=1), Grid(4))
+    values = np.linalg.svd(X.reshape(4, 6))[1]
+    least = np.linalg.norm(values[2:]) / np.linalg.norm(values)
+    assert np.isclose(certify(X, q).floor, least, rtol=1e-10)
 
 
 def test_certificates_see_what_is_left_to_do():

@@ -141,8 +141,9 @@ def a_fit():
 
 def test_a_slack_is_that_which_was_given_or_half_of_the_room(runs):
     X, fit, grid = a_fit()
-    given_slack = corrected(X, fit, 0.2, 0.3, grid, {})
+    given_slack = corrected(X, fit, 0.2, 0.3, grid, {"max_sweeps": 3})
     assert np.isclose(relative_error(X, given_slack), 1.2 * fit.error, rtol=1e-5)
+    assert runs[-1]["max_sweeps"] == 3
     corrected(X, fit, None, 99.0, grid, {})
     assert np.isclose(runs[-1]["slack"], (1 / fit.error - 1) / 2)
 
@@ -163,7 +164,8 @@ def test_fits_with_room_of_their_own_get_no_allowance(error, usual, count, runs)
 
 
 def test_float_factors_make_up_for_those_that_are_rounded(monkeypatch):
-    X, grid, states, updates = np.random.default_rng(88).standard_normal((5, 3, 4)), Grid(2), [], []
+    X, grid = np.random.default_rng(88).standard_normal((5, 3, 4)), Grid(2)
+    cp, states, updates = cp_als(X, 2, rng=1).cp, [], []
     put, update = start._put_on_grid, start.als_update
 
     def watched(X, factors, mode, *options):
@@ -172,9 +174,8 @@ def test_float_factors_make_up_for_those_that_are_rounded(monkeypatch):
 
     monkeypatch.setattr(start, "_put_on_grid", watched)
     monkeypatch.setattr(start, "als_update", lambda *a: updates.append(a) or update(*a))
-    found = one_after_the_other(
-        X, random_cp(X.shape, 2, rng=1), grid, lambda A: choose_scale(A, grid).scale
-    )
+    found = one_after_the_other(X, cp, grid, lambda A: choose_scale(A, grid).scale)
+    assert all(k.any(axis=0).all() for k in found.codes)
     assert [mode for mode, _ in states] == [1, 2, 0]
     assert len(updates) == 10 * (2 + 1)  # ten sweeps over what is still float
     for count, (_, factors) in enumerate(states):
