@@ -613,11 +613,10 @@ def _no_worse_than_svd(
     if fit.error <= error:
         return fit
     svd = svd_cp(X, rank)
+    before = relative_error(X, svd)
     if method in ("als-round", "authors"):
-        last = QuantizedFit(rounded, error, svd, 0.0, _history([]), "rounded")
-    else:
-        last = polish(X, rounded)
-    return last._replace(relaxed=svd, start_error=relative_error(X, svd))
+        return QuantizedFit(rounded, error, svd, before, _history([]), "rounded")
+    return polish(X, rounded)._replace(relaxed=svd, start_error=before)
 
 
 def _check_method(method: str, slack: float | None, **limits: int | None) -> float | None:

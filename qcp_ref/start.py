@@ -107,7 +107,7 @@ def _roundings(cp: CP, rounded: Rounded) -> Iterator[QuantizedCP]:
     weights = cp.weights * np.prod([cp.factors[n][0] for n in single], axis=0)
     flat = CP([cp.factors[n] for n in long], weights)
     levels = whole.grid.levels
-    one = levels[(levels > 0) & (np.frexp(levels)[0] == 0.5)].max()  # exactly 1, once scaled
+    one = levels[np.frexp(levels)[0] == 0.5].max()  # exactly 1, once scaled
     for matrix in (flat, orient(flat, whole.grid)):
         pair, codes, scales = rounded(matrix), list(whole.codes), list(whole.scales)
         for n, k, s in zip(long, pair.codes, pair.scales, strict=True):
@@ -123,18 +123,18 @@ def one_after_the_other(
 ) -> QuantizedCP:
     """Put the shortest factor on its grid, fit the float ones again, and so on."""
     factors = list(balance(start).factors)
-    codes, scales = [np.zeros(0)] * X.ndim, [np.zeros(0)] * X.ndim
+    parts: list[Any] = [None] * X.ndim  # codes and scale of each
     free = sorted(range(X.ndim), key=lambda n: (X.shape[n], n))
     while free:
         mode = free.pop(0)
         factors[mode] = _no_dust(factors[mode])
-        scale = scale_of(factors[mode])
-        codes[mode], scales[mode] = _put_on_grid(X, factors, mode, grid, scale)
-        factors[mode] = dequantize(codes[mode], scales[mode], grid=grid)
+        parts[mode] = _put_on_grid(X, factors, mode, grid, scale_of(factors[mode]))
+        factors[mode] = dequantize(*parts[mode], grid=grid)
         for _ in range(_REFIT_SWEEPS):
             for n in free:
                 factors[n] = als_update(mttkrp(X, factors, n), gram(factors, n)).factor
         equalize(factors, free)
+    codes, scales = zip(*parts, strict=True)
     return QuantizedCP(codes, scales, grid)
 
 
@@ -144,7 +144,7 @@ def _put_on_grid(
     """Return codes and scale of one factor: of descent and k-best the better one, row by row."""
     F, G = mttkrp(X, factors, mode), gram(factors, mode)
     begin = quantize(factors[mode], grid, scale)
-    one = solve_rows(F, G, grid, scale, method="descent", start=begin)
-    two = solve_rows(F, G, grid, scale, method="k-best")
-    codes = np.where((two.objective < one.objective)[:, None], two.codes, one.codes)
+    descent = solve_rows(F, G, grid, scale, start=begin)
+    k_best = solve_rows(F, G, grid, scale, method="k-best")
+    codes = np.where((k_best.objective < descent.objective)[:, None], k_best.codes, descent.codes)
     return codes, _refit(F, G, _in_levels(codes, grid) * _step(grid), scale)

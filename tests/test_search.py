@@ -16,9 +16,12 @@ from qcp_ref import (
     CP,
     Grid,
     QuantizedCP,
+    ao_admm,
     certify,
+    choose_scale,
     choose_slack,
     cp_als,
+    epc,
     factorize,
     loops,
     orient,
@@ -30,7 +33,9 @@ from qcp_ref import (
     reconstruct,
     relative_error,
     search,
+    svd_cp,
 )
+from qcp_ref.start import one_after_the_other
 
 THIS = sys.modules[__name__]
 GRIDS = [
@@ -159,7 +164,7 @@ def test_converged_means_that_also_where_noise_made_it_worse():
     worse = 0
     for seed in range(6):
         X = random_tensor(seed, (6, 5, 4))
-        start = quantize_cp(right.epc(X, cp_als(X, 6, rng=seed).cp, slack=0.1).cp, Grid(4))
+        start = quantize_cp(epc(X, cp_als(X, 6, rng=seed).cp, slack=0.1).cp, Grid(4))
         fit = polish(X, start, noise=2.0, sweeps=1, rng=seed + 50)
         worse += fit.history.error[0] > fit.start_error
         assert fit.stop_reason == "converged" and all(certify(X, fit.cp).one_opt)
@@ -257,6 +262,18 @@ def test_sharing_lengths_changes_no_bit(problem, shifts):
     assert np.array_equal(reconstruct(near.dequantize()), reconstruct(apart.dequantize()))
 
 
+def test_factors_far_apart_in_length_come_together():
+    X, q = a_problem()
+    scales = [s * 2.0**n for s, n in zip(q.scales, (100, -100, 0), strict=True)]
+    apart = QuantizedCP(q.codes, scales, q.grid)
+    state = search._Codes(X, apart, np.random.default_rng(0))
+    state.sweep(0.0)
+    lengths = [np.linalg.norm(state.values(n)) for n in range(3)]
+    assert max(lengths) < 2.0**64 * min(lengths)
+    near, far = polish(X, q), polish(X, apart)
+    assert near.error == far.error and np.array_equal(near.history.error, far.history.error)
+
+
 def test_noise_moves_as_many_codes_as_the_theory_says():
     share = erfc(0.5 / search._NOISE / sqrt(2))
     assert 0.15 < share < 0.16
@@ -268,7 +285,7 @@ def test_noise_helps_and_more_of_its_sweeps_help_more():
     errors = {sweeps: [] for sweeps in (0, 30, 300)}
     for seed in range(3):
         X = random_tensor(seed, (8, 8, 9))
-        start = quantize_cp(right.epc(X, cp_als(X, 12, rng=seed).cp, slack=0.2).cp, Grid(4))
+        start = quantize_cp(epc(X, cp_als(X, 12, rng=seed).cp, slack=0.2).cp, Grid(4))
         for sweeps, found in errors.items():
             noise = 0.35 if sweeps else 0.0
             found.append(polish(X, start, noise=noise, sweeps=sweeps, rng=seed + 50).error)
@@ -277,10 +294,65 @@ def test_noise_helps_and_more_of_its_sweeps_help_more():
     assert means[1] > means[2] * 1.003
 
 
+@pytest.fixture
+def sweeps(monkeypatch):
+    """Noise of each sweep, and whether it fits the scales anew."""
+    seen, sweep = [], search._Codes.sweep
+
+    def watched(self, noise, *, refit=True):
+        seen.append((noise, refit))
+        return sweep(self, noise, refit=refit)
+
+    monkeypatch.setattr(search._Codes, "sweep", watched)
+    return seen
+
+
+def a_problem():
+    return random_tensor(3, (4, 3, 5)), quantize_cp(random_cp((4, 3, 5), 3, rng=8), Grid(4))
+
+
+def test_noise_falls_to_zero_on_a_straight_line(sweeps):
+    X, q = a_problem()
+    polish(X, q, noise=0.4, sweeps=20, rng=1)
+    noise = [level for level, _ in sweeps[:21]]
+    assert noise[0] == 0.4 and noise[20] == 0 and np.allclose(np.diff(noise), -0.02)
+    assert not any(level for level, _ in sweeps[20:])
+    # Every eighth sweep fits the scales, and without noise each one until they have settled.
+    assert [n for n, (_, refit) in enumerate(sweeps[:20]) if refit] == [0, 8, 16]
+    assert sweeps[20][1] and not sweeps[-1][1]
+
+
+def test_what_has_converged_says_so_at_once(sweeps):
+    X, q = a_problem()
+    done = polish(X, q).cp
+    sweeps.clear()
+    fit = polish(X, done, noise=1e-9, sweeps=1)
+    assert fit.stop_reason == "converged" and len(sweeps) == 3
+    # The scales have to settle as well: that codes do not change is not enough.
+    scales = [3 * done.scales[0], *done.scales[1:]]
+    fit = polish(X, QuantizedCP(done.codes, scales, done.grid), noise=1e-9, sweeps=1)
+    assert fit.stop_reason == "converged" and all(certify(X, fit.cp).scale_stationary)
+
+
+def test_without_noise_nothing_is_drawn():
+    X, q = a_problem()
+    rng = np.random.default_rng(5)
+    polish(X, q, rng=rng)
+    assert rng.random() == np.random.default_rng(5).random()
+    polish(X, q, noise=0.1, sweeps=1, rng=rng)
+    assert rng.bit_generator.state != np.random.default_rng(5).bit_generator.state
+
+
+@pytest.mark.parametrize(("power", "first"), [(128, 0.0), (129, 0.5), (131, 0.875)])
+def test_scales_too_far_away_are_reached_by_more_sweeps(power, first):
+    """Two modes come 2**128 nearer in a sweep."""
+    near = QuantizedCP([[[7], [7]], [[7], [7]]], [1.0, 1.0], Grid(4))
+    fit = polish(np.full((2, 2), 49 * 2.0**power), near)
+    assert fit.history.error[0] == first and fit.history.error[1] == fit.error == 0
+
+
 def test_callbacks_see_each_sweep_and_may_stop():
-    X = random_tensor(3, (4, 3, 5))
-    q = quantize_cp(random_cp((4, 3, 5), 3, rng=8), Grid(4))
-    seen = []
+    (X, q), seen = a_problem(), []
     fit = polish(X, q, noise=0.3, sweeps=9, callback=lambda *row: seen.append(row) or row[0] == 4)
     assert fit.stop_reason == "callback" and [n for n, _ in seen] == [0, 1, 2, 3, 4]
     assert np.array_equal([e for _, e in seen], fit.history.error)
@@ -293,6 +365,7 @@ def test_hostile_tensors_have_results(grid):
             fit = factorize(X, 2, grid, method=method, rng=1, **few(method))
             assert not np.isnan(fit.error) and (np.isfinite(fit.error) or not X.any())
             assert fit.error == relative_error(X, fit.cp.dequantize())
+            assert (fit.stop_reason == "zero tensor") == (not X.any())
     dead = CP([np.ones((3, 2)), np.ones((4, 2)), [[1.0, 0.0], [2.0, 0.0]]])
     X = reconstruct(dead)
     fit = polish(X, quantize_cp(dead, grid), noise=0.3, sweeps=20)
@@ -336,7 +409,7 @@ def test_the_slack_returned_is_the_best_of_those_tried(seed, grid, axis):
     found = choose_slack(X, cp, grid, slacks=(0.0, 0.1, 0.4), axis=axis, sweeps=5, rng=seed)
     assert found.error == min(found.errors) == found.errors[found.slacks.index(found.slack)]
     for slack, error in zip(found.slacks, found.errors, strict=True):
-        start = orient(right.epc(X, cp, slack=slack, max_sweeps=search._START["best"][1]).cp, grid)
+        start = orient(epc(X, cp, slack=slack, max_sweeps=search._START["best"][1]).cp, grid)
         rounded = quantize_cp(start, grid, axis=axis)
         assert polish(X, rounded, noise=0.35, sweeps=5, rng=seed).error == error
     grown = 1 + found.slack
@@ -407,12 +480,14 @@ def test_the_floor_is_that_of_matrices():
     q = quantize_cp(random_cp((6, 5), 2, rng=1), Grid(4))
     best = CP([U[:, :2] * s[:2], Vt[:2].T])
     assert np.isclose(certify(X, q).floor, relative_error(X, best), rtol=1e-10)
-    assert (
-        certify(
-            random_tensor(5, (2, 3, 2)), quantize_cp(random_cp((2, 3, 2), 3, rng=1), Grid(4))
-        ).floor
-        == 0
-    )
+    X = random_tensor(5, (2, 3, 2))
+    assert certify(X, quantize_cp(random_cp(X.shape, 3, rng=1), Grid(4))).floor == 0
+    # One unfolding is enough: two of these have no more rows than the rank.
+    X = random_tensor(5, (2, 2, 6))
+    q = quantize_cp(random_cp(X.shape, 2, rng=1), Grid(4))
+    values = np.linalg.svd(X.reshape(4, 6))[1]
+    least = np.linalg.norm(values[2:]) / np.linalg.norm(values)
+    assert np.isclose(certify(X, q).floor, least, rtol=1e-10)
 
 
 def test_certificates_see_what_is_left_to_do():
@@ -441,6 +516,73 @@ def test_results_lie_on_the_grid_and_come_again(seed, method, axis):
     assert_on_grid(a.cp)
 
 
+# Sweeps of least squares and of the correction, and its slack.
+STAGES = {
+    "als-round": (50, 0, 0.0),
+    "authors": (50, 500, 0.0),
+    "sequential": (100, 100, 0.1),
+    "best": (25, 50, 0.3),
+}
+
+
+def by_hand(X, method, rng, options):
+    """A method put together from its stages."""
+    grid, (als, correction, slack) = Grid(4), STAGES[method]
+    fit = cp_als(X, 8, rng=rng, max_sweeps=als)
+    if method == "als-round":
+        return quantize_cp(fit.cp, grid, **options)
+    start = epc(X, fit.cp, slack=slack, max_sweeps=correction).cp
+    if method == "authors":
+        return ao_admm(X, 8, grid, start=start, **options).cp
+    start = orient(start, grid)
+    if method == "best":
+        return polish(X, quantize_cp(start, grid, **options), noise=0.35, sweeps=20, rng=rng).cp
+    rounded = one_after_the_other(X, start, grid, lambda A: choose_scale(A, grid, **options).scale)
+    return polish(X, rounded).cp
+
+
+@pytest.mark.parametrize("method", search.METHODS)
+def test_a_method_is_what_its_stages_give_by_hand(method):
+    X = random_tensor(3, (6, 7, 5))  # nearly all stages go on until their last sweep
+    options = {"axis": 1, "rule": "max-abs"}
+    rng = np.random.default_rng(3)
+    fit = factorize(X, 8, Grid(4), method=method, rng=rng, **options, **few(method))
+    hand = by_hand(X, method, np.random.default_rng(3), options)
+    for a, b in zip((*fit.cp.codes, *fit.cp.scales), (*hand.codes, *hand.scales), strict=True):
+        assert np.array_equal(a, b)
+
+
+@pytest.mark.parametrize("method", search.METHODS)
+def test_a_matrix_gets_its_rounded_svd_where_that_is_better(method):
+    replaced = 0
+    for seed in (0, 5):
+        X = random_tensor(seed, (3, 4))
+        svd = svd_cp(X, 2)
+        fit = factorize(X, 2, Grid(2), method=method, rng=seed, **few(method))
+        assert fit.error <= relative_error(X, quantize_cp(svd, Grid(2)).dequantize())
+        if all(map(np.array_equal, fit.relaxed.factors, svd.factors)):
+            replaced += 1
+            assert (fit.stop_reason == "rounded") == (method in ("als-round", "authors"))
+            assert fit.start_error == relative_error(X, svd)
+    assert replaced > 0
+
+
+def test_options_left_out_are_the_documented_ones():
+    X = random_tensor(9, (3, 2, 2))
+    usual = {"method": "best", "rng": 0, "axis": None, "rule": "mse-exact"}
+    logs = []
+    for options in ({}, {**usual, "slack": None, "sweeps": 500, "restarts": 1}):
+        logs.append([])
+        factorize(X, 2, Grid(2), callback=lambda *row: logs[-1].append(row) and None, **options)
+    assert logs[0] == logs[1]
+    cp = cp_als(X, 2, rng=1).cp
+    found, same = (
+        choose_slack(X, cp, Grid(2), **options)
+        for options in ({}, {"slacks": (0.0, 0.03, 0.1, 0.3, 1.0), "sweeps": 60, "rng": 0})
+    )
+    assert (found.slacks, found.errors) == (same.slacks, same.errors) and len(found.slacks) == 5
+
+
 def test_methods_are_better_in_their_order():
     """Medians over starts of a tensor with cancelling components."""
     X = random_tensor(7, (8, 8, 9))
@@ -462,6 +604,17 @@ def test_restarts_are_never_worse(seed):
     assert errors == sorted(errors, reverse=True)
 
 
+def test_restarts_start_from_elsewhere():
+    first = []
+
+    def note(stage, sweep, figure):
+        if (stage, sweep) == ("als", 0):
+            first.append(figure)
+
+    factorize(random_tensor(9, (4, 3, 5)), 3, Grid(3), sweeps=1, restarts=3, callback=note)
+    assert len(set(first)) == 3
+
+
 def test_slack_is_limited_by_the_room_there_is():
     X = random_tensor(8, (6, 7, 5))
     poor = factorize(X, 1, Grid(4), rng=1, sweeps=20)  # a fit whose error is near 1
@@ -472,19 +625,24 @@ def test_slack_is_limited_by_the_room_there_is():
 
 def test_stages_are_reported_and_may_be_stopped():
     X = random_tensor(2, (4, 3, 5))
-    for method in ("best", "sequential"):
+    for method, stages in (
+        ("best", ["als", "epc", "polish"]),
+        ("sequential", ["als", "epc", "polish"]),
+        ("authors", ["als", "epc", "admm"]),
+        ("als-round", ["als"]),
+    ):
         seen = []
 
         def note(*row, seen=seen):
             seen.append(row)
 
         fit = factorize(X, 3, Grid(4), method=method, callback=note, **few(method))
-        assert list(dict.fromkeys(row[0] for row in seen)) == ["als", "epc", "polish"]
-        assert seen[-1][2] == fit.history.error[-1]
+        assert list(dict.fromkeys(row[0] for row in seen)) == stages
+        assert seen[-1][2] == (fit.history.error[-1] if len(stages) > 1 else fit.start_error)
 
 
 def test_bad_input_is_refused():
-    X, grid = random_tensor(4, (4, 3, 5)), Grid(4)
+    X, grid, seen = random_tensor(4, (4, 3, 5)), Grid(4), []
     q = quantize_cp(random_cp((4, 3, 5), 2, rng=0), grid)
     for options, message in (
         ({"method": "greedy"}, "method: expected one of"),
@@ -493,20 +651,26 @@ def test_bad_input_is_refused():
         ({"restarts": 0}, "restarts: expected at least 1"),
         ({"sweeps": -1}, "sweeps: expected at least 0"),
         ({"slack": -0.1}, "slack: expected at least 0"),
+        ({"slack": 0.1, "method": "als-round"}, "slack: expected 0 with method 'als-round'"),
         ({"axis": 2}, "axis"),
+        ({"axis": 2, "method": "als-round"}, "axis"),
         ({"rule": "min-max"}, "no zero points"),
     ):
         with pytest.raises(ValueError, match=message):
-            factorize(X, 3, grid, **options)
+            factorize(X, 3, grid, callback=seen.append, **options)
     with pytest.raises(ValueError, match="log2"):
-        factorize(X, 3, Grid(3, kind="log2"))
+        factorize(X, 3, Grid(3, kind="log2"), callback=seen.append)
+    assert not seen  # refused before anything is fitted
+    assert factorize(X, 3, grid, method="als-round", slack=0.0).error < 1
     for options, message in (
         ({"noise": -1.0}, "noise: expected at least 0"),
         ({"noise": np.inf}, "noise: expected a finite"),
+        ({"noise": np.nextafter(1e5, 1e6)}, "noise: expected at most 100000"),
         ({"noise": 0.1, "sweeps": -1}, "sweeps: expected at least 0"),
     ):
         with pytest.raises(ValueError, match=message):
             polish(X, q, **options)
+    assert polish(X, q, noise=1e5, sweeps=1).error < 1
     for function in (polish, certify):
         with pytest.raises(TypeError, match="cp: expected a QuantizedCP"):
             function(X, q.dequantize())
@@ -514,8 +678,10 @@ def test_bad_input_is_refused():
             function(X[:3], q)
         with pytest.raises(ValueError, match="log2"):
             function(X, quantize_cp(q.dequantize(), Grid(3, kind="log2")))
-    with pytest.raises(ValueError, match="budget: expected at least 0"):
-        certify(X, q, budget=-1)
+    for budget, message in ((-1, "at least 0"), (2**53 + 1, f"at most {2**53}")):
+        with pytest.raises(ValueError, match=f"budget: expected {message}"):
+            certify(X, q, budget=budget)
+    assert certify(X, q, budget=2**53).proved == (1.0, 1.0, 1.0)
     with pytest.raises(TypeError, match="cp: expected a CP"):
         orient(q, grid)
     with pytest.raises(ValueError, match="grid: expected levels in equal steps around zero"):
@@ -529,6 +695,20 @@ def test_a_zero_tensor_has_absolute_bounds():
     far = QuantizedCP(cp.codes, [1e160, 1.0], Grid(4))
     with pytest.raises(ValueError, match="cp: expected a longest component of norm"):
         certify(np.ones((2, 2)), far)
+
+
+def test_columns_whose_squares_are_lost_are_refused():
+    """A factor of zeros leaves the others as they are; what float64 makes of them is no proof."""
+    X = np.ones((3, 2, 2))
+    X[0] = 0
+    near, far = (
+        QuantizedCP([np.zeros((3, 1), int), *np.ones((2, 2, 1), int)], [1.0, s, s], Grid(4))
+        for s in (2.0**-200, 2.0**-300)
+    )
+    assert certify(X, near).one_opt == (False, True, True)
+    assert certify(0 * X, far).one_opt == (True, True, True)
+    with pytest.raises(ValueError, match="cp: expected columns whose squares float64 can hold"):
+        certify(X, far)
 
 
 # --- planted faults -------------------------------------------------------------------------------

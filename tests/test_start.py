@@ -4,7 +4,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support import caught, law, seeds
 
@@ -12,19 +12,25 @@ from qcp_ref import (
     CP,
     Grid,
     balance,
+    choose_scale,
     cp_als,
+    dequantize,
     epc,
     factorize,
+    gram,
+    mttkrp,
     normalize,
     quantize_cp,
     random_cp,
     reconstruct,
     relative_error,
     search,
+    solve_rows,
     start,
     svd_cp,
+    unfold,
 )
-from qcp_ref.start import best_rounding, corrected, rounded_svd
+from qcp_ref.start import best_rounding, corrected, one_after_the_other, rounded_svd
 
 THIS = sys.modules[__name__]
 GRIDS = [Grid(2), Grid(4), Grid(3, mid_rise=True), Grid(4, signed=False), Grid(4, kind="log2")]
@@ -38,14 +44,14 @@ def error_of(X, q):
     return relative_error(X, q.dequantize())
 
 
-def svd_by_hand(X, rank):
-    """The balanced SVD as NumPy has it, in as many modes as the tensor."""
+def svd_by_hand(X, rank, sign=1.0):
+    """The balanced SVD as NumPy has it, or all its vectors negated, in the tensor's modes."""
     ordered = sorted(range(X.ndim), key=lambda n: (X.shape[n] == 1, n))
     one, two = sorted(ordered[:2])
     U, s, Vt = np.linalg.svd(X.reshape(X.shape[one], X.shape[two]), full_matrices=False)
     count = min(rank, len(s))
     factors = [np.ones((1, count)) for _ in X.shape]
-    factors[one], factors[two] = U[:, :count], Vt[:count].T
+    factors[one], factors[two] = sign * U[:, :count], sign * Vt[:count].T
     padded = [np.pad(A, ((0, 0), (0, rank - count))) for A in factors]
     return balance(CP(padded, np.pad(s[:count], (0, rank - count))))
 
@@ -58,12 +64,15 @@ def svd_by_hand(X, rank):
     st.sampled_from([None, 0, 1]),
     seeds,
 )
+@example((4, 3), 3, Grid(2), None, 6)  # the negated vectors round best
 def test_the_rounded_svd_is_no_worse_than_by_hand(shape, rank, grid, axis, seed):
     X = np.random.default_rng([seed, 81]).standard_normal(shape)
     rounded = rounding(grid, axis=axis)
     found = rounded_svd(X, rank, grid, rounded)
     assert found.shape == X.shape and found.rank == rank and found.grid == grid
-    assert error_of(X, found) <= error_of(X, rounded(svd_by_hand(X, rank))) * (1 + 1e-9) + 1e-15
+    for sign in (1.0, -1.0):
+        hand = rounded(svd_by_hand(X, rank, sign))
+        assert error_of(X, found) <= error_of(X, hand) * (1 + 1e-9) + 1e-15
     assert error_of(X, found) <= error_of(X, rounded(svd_cp(X, rank)))
     # A mode of side 1 costs nothing: the matrix alone is not better.
     matrix = X.reshape([side for side in shape if side > 1] or [1, 1])
@@ -112,22 +121,111 @@ def test_exact_fits_survive_rounding(grid, seed):
         assert np.array_equal(A, B)
 
 
-def test_fits_with_room_of_their_own_get_no_allowance(monkeypatch):
-    X = np.random.default_rng(84).standard_normal((4, 3, 5))
-    fit, seen, slacks = cp_als(X, 2, rng=1), [], []
+@pytest.fixture
+def runs(monkeypatch):
+    """The options of each run of the correction."""
+    seen = []
 
     def watched(X, cp, **options):
-        seen.append(options.get("allowance", 0.0))
-        slacks.append(options["slack"])
+        seen.append(options)
         return epc(X, cp, **options)
 
     monkeypatch.setattr(start, "epc", watched)
-    corrected(X, fit, None, 0.3, (Grid(4), rounding(Grid(4))), {})
-    assert seen == [0.0]
-    corrected(X, fit, None, 99.0, (Grid(4), rounding(Grid(4))), {})
-    assert np.isclose(slacks[-1], (1 / fit.error - 1) / 2)
-    corrected(X, fit._replace(error=0.0), None, 0.3, (Grid(4), rounding(Grid(4))), {})
-    assert seen[1:] == [0.0, 0.0, 1 / 64]
+    return seen
+
+
+def a_fit():
+    X = np.random.default_rng(84).standard_normal((4, 3, 5))
+    return X, cp_als(X, 2, rng=1), (Grid(4), rounding(Grid(4)))
+
+
+def test_a_slack_is_that_which_was_given_or_half_of_the_room(runs):
+    X, fit, grid = a_fit()
+    given_slack = corrected(X, fit, 0.2, 0.3, grid, {"max_sweeps": 3})
+    assert np.isclose(relative_error(X, given_slack), 1.2 * fit.error, rtol=1e-5)
+    assert runs[-1]["max_sweeps"] == 3
+    corrected(X, fit, None, 99.0, grid, {})
+    assert np.isclose(runs[-1]["slack"], (1 / fit.error - 1) / 2)
+
+
+# The allowance of 16 levels is 1/64; a slack lifts the error before the two are compared.
+@pytest.mark.parametrize(
+    ("error", "usual", "count"),
+    [(0.0, 0.3, 2), (1 / 1.4, 0.3, 2), (1 / 1.2, 0.3, 1), (1.0, 0.0, 1), (50.0, 0.3, 1)],
+)
+def test_fits_with_room_of_their_own_get_no_allowance(error, usual, count, runs):
+    X, fit, grid = a_fit()
+    corrected(X, fit._replace(error=error / 64), None, usual, grid, {"max_sweeps": 3})
+    assert [run.get("allowance", 0.0) for run in runs] == [0.0, 1 / 64][:count]
+    assert all(run["max_sweeps"] == 3 for run in runs)
+
+
+# One factor after the other.
+
+
+def test_float_factors_make_up_for_those_that_are_rounded(monkeypatch):
+    X, grid = np.random.default_rng(88).standard_normal((5, 3, 4)), Grid(2)
+    cp, states, updates = cp_als(X, 2, rng=1).cp, [], []
+    put, update = start._put_on_grid, start.als_update
+
+    def watched(X, factors, mode, *options):
+        states.append((mode, [*factors]))
+        return put(X, factors, mode, *options)
+
+    monkeypatch.setattr(start, "_put_on_grid", watched)
+    monkeypatch.setattr(start, "als_update", lambda *a: updates.append(a) or update(*a))
+    found = one_after_the_other(X, cp, grid, lambda A: choose_scale(A, grid).scale)
+    assert all(k.any(axis=0).all() for k in found.codes)
+    assert [mode for mode, _ in states] == [1, 2, 0]
+    assert len(updates) == 10 * (2 + 1)  # ten sweeps over what is still float
+    for count, (_, factors) in enumerate(states):
+        fixed, free = ([n for n, _ in part] for part in (states[:count], states[count:]))
+        for n in fixed:
+            assert np.array_equal(factors[n], found.dequantize().factors[n])
+        lengths = [np.linalg.norm(factors[n], axis=0) for n in free]
+        assert np.allclose(lengths, lengths[0])
+    rest = X - reconstruct(CP(factors))  # of least squares
+    assert np.allclose(mttkrp(rest, factors, 0), 0, atol=1e-9)
+
+
+def row_errors(X, factors, mode, A):
+    parts = [*factors]
+    parts[mode] = A
+    return np.linalg.norm(unfold(X - reconstruct(CP(parts)), mode), axis=1)
+
+
+@settings(max_examples=20)
+@given(
+    st.integers(0, 2),
+    st.integers(2, 8),
+    st.sampled_from([*GRIDS[:4], Grid(1, kind="binary")]),
+    seeds,
+)
+def test_a_factor_is_put_on_its_grid_no_worse_than_by_k_best(mode, rank, grid, seed):
+    rng = np.random.default_rng([seed, 89])
+    X, factors = rng.standard_normal((6, 4, 5)), list(random_cp((6, 4, 5), rank, rng=rng).factors)
+    scale = choose_scale(factors[mode], grid).scale
+    codes, last = start._put_on_grid(X, factors, mode, grid, scale)
+    other = solve_rows(
+        mttkrp(X, factors, mode), gram(factors, mode), grid, scale, method="k-best"
+    ).codes
+    found, best = (
+        row_errors(X, factors, mode, dequantize(k, scale, grid=grid)) for k in (codes, other)
+    )
+    assert (found <= best * (1 + 1e-9)).all()
+    refit = row_errors(X, factors, mode, dequantize(codes, last, grid=grid))
+    assert np.linalg.norm(refit) <= np.linalg.norm(found) * (1 + 1e-9)
+
+
+@given(st.sampled_from(GRIDS[:3]), seeds)
+def test_codes_that_fit_exactly_are_kept(grid, seed):
+    """With more columns than the other factors tell apart only the start leads to them."""
+    rng = np.random.default_rng([seed, 90])
+    A = rng.choice(grid.levels, (4, 7))
+    factors = [A, *(rng.standard_normal((2, 7)) for _ in "bc")]
+    X = reconstruct(CP(factors))
+    codes, scale = start._put_on_grid(X, factors, 0, grid, np.array(1.0))
+    assert relative_error(X, CP([dequantize(codes, scale, grid=grid), *factors[1:]])) < 1e-7
 
 
 # The issue of matrices, for all methods at once.
