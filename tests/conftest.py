@@ -34,8 +34,8 @@ settings.load_profile(
 
 @pytest.fixture
 def rng(request):
-    """Return a generator of its own for each test, the same in every run."""
-    return np.random.default_rng(crc32(request.node.nodeid.encode()))
+    """Return a generator of its own for each test, the same in every run and in every folder."""
+    return np.random.default_rng(crc32(request.node.nodeid.rpartition("/")[2].encode()))
 
 
 @pytest.fixture(scope="session")

@@ -242,15 +242,16 @@ def exact_logits(network, image):
         root = np.vectorize(Decimal.sqrt, otypes=[object])(var + Decimal(app.EPS))
         return (y - mean) / root * w + b
 
+    zero = Decimal(0)  # of dead channels, too
     with localcontext(prec=60):
         x = (decimals(image) / 255 - Decimal(app.MEAN)) / Decimal(app.STD)
-        x = np.maximum(convolution(x[None], "stem.conv", 1), 0)
+        x = np.maximum(convolution(x[None], "stem.conv", 1), zero)
         for block, stride in (("block1", 2), ("block2", 2), ("block3", 1)):
-            y = np.maximum(convolution(x, f"{block}.conv1", stride), 0)
+            y = np.maximum(convolution(x, f"{block}.conv1", stride), zero)
             y = convolution(y, f"{block}.conv2", 1)
             extra = (len(y) - len(x)) // 2
             y[extra : extra + len(x)] += x[:, ::stride, ::stride]
-            x = np.maximum(y, 0)
+            x = np.maximum(y, zero)
         mean = x.sum(axis=(1, 2)) / (x.shape[1] * x.shape[2])
         return P["linear.weight"] @ mean + P["linear.bias"]
 
