@@ -635,7 +635,7 @@ def _secular_root(b: Array, sigma: Array, slack: float) -> float:
         r = 1 / (1 + sigma * x)
         q = r / r.max()  # of about one, so that no power of them vanishes
         square, slope = (b * q**2).sum(), (b * sigma * q**3).sum()
-        step = (r.max() * np.sqrt(square / slack) - 1) * square / (r.max() * slope)
+        step = (r.max() * np.sqrt(square) / np.sqrt(slack) - 1) * square / (r.max() * slope)
         if step <= 2 * np.finfo(np.float64).eps * x:
             break
         x += step
