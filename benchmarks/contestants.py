@@ -101,7 +101,7 @@ class Reference(Contestant):
 
     def descent(self, side: int, rank: int, bits: int) -> Timed:
         """Let all rows descend once; private, because no public function stops after one pass."""
-        rows = importlib.import_module("qcp_ref.rows")
+        rows = importlib.import_module("qcp_ref.factors.rows")
         F, G = normal_equations(side, rank)
         grid, start = self.q.Grid(bits), factors((side,), rank)[0]
         scale = self.q.choose_scale(start, grid).scale

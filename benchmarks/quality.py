@@ -23,10 +23,10 @@ from statistics import mean, median
 import numpy as np
 
 import qcp_ref as qcp
+from qcp_ref._threads import one_blas_thread
 from qcp_ref.app.files import write_json
 from qcp_ref.app.network import KERNELS, load_network
-from qcp_ref.layer import one_blas_thread
-from qcp_ref.search import METHODS
+from qcp_ref.factors.methods import METHODS
 
 CURVE = (0, 25, 50, 100, 200, 500, 1000, 2000)  # sweeps of 'best'
 SCALE_BITS = 64  # a float64 scale per factor counts

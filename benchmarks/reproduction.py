@@ -26,8 +26,8 @@ from qcp_ref import (
     rank_for_rate,
     relative_error,
 )
+from qcp_ref._threads import one_blas_thread
 from qcp_ref.app.network import KERNELS, load_network
-from qcp_ref.layer import one_blas_thread
 
 RATE, BITS, SEEDS = 2, 4, range(3)
 LAYERS = ("block1.conv1", "block1.conv2")

@@ -1,7 +1,7 @@
 """Map of the equations: what computes each of them, what tests it, and where it comes from.
 
 Read from the sources, without importing them, by docs/conf.py for a page and by
-tests/test_code_map.py for its complaints. Rules of reading:
+tests/docs/test_code_map.py for its complaints. Rules of reading:
 
 - An equation is a labelled ``.. math::`` of docs/theory.
 - A *place* cites it: a function, class or method whose docstring or comments hold its label, else
@@ -84,7 +84,8 @@ def read(root=ROOT):
     places, unknown = cite(equations, modules)
     public = {name: m for m in chapters(root) for name in modules[m].public}
     files = {file for found in modules.values() for file in found.tests}
-    used = {file: uses(root / file, public) for file in sorted(files) if (root / file).exists()}
+    there = [file for file in sorted(files) if (root / file).exists()]
+    used = {file: uses(root / file, public, modules) for file in there}
     tests, tested = {}, set()
     for label, cited in places.items():
         homes = [equations[label].page, *(place.module for place in cited)]
@@ -122,17 +123,22 @@ def cite(equations, modules):
                 equation, place = equations[label], Place(module, name)
                 if place not in places[label]:
                     places[label].append(place)
-                if tag and module == equation.page and not equation.tags:
+                if tag and part_of(module) == part_of(equation.page) and not equation.tags:
                     equations[label] = equation._replace(tags=(tag,))
     for label, equation in equations.items():
         equations[label] = equation._replace(tags=equation.tags or equation.chapter)
     return places, unknown
 
 
+def part_of(name):
+    """Return the part that a module or a page belongs to."""
+    return name.rpartition(".")[0]
+
+
 def chapters(root):
     """Return the modules whose public names qcp_ref exports: those with a page of the API."""
-    apart = {"index", "loops", "conformance"}
-    return sorted({path.stem for path in (root / "docs" / "api").glob("*.rst")} - apart)
+    apart, folder = {"index", "loops", "conformance"}, root / "docs" / "api"
+    return sorted({dotted(path, folder) for path in folder.rglob("*.rst")} - apart)
 
 
 def claims(place, modules, root):
@@ -163,14 +169,15 @@ def theory(root):
     found = {}
     for page in pages(root):
         text = (root / "docs" / "theory" / f"{page}.rst").read_text(encoding="utf-8")
-        found |= {equation.label: equation for equation in read_page(page, text)}
+        equations = read_page(page.replace("/", "."), text)
+        found |= {equation.label: equation for equation in equations}
     return found
 
 
 def pages(root):
     """Return the names of the theory pages in reading order."""
     index = (root / "docs" / "theory" / "index.rst").read_text(encoding="utf-8")
-    return re.findall(r"^   (\w+)$", index, re.MULTILINE)
+    return re.findall(r"^   ([\w/]+)$", index, re.MULTILINE)
 
 
 def blocks_of(text):
@@ -244,14 +251,25 @@ def sources(root):
     """Return what each module of the package says, by its dotted name below qcp_ref."""
     found = {}
     for path in sorted((root / "qcp_ref").rglob("*.py")):
-        parts = path.relative_to(root / "qcp_ref").with_suffix("").parts
-        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        name = module_name(root, path)
         module = read_module(path.read_text(encoding="utf-8"))
-        default = f"tests/test_{parts[-1].strip('_')}.py"
+        *parts, last = name.split(".")
+        default = "/".join(["tests", *parts, f"test_{last.strip('_')}.py"])
         if not module.tests and (root / default).exists():
             module.tests.append(default)
         found[name] = module
     return found
+
+
+def dotted(path, folder):
+    """Return the name of a file within a folder, with dots between its parts."""
+    return ".".join(path.relative_to(folder).with_suffix("").parts)
+
+
+def module_name(root, path):
+    """Return the dotted name of a module below qcp_ref; a package goes by its own name."""
+    name = dotted(path, root / "qcp_ref")
+    return name.removesuffix("__init__").rstrip(".")
 
 
 def read_module(text):
@@ -277,7 +295,7 @@ def read_module(text):
         for name, node in spans.items()
         if isinstance(node, FUNCTIONS) and name.partition(".")[0] in public and "._" not in name
     ]
-    tests = re.findall(r"tests/test_\w+\.py", ast.get_docstring(tree) or "")
+    tests = re.findall(r"tests/[\w/]*test_\w+\.py", ast.get_docstring(tree) or "")
     parts = {label: words(node) for node in tree.body for label in labels_of(node)}
     return Module(public, functions, tests, cited, parts)
 
@@ -299,14 +317,14 @@ def words(node):
 # --- tests ---------------------------------------------------------------------------------------
 
 
-def uses(path, public):
+def uses(path, public, modules):
     """Return for each test of a file the names it uses, as (module, name), and all attributes.
 
     What the helpers and fixtures of the file use, and the values of its constants, counts for the
     tests that use those. ``public`` maps what ``qcp_ref`` exports to the chapter it comes from.
     """
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    imported = imports(tree, public)
+    imported = imports(tree, public, modules)
     own, parts = {}, {}
     for node in tree.body:
         names = {imported[word] for word in words(node) & imported.keys()}
@@ -326,7 +344,7 @@ def uses(path, public):
     }
 
 
-def imports(tree, public):
+def imports(tree, public, modules):
     """Return local name -> (module, name) of what a file imports of qcp_ref; "" for a module."""
     found = {}
     for node in ast.walk(tree):
@@ -337,7 +355,9 @@ def imports(tree, public):
         module = node.module.partition(".")[2]
         for alias in node.names:
             name = alias.asname or alias.name
-            if module:
+            if f"{module}.{alias.name}" in modules:
+                found[name] = (f"{module}.{alias.name}", "")
+            elif module:
                 found[name] = (module, alias.name)
             else:  # a public name, or else a module; a function's name goes before a module's
                 home = public.get(alias.name)
@@ -387,7 +407,13 @@ def page(found, operations):
         "",
     ]
     for name in dict.fromkeys(equation.page for equation in found.equations.values()):
-        lines += [f":doc:`/theory/{name}`", "-" * 60, "", ".. list-table::", "   :header-rows: 1"]
+        lines += [
+            f":doc:`/theory/{name.replace('.', '/')}`",
+            "-" * 60,
+            "",
+            ".. list-table::",
+            "   :header-rows: 1",
+        ]
         lines += [f"   :widths: {WIDTHS}", "   :class: code-map", ""]
         lines += row(COLUMNS)
         for label, equation in found.equations.items():
@@ -410,11 +436,13 @@ def code(found, equation):
     linked, named = [], []
     places = [p for p in found.places[equation.label] if p.name]
     for module, name in sorted(places, key=lambda p: (p.module != equation.page, p.module)):
-        short = name if module == equation.page else f"{module}.{name}"
+        home = "loops" if part_of(module) == "loops" else module  # one module to its readers
+        short = name if home == equation.page else f"{home}.{name}"
         owner, _, method = name.partition(".")
-        known = (ROOT / "docs" / "api" / f"{module}.rst").exists() and module != "conformance"
-        if known and owner in found.modules[module].public and not method.startswith("_"):
-            linked.append(f":py:obj:`{short} <qcp_ref.{module}.{name}>`")
+        page = ROOT / "docs" / "api" / f"{home.replace('.', '/')}.rst"
+        known = page.exists() and home != "conformance"
+        if known and owner in found.modules[home].public and not method.startswith("_"):
+            linked.append(f":py:obj:`{short} <qcp_ref.{home}.{name}>`")
         else:
             named.append(f"``{short}``")
     modules = dict.fromkeys(module for module, _ in found.places[equation.label])

@@ -168,7 +168,8 @@ def convert_markdown(app):
 def list_names(app, docname, source):
     """Fill the table on top of an API page from the module's own ``__all__``."""
     if docname.startswith("api/") and "|all|" in source[0]:
-        names = importlib.import_module(f"qcp_ref.{Path(docname).name}").__all__
+        module = docname.removeprefix("api/").replace("/", ".")
+        names = importlib.import_module(f"qcp_ref.{module}").__all__
         source[0] = source[0].replace("|all|", "\n   ".join(names))
 
 

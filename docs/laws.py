@@ -1,13 +1,14 @@
 """The laws of the book: what the public docstrings state, which property tests hold it.
 
 Read from the sources, without importing them, by docs/conf.py for a page and by
-tests/test_structure.py for its complaints. Rules of reading:
+tests/project/test_structure.py for its complaints. Rules of reading:
 
 - A law is a bullet ``- *slug*: text`` of the list headed ``**Laws**`` in the docstring of a public
   function, class or method. Its name is ``function.slug``, ``Class.slug`` or ``Class.method.slug``.
-- A test cites laws by the decorator ``@law("function.slug", ...)`` of tests/support.py. Each law is
-  cited by a property test at least: one that Hypothesis gives its arguments, by ``@given``. What
-  cites the law of a function or method names it, or uses something in its file that does.
+- A test cites laws by the decorator ``@law("function.slug", ...)`` of tests/helpers/support.py.
+  Each law is cited by a property test at least: one that Hypothesis gives its arguments, by
+  ``@given``. What cites the law of a function or method names it, or uses something in its file
+  that does.
 - A planted fault is a row of the ``parametrize`` of a test that calls ``caught``; without rows it
   is a call of ``caught``. The tests that catch it are those that the row names, directly or through
   constants of the file; if it names none, those that the test itself names.
@@ -20,7 +21,7 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from code_map import closure, labels_of
+from code_map import closure, labels_of, module_name
 
 ROOT = Path(__file__).parent.parent
 SLUG = re.compile(r"\*([a-z0-9]+(?:-[a-z0-9]+)*)\*: +(?=\S)")
@@ -73,20 +74,20 @@ def read(root=ROOT):
     """Return the laws of a project, its tests and its planted faults."""
     laws, files, tests, faults = [], {}, [], []
     contents = (root / "qcp_ref" / "__init__.py").read_text(encoding="utf-8")
-    order = re.findall(r"^from qcp_ref\.(\w+) import", contents, re.MULTILINE)
-    paths = sorted((root / "qcp_ref").rglob("*.py"))
-    for path in sorted(paths, key=lambda path: [*order, path.stem].index(path.stem)):
-        parts = path.relative_to(root / "qcp_ref").with_suffix("").parts
-        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+    order = re.findall(r"^from qcp_ref\.([\w.]+) import", contents, re.MULTILINE)
+    places = {module_name(root, path): path for path in (root / "qcp_ref").rglob("*.py")}
+    for name in sorted(sorted(places), key=lambda name: [*order, name].index(name)):
+        path = places[name]
         tree = ast.parse(path.read_text(encoding="utf-8"))
         found = list(stated(name, tree))
         laws += found
         if found:
-            files[name] = re.findall(r"tests/(test_\w+\.py)", ast.get_docstring(tree) or "")
-    for path in sorted((root / "tests").glob("test_*.py")):
+            files[name] = re.findall(r"tests/([\w/]*test_\w+\.py)", ast.get_docstring(tree) or "")
+    for path in sorted((root / "tests").rglob("test_*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        tests += citing(path.name, tree)
-        faults += planted(path.name, tree)
+        file = path.relative_to(root / "tests").as_posix()
+        tests += citing(file, tree)
+        faults += planted(file, tree)
     return Book(laws, files, tests, faults)
 
 
@@ -240,7 +241,12 @@ def page(book):
     held = holders(book)
     lines = [f"{len(book.laws)} laws, cited by {len(book.tests)} tests.", ""]
     for module in dict.fromkeys(law.module for law in book.laws):
-        lines += [f":doc:`/api/{module}`", "-" * 60, "", f".. py:currentmodule:: qcp_ref.{module}"]
+        lines += [
+            f":doc:`/api/{module.replace('.', '/')}`",
+            "-" * 60,
+            "",
+            f".. py:currentmodule:: qcp_ref.{module}",
+        ]
         lines += ["", ".. list-table::", "   :header-rows: 1", "   :widths: 20 50 30"]
         lines += ["   :class: code-map", ""]
         cells = [("law", "what it says", "tests")]

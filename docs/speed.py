@@ -96,8 +96,8 @@ written as channels x height x width.
 Growth
 ------
 
-One sweep of :func:`~qcp_ref.als.cp_als`. Memory is the peak of NumPy's arrays, beyond tensor and
-start, as Python's tracemalloc counts it when this page is built.
+One sweep of :func:`~qcp_ref.tensors.als.cp_als`. Memory is the peak of NumPy's arrays, beyond
+tensor and start, as Python's tracemalloc counts it when this page is built.
 
 {grid(sweep_rows(result, works))}
 

@@ -4,10 +4,10 @@ The chapters, in reading order.
 """
 
 from qcp_ref.bounds import gamma, rounding_bound
-from qcp_ref.tensor import fold, gram, khatri_rao, mttkrp, mttkrp_sweep, unfold
-from qcp_ref.cp import (
-    Alignment,
+from qcp_ref.tensors.tensor import fold, gram, khatri_rao, mttkrp, mttkrp_sweep, unfold
+from qcp_ref.tensors.cp import (
     CP,
+    Alignment,
     Degeneracy,
     align,
     balance,
@@ -20,33 +20,26 @@ from qcp_ref.cp import (
     reconstruct,
     relative_error,
 )
-from qcp_ref.svd import svd_cp
-from qcp_ref.als import ALSUpdate, CPFit, FitHistory, als_update, cp_als
-from qcp_ref.grid import Grid, Scale, dequantize, quantize
-from qcp_ref.scale import choose_scale, project
-from qcp_ref.ranges import Histogram, activation_scale, histogram_error, histogram_range
-from qcp_ref.admm import ADMMResult, admm
-from qcp_ref.epc import EPCFit, EPCHistory, EPCUpdate, epc, epc_update, sensitivity
-from qcp_ref.rows import RowFit, refit_scale, solve_rows
-from qcp_ref.qcp import (
+from qcp_ref.tensors.svd import svd_cp
+from qcp_ref.tensors.als import ALSUpdate, CPFit, FitHistory, als_update, cp_als
+from qcp_ref.grids.grid import Grid, Scale, dequantize, quantize
+from qcp_ref.grids.scale import choose_scale, project
+from qcp_ref.factors.quantized import (
     Prediction,
     QuantizedCP,
     QuantizedFit,
     QuantizedHistory,
-    ao_admm,
     orient,
     predict_error,
     quantize_cp,
 )
-from qcp_ref.search import (
-    Certificate,
-    SlackSearch,
-    certify,
-    choose_slack,
-    factorize,
-    polish,
-)
-from qcp_ref.conv import (
+from qcp_ref.factors.epc import EPCFit, EPCHistory, EPCUpdate, epc, epc_update, sensitivity
+from qcp_ref.factors.admm import ADMMResult, admm
+from qcp_ref.factors.ao_admm import ao_admm
+from qcp_ref.factors.rows import RowFit, refit_scale, solve_rows
+from qcp_ref.factors.search import Certificate, certify, polish
+from qcp_ref.factors.methods import SlackSearch, choose_slack, factorize
+from qcp_ref.layers.conv import (
     conv1d,
     conv2d,
     conv3d,
@@ -60,7 +53,8 @@ from qcp_ref.conv import (
     pointwise,
     tensor_to_kernel,
 )
-from qcp_ref.output import (
+from qcp_ref.layers.cost import Costs, conv_costs, equal_cost_bits, rank_for_rate
+from qcp_ref.layers.output import (
     OutputFit,
     output_als,
     output_error,
@@ -68,7 +62,9 @@ from qcp_ref.output import (
     polish_output,
     second_moment,
 )
-from qcp_ref.integer import (
+from qcp_ref.layers.layer import CPConv, CPLinear, compress_conv, compress_linear
+from qcp_ref.layers.ranges import Histogram, activation_scale, histogram_error, histogram_range
+from qcp_ref.layers.integer import (
     IntegerCP,
     accumulator_bound,
     fixed_point,
@@ -77,9 +73,8 @@ from qcp_ref.integer import (
     integer_cp,
     requantize,
 )
-from qcp_ref.cost import Costs, conv_costs, equal_cost_bits, rank_for_rate
-from qcp_ref.layer import CPConv, CPLinear, compress_conv, compress_linear
-from qcp_ref.budget import Allocation, Choice, allocate, frontier, rank_for_budget
+from qcp_ref.networks.frontier import Choice, frontier, rank_for_budget
+from qcp_ref.networks.allocation import Allocation, allocate
 
 __version__ = "0.1.0"
 

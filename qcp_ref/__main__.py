@@ -1,4 +1,4 @@
-"""The command ``qcp-ref``, as ``python -m qcp_ref``."""
+"""The command ``qcp-ref``, as ``python -m qcp_ref``. Checked by tests/app/test_main.py."""
 
 import sys
 

@@ -505,7 +505,7 @@ def near_best(
 
 @Kernel
 def quantize(x: Array, scale: Array, zero: Array, qmin: int, qmax: int) -> Integers:
-    """Round numbers to codes entry by entry: the twin of :func:`qcp_ref.grid.quantize`."""
+    """Round numbers to codes entry by entry: the twin of ``quantize``."""
     codes = np.empty(x.size, np.int64)
     for i in range(x.size):
         codes[i] = int(min(max(np.rint(x[i] / scale[i]) + zero[i], qmin), qmax))
@@ -514,7 +514,7 @@ def quantize(x: Array, scale: Array, zero: Array, qmin: int, qmax: int) -> Integ
 
 @Kernel
 def dequantize(codes: Integers, scale: Array, zero: Array) -> Array:
-    """Return the numbers of codes: the twin of :func:`qcp_ref.grid.dequantize`."""
+    """Return the numbers of codes: the twin of ``dequantize``."""
     values = np.empty(codes.size)
     for i in range(codes.size):
         values[i] = scale[i] * (codes[i] - zero[i])
@@ -523,7 +523,7 @@ def dequantize(codes: Integers, scale: Array, zero: Array) -> Array:
 
 @Kernel
 def nearest(x: Array, scale: Array, levels: Array) -> Array:
-    """Compare with all levels: the twin of :func:`qcp_ref.scale.project` on grids of any kind.
+    """Compare with all levels: the twin of ``project`` on grids of any kind.
 
     Of two equally near ones the one of even code is taken, codes counted from the middle.
     """
@@ -543,7 +543,7 @@ def nearest(x: Array, scale: Array, levels: Array) -> Array:
 
 @Kernel
 def reconstruct(stack: Array, sides: Integers, weights: Array) -> Array:
-    """Sum the components of each entry, in C order: the twin of :func:`qcp_ref.cp.reconstruct`."""
+    """Sum the components of each entry, in C order: the twin of ``reconstruct``."""
     size = 1
     for side in sides:
         size *= side
@@ -561,7 +561,7 @@ def reconstruct(stack: Array, sides: Integers, weights: Array) -> Array:
 
 @Kernel
 def mttkrp(X: Array, stack: Array, sides: Integers, mode: int) -> Array:
-    """Sum over the entries of a flat tensor: the twin of :func:`qcp_ref.tensor.mttkrp`."""
+    """Sum over the entries of a flat tensor: the twin of ``mttkrp``."""
     F = np.zeros((sides[mode], stack.shape[1]))
     for entry in range(X.size):
         for r in range(stack.shape[1]):
@@ -579,7 +579,7 @@ def mttkrp(X: Array, stack: Array, sides: Integers, mode: int) -> Array:
 
 @Kernel
 def gram(stack: Array, sides: Integers, mode: int) -> Array:
-    """Multiply the Gram matrices of all modes but one: the twin of :func:`qcp_ref.tensor.gram`."""
+    """Multiply the Gram matrices of all modes but one: the twin of ``gram``."""
     rank = stack.shape[1]
     G = np.ones((rank, rank))
     for r in range(rank):
@@ -597,7 +597,7 @@ def gram(stack: Array, sides: Integers, mode: int) -> Array:
 
 @Kernel
 def balance(stack: Array, sides: Integers, weights: Array) -> Array:
-    """Give the columns of each component one norm: the twin of :func:`qcp_ref.cp.balance`."""
+    """Give the columns of each component one norm: the twin of ``balance``."""
     balanced = np.zeros(stack.shape)
     lengths = np.empty(sides.size)
     for r in range(stack.shape[1]):
@@ -626,7 +626,7 @@ def balance(stack: Array, sides: Integers, weights: Array) -> Array:
 
 @Kernel
 def als_update(F: Array, G: Array, pivot: float) -> tuple[Array, bool]:
-    """Solve by Cholesky at unit diagonal: the twin of :func:`qcp_ref.als.als_update`.
+    """Solve by Cholesky at unit diagonal: the twin of ``als_update``.
 
     With False if an entry of the triangle's diagonal is not above ``pivot``; then nothing is
     solved.
@@ -662,7 +662,7 @@ def als_update(F: Array, G: Array, pivot: float) -> tuple[Array, bool]:
 
 @Kernel
 def epc_update(F: Array, G: Array, size: float, bound: float) -> Array:
-    """Bisect for the ridge that meets the bound: the twin of :func:`qcp_ref.epc.epc_update`.
+    """Bisect for the ridge that meets the bound: the twin of ``epc_update``.
 
     Solves at every step, without eigenvalues. ``size`` and ``bound`` are the squares of the
     tensor's norm and of the error allowed. If the bound is below reach, the least ridge is taken.
@@ -699,7 +699,7 @@ def epc_update(F: Array, G: Array, size: float, bound: float) -> Array:
 def descend(
     V: Array, residual: Array, G: Array, dither: Array, box: tuple[float, float, float]
 ) -> int:
-    """Round each entry to its own best level once: the twin of :func:`qcp_ref.rows._descend`.
+    """Round each entry to its own best level once: the twin of ``_descend``.
 
     In steps of the scale; the box holds lowest and highest code and the offset of the levels. Row
     by row, where the readable form goes column by column. Returns how many entries have changed.
@@ -767,7 +767,7 @@ def sphere(
     first, and leaves a branch that is out of reach of what is known. Returns the best row, its
     distance, the least distance of a branch that was left for want of budget (infinity if there was
     none), the number of nodes, and all rows within reach. The twin of
-    :class:`qcp_ref.proofs.Trees`, which searches many rows at once.
+    :class:`qcp_ref.factors.proofs.Trees`, which searches many rows at once.
     """
     low, high, offset = box
     n, left, nodes, radius, count = z.size, np.inf, 0, 0.0, 0
@@ -824,11 +824,11 @@ def keep(found: Array, distances: Array, count: int, limit: float) -> int:
 
 @Kernel
 def conv(x: Floats, W: Floats, y: Floats, geometry: tuple[int, int, int, int, int, int]) -> None:
-    """Add a convolution to ``y``: the twin of :func:`qcp_ref.conv.conv2d`, pointwise, depthwise.
+    """Add a convolution to ``y``: the twin of ``conv2d``, pointwise, depthwise.
 
     The geometry is stride, zeros at top and left, and dilation. Kernels of fewer channels than
     images make groups: with one channel each it is the depthwise stage. ``y`` holds the bias, and
-    its type is that of the sums; on integers it is the twin of :func:`qcp_ref.integer.int_conv`.
+    its type is that of the sums; on integers it is the twin of ``int_conv``.
     """
     down, across, top, left, apart, beside = geometry
     outputs = y.shape[1] * W.shape[1] // x.shape[1]  # per group
@@ -853,7 +853,7 @@ def gather(x: Floats, C: Floats, sources: Integers, y: Floats) -> None:
     """Add up what a depthwise convolution takes from each source: replaces a pass per entry.
 
     Pixels are rows, in ``x`` and in ``y``, which begins with zeros. Every sum has the order of
-    :func:`qcp_ref.conv._depthwise`, so the bits are the same.
+    :func:`qcp_ref.layers.conv._depthwise`, so the bits are the same.
     """
     for n in range(x.shape[0]):
         for p in range(sources.shape[0]):
@@ -866,7 +866,7 @@ def gather(x: Floats, C: Floats, sources: Integers, y: Floats) -> None:
 
 @Kernel
 def requantize(acc: Integers, multiplier: Array, target: tuple[int, int, int]) -> Integers:
-    """Round products once: the twin of :func:`qcp_ref.integer.requantize`.
+    """Round products once: the twin of ``requantize``.
 
     The target is the zero point and the two ends of the codes.
     """

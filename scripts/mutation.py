@@ -1,7 +1,9 @@
 """Mutation testing: change the library in small ways, see whether the chapter's own tests notice.
 
 ``python scripts/mutation.py --sample 150`` takes a seeded sample of each chapter, no option all
-mutants. ``--chapter tensor`` (again for more) restricts it, ``--jobs`` runs that many processes.
+mutants. ``--chapter tensors.cp`` (again for more) restricts it, ``--jobs`` runs that many
+processes.
+
 What is judged goes into a session file at once; a run that is stopped goes on from there, and
 judges again what was judged for other texts of package and tests. ``--survivors`` judges only those
 that survived the last time, whatever has changed since: for writing tests.
@@ -14,8 +16,10 @@ See mutants.py for what a mutant is, and judge.py for what is run against it.
 """
 
 import argparse
+import ast
 import hashlib
 import json
+import re
 import sys
 import time
 import tomllib
@@ -33,24 +37,47 @@ from mutants import Mutant, mutants
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "qcp_ref"
+PARTS = {
+    "tensors": ["tensor", "cp", "sweep", "svd", "als"],
+    "grids": ["grid", "minimum", "scale"],
+    "factors": [
+        *["quantized", "epc", "admm", "ao_admm", "proofs", "descent", "rows", "start", "search"],
+        "methods",
+    ],
+    "layers": ["geometry", "conv", "cost", "output", "layer", "ranges", "integer"],
+    "networks": ["frontier", "allocation"],
+    "loops": ["nested", "tensors", "grids", "factors", "layers", "networks"],
+}
 CHAPTERS = [
-    *["bounds", "tensor", "cp", "svd", "als", "grid", "minimum", "scale", "ranges", "admm", "epc"],
-    *["proofs", "rows", "qcp", "start", "search", "conv", "output", "integer", "cost", "layer"],
-    *["budget", "_door", "_checks", "_wide", "_results", "_kernels", "loops", "minimal"],
+    *["bounds", *(f"{part}.{name}" for part, names in PARTS.items() for name in names)],
+    *["_door", "_checks", "_wide", "_results", "_kernels", "_threads", "minimal"],
 ]
 # Per cent of the mutants that have to be killed, of those that are not listed.
-GOALS = dict.fromkeys(["tensor", "cp", "als", "admm", "grid", "conv", "loops"], 95.0)
+HIGH = ["tensors.tensor", "tensors.cp", "tensors.als", "factors.admm", "grids.grid", "layers.conv"]
+GOALS = dict.fromkeys([*HIGH, *(f"loops.{name}" for name in PARTS["loops"])], 95.0)
 GOAL = 90.0
 # Run as plain Python: compiling each mutant would take seconds. That both forms agree is tested.
 UNCOMPILED = {"_kernels"}
 
 
-def files_of_tests(chapter: str) -> tuple[str, ...]:
-    """Return the test files that judge a chapter: its own; of the loops, all that may compare."""
-    own = f"tests/test_{chapter.strip('_')}.py"
-    if chapter != "loops":
-        return (own,)
-    return (own, *(f"tests/test_{name.strip('_')}.py" for name in CHAPTERS if name != "loops"))
+def files_of_tests(chapter: str, root: Path = ROOT, package: str = PACKAGE) -> tuple[str, ...]:
+    """Return the test files that judge a chapter: those that its docstring names, or its own.
+
+    Loops are judged by their own tests and by those of the part that they are a mirror of.
+    """
+    *parts, last = chapter.split(".")
+    if parts == ["loops"]:
+        others = [f"{last}.{name}" for name in PARTS.get(last, ())]
+        found = [file for other in others for file in files_of_tests(other, root, package)]
+        return ("tests/loops/test_loops.py", *dict.fromkeys(found))
+    text = place_of(chapter, root, package).read_text(encoding="utf-8")
+    named = re.findall(r"tests/[\w/]*test_\w+\.py", ast.get_docstring(ast.parse(text)) or "")
+    return tuple(named) or ("/".join(["tests", *parts, f"test_{last.strip('_')}.py"]),)
+
+
+def place_of(chapter: str, root: Path = ROOT, package: str = PACKAGE) -> Path:
+    """Return the file of a chapter."""
+    return root / package / f"{chapter.replace('.', '/')}.py"
 
 
 @dataclass(frozen=True)
@@ -99,8 +126,8 @@ class Session:
 
 def digest(root: Path, package: str, chapter: str, tests: Sequence[str]) -> str:
     """Return a hash of all texts that can change a verdict on a chapter."""
-    texts = sorted({*(root / package).glob("*.py"), *(root / name for name in tests)})
-    shared = [root / "tests" / name for name in ("conftest.py", "support.py")]
+    texts = sorted({*(root / package).rglob("*.py"), *(root / name for name in tests)})
+    shared = [root / "tests" / "conftest.py", *sorted((root / "tests" / "helpers").glob("*.py"))]
     total = hashlib.sha256(chapter.encode())
     for path in [*texts, *shared]:
         if path.exists():
@@ -197,12 +224,12 @@ def details(result: Score, file: str) -> str:
 def table(results: Sequence[Score]) -> str:
     """Return the scores, a line per chapter."""
     lines = [
-        f"{'chapter':10}{'mutants':>8}{'killed':>8}{'timeout':>8}{'listed':>8}{'open':>6}  score"
+        f"{'chapter':20}{'mutants':>8}{'killed':>8}{'timeout':>8}{'listed':>8}{'open':>6}  score"
     ]
     for r in results:
         counts = f"{r.judged:8}{r.killed:8}{r.late:8}{len(r.listed):8}{len(r.open):6}"
         goal = GOALS.get(r.chapter, GOAL)
-        lines.append(f"{r.chapter:10}{counts}  {r.percent:5.1f} % (goal {goal:.0f})")
+        lines.append(f"{r.chapter:20}{counts}  {r.percent:5.1f} % (goal {goal:.0f})")
     return "\n".join(lines)
 
 
@@ -233,7 +260,7 @@ def chapter_score(args: argparse.Namespace, session: Session, chapter: str, out:
     place = Place(
         args.root,
         f"{args.package}.{chapter}",
-        files_of_tests(chapter),
+        files_of_tests(chapter, args.root, args.package),
         chapter in UNCOMPILED,
         args.patience,
     )
@@ -282,7 +309,7 @@ def main(argv: Sequence[str] | None = None, out: Any = None) -> int:
     for chapter in args.chapter or CHAPTERS:
         result = chapter_score(args, session, chapter, out)
         results.append(result)
-        file = f"{args.package}/{chapter}.py"
+        file = str(place_of(chapter, args.root, args.package).relative_to(args.root))
         if args.out:
             args.out.mkdir(parents=True, exist_ok=True)
             text = f"{table([result])}\n\n{details(result, file)}"

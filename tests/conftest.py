@@ -6,12 +6,12 @@ HYPOTHESIS_PROFILE names one. Warnings are errors: see pyproject.toml.
 """
 
 import os
-from dataclasses import replace
 from zlib import crc32
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, settings
+from small_demo import shrink
 
 # How fast a machine draws examples is not a property of the code under test.
 COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
@@ -53,7 +53,7 @@ def demo_result(tmp_path_factory):
 
     seen = []
     with pytest.MonkeyPatch.context() as patch:
-        _shrink(patch)
+        shrink(patch)
         settings = demo.Settings(out=tmp_path_factory.mktemp("demo"))
         result = demo.run(settings, lambda *row: seen.append(row), lambda text: None)
     return result, seen
@@ -62,20 +62,4 @@ def demo_result(tmp_path_factory):
 @pytest.fixture
 def small_demo(monkeypatch):
     """Let the demo work on one layer and few images."""
-    _shrink(monkeypatch)
-
-
-def _shrink(patch):
-    from qcp_ref.app import demo, network, tables
-
-    images = network.load_images()
-    few = replace(
-        images,
-        calibration_images=images.calibration_images[::10],
-        test_images=images.test_images[:200],
-        test_labels=images.test_labels[:200],
-    )
-    first = {"block1.conv1": network.KERNELS["block1.conv1"]}
-    patch.setattr(demo, "load_images", lambda: few)
-    patch.setattr(demo, "KERNELS", first)
-    patch.setattr(tables, "KERNELS", first)
+    shrink(monkeypatch)

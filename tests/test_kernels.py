@@ -49,9 +49,10 @@ from qcp_ref._kernels import (
     sphere,
     tails,
 )
-from qcp_ref.conv import _axes, _depthwise, _sources
-from qcp_ref.minimum import moments_of
-from qcp_ref.rows import _descend
+from qcp_ref.factors.descent import _descend
+from qcp_ref.grids.minimum import moments_of
+from qcp_ref.layers.conv import _depthwise
+from qcp_ref.layers.geometry import _axes, _sources
 
 THIS = sys.modules[__name__]
 GRIDS = [

@@ -103,7 +103,7 @@ def test_public_functions_run_without_numba_and_agree(tmp_path, case):
     out = tmp_path / "found.npz"
     block = "import sys; sys.modules['numba'] = None\n" if case == "absent" else ""
     switch = "1" if case == "switched off" else None
-    code = block + PROGRAM.format(out=str(out), tests=str(ROOT / "tests"))
+    code = block + PROGRAM.format(out=str(out), tests=str(ROOT / "tests" / "helpers"))
     done = process(code, NUMBA_DISABLE_JIT=switch)
     assert done.stderr.count("NumbaMissingWarning") == 1, done.stderr
     assert "qcp_ref runs without Numba (" in done.stderr and "install numba" in done.stderr

@@ -6,7 +6,7 @@ anything is unpacked: those of the file, of the zip directory, and of the arrays
 shape and SHA-256. JSON of our own carries a SHA-256 of itself. Nothing is unpickled, nothing is
 unpacked to the disk.
 
-Checked by tests/test_archive.py.
+Checked by tests/app/test_archive.py.
 """
 
 import io

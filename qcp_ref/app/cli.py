@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO, cast
 
 from qcp_ref import __version__
-from qcp_ref.search import METHODS
+from qcp_ref.factors.methods import METHODS
 
 __all__ = ["main"]
 

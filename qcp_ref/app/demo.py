@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qcp_ref._checks import Array, check_int, check_option
+from qcp_ref._threads import one_blas_thread
 from qcp_ref.app.files import (
     COMPRESSED,
     load_compressed,
@@ -41,12 +42,12 @@ from qcp_ref.app.network import (
     predict,
     recalibrate,
 )
-from qcp_ref.budget import _round_dense
-from qcp_ref.conv import conv2d, cp_conv_bound
-from qcp_ref.cost import Costs, conv_costs, equal_cost_bits
-from qcp_ref.grid import quantize
-from qcp_ref.layer import CPConv, compress_conv, one_blas_thread
-from qcp_ref.search import METHODS
+from qcp_ref.factors.methods import METHODS
+from qcp_ref.grids.grid import quantize
+from qcp_ref.grids.scale import _round_dense
+from qcp_ref.layers.conv import conv2d, cp_conv_bound
+from qcp_ref.layers.cost import Costs, conv_costs, equal_cost_bits
+from qcp_ref.layers.layer import CPConv, compress_conv
 
 __all__ = ["DemoResult", "Settings", "check_forward", "check_grid", "highest_rate", "run"]
 

@@ -4,7 +4,7 @@ Those of one run of the demo lie in a folder of their own, which is renamed as a
 results.json names the SHA-256 of the files beside it. So they belong together, whenever the process
 is killed and however many run at a time.
 
-Checked by tests/test_files.py.
+Checked by tests/app/test_files.py.
 """
 
 import contextlib
@@ -36,8 +36,8 @@ from qcp_ref.app.archive import (
     seal,
     unseal,
 )
-from qcp_ref.grid import Grid
-from qcp_ref.qcp import QuantizedCP
+from qcp_ref.factors.quantized import QuantizedCP
+from qcp_ref.grids.grid import Grid
 
 __all__ = [
     "FileError",

@@ -9,7 +9,7 @@ through the network is written down once, in ``_walk``, and read three times: on
 
 Simplified: inference only, for this one architecture. scripts/train_network.py trains it.
 
-Checked by tests/test_network.py, against PyTorch too.
+Checked by tests/app/test_network.py, against PyTorch too.
 """
 
 import hashlib
@@ -26,10 +26,10 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from qcp_ref._checks import Array, check_int
+from qcp_ref._threads import one_blas_thread
 from qcp_ref.app.archive import Archive, FileError, entry, parse, read_file, refusing
 from qcp_ref.bounds import gamma
-from qcp_ref.conv import conv2d
-from qcp_ref.layer import one_blas_thread
+from qcp_ref.layers.conv import conv2d
 
 __all__ = [
     "KERNELS",

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from qcp_ref.app.demo import ACTIVATION_BITS, BASELINES, THREADS, DemoResult, Settings
 from qcp_ref.app.network import KERNELS
-from qcp_ref.cost import Costs
+from qcp_ref.layers.cost import Costs
 
 __all__ = ["Display", "Lines", "Screen", "shown", "tables"]
 

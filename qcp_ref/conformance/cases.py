@@ -3,7 +3,7 @@
 Arguments are nested lists of integers and fractions. Their types, the capabilities that a case
 needs and its expectation follow from them, so that a family states only what it is about.
 
-Checked by tests/test_families.py.
+Checked by tests/conformance/test_families.py.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

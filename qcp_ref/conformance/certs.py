@@ -11,7 +11,7 @@ A step is judged on the implementation's own earlier results: the projection of 
 from the ``T`` that was returned, the second update of a sweep from the first factor that was
 returned. So one mistake is reported once, where it was made.
 
-Checked by tests/test_certs.py.
+Checked by tests/conformance/test_certs.py.
 """
 
 from collections.abc import Callable, Mapping, Sequence

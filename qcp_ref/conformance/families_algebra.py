@@ -3,7 +3,7 @@
 Entries are small and different, sides are different where a wrong mode would be a wrong shape anyway
 and equal where it would not.
 
-Checked by tests/test_kit_suite.py.
+Checked by tests/conformance/test_kit_suite.py.
 """
 
 from collections.abc import Iterator

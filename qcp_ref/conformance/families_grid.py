@@ -4,7 +4,7 @@ Most numbers lie where implementations differ: on ties, next to them, at the end
 on the few quotients that float32 cannot tell from a tie. Those are found by search, in exact
 arithmetic, each time the cases are made.
 
-Checked by tests/test_families.py.
+Checked by tests/conformance/test_families.py.
 """
 
 from collections.abc import Iterator

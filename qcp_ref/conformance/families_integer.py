@@ -3,7 +3,7 @@
 The truth is exact, so nothing is allowed but equality. Numbers are chosen to reach the ends of the
 accumulators of others, ties of the requantization, and zero points that padding has to use.
 
-Checked by tests/test_kit_suite.py.
+Checked by tests/conformance/test_kit_suite.py.
 """
 
 from collections.abc import Iterator, Mapping

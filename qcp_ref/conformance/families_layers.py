@@ -5,7 +5,7 @@ and equal where it would not, so that exchanged, reversed, shifted and forgotten
 Integers keep all sums exact in float32, in every order; the cases called 'rounding' have full
 mantissas and few terms, where a shorter type shows.
 
-Checked by tests/test_kit_suite.py.
+Checked by tests/conformance/test_kit_suite.py.
 """
 
 from collections.abc import Iterator, Mapping

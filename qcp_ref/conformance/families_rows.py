@@ -3,7 +3,7 @@
 Numbers are small integers, found by search: no code is decided near a tie, unless the case is about
 ties, and then nothing is rounded before. So codes are the same in float32.
 
-Checked by tests/test_families_rows.py.
+Checked by tests/conformance/test_families_rows.py.
 """
 
 from collections.abc import Iterator

@@ -3,7 +3,7 @@
 Most inputs are small integers: exact in any type. Where a mistake shows only in double precision (a
 nearly singular system, say) the case needs 'float64'.
 
-Checked by tests/test_families_solvers.py.
+Checked by tests/conformance/test_families_solvers.py.
 """
 
 from collections.abc import Iterator, Sequence

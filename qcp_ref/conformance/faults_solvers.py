@@ -4,7 +4,7 @@ Like ``qcp_ref.conformance.faults``: each operation is written once more, plainl
 that with one thing changed. The letter of an identifier says what is wrong: S scales, A least
 squares, D ADMM, E error-preserving correction.
 
-Checked by tests/test_faults_solvers.py.
+Checked by tests/conformance/test_faults_solvers.py.
 """
 
 from collections.abc import Callable

@@ -6,7 +6,7 @@ operation are told apart by some case, so that a failure can be named; no correc
 accused; and what kills nothing says so. What was found is stored with the vectors: the report of
 every run says how many faults the cases that passed would have killed.
 
-Checked by tests/test_matrix.py.
+Checked by tests/conformance/test_matrix.py.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence

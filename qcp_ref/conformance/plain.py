@@ -3,9 +3,9 @@
 These functions take the arguments of ``qcp_ref.conformance.spec.OPS`` and share no code with
 the book, so that neither the wrong implementations (``qcp_ref.conformance.faults``) nor the
 right ones (``qcp_ref.conformance.controls``) that are made of them share a mistake with it.
-Without hooks they are right, which tests/test_faults.py checks. Every sum is taken over the last
-axis of an array of its terms, by the hook ``add``. They work in the type of their arrays. Input
-that has no meaning is refused before, in one place for all operations (:func:`offences`).
+Without hooks they are right, which tests/conformance/test_faults.py checks. Every sum is taken over
+the last axis of an array of its terms, by the hook ``add``. They work in the type of their arrays.
+Input that has no meaning is refused before, in one place for all operations (:func:`offences`).
 """
 
 from collections import defaultdict

@@ -6,7 +6,7 @@ is right, and the chapters they are the third form of each operation; without Nu
 introduce itself. Both refuse wrong input by the checks of the book. ``numpy_adapter_f32`` has the
 convolutions, which the book computes in float32.
 
-Checked by tests/test_reference.py.
+Checked by tests/conformance/test_reference.py.
 """
 
 from functools import partial
@@ -15,12 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from qcp_ref import __version__, als, conv, cp, epc_update, grid, integer, qcp, rows, tensor
+from qcp_ref import __version__, epc_update
 from qcp_ref import _kernels as kernels
 from qcp_ref._checks import check_array, check_factors, check_gram, check_mode, check_real
 from qcp_ref.conformance.adapter import Adapter, Unsupported
 from qcp_ref.conformance.spec import OPS
-from qcp_ref.scale import choose_scale, project
+from qcp_ref.factors import ao_admm as qcp
+from qcp_ref.factors import descent, rows
+from qcp_ref.grids import grid
+from qcp_ref.grids.scale import choose_scale, project
+from qcp_ref.layers import conv, geometry, integer
+from qcp_ref.tensors import als, cp, tensor
 
 __all__ = ["numba_adapter", "numpy_adapter", "numpy_adapter_f32"]
 
@@ -85,7 +90,7 @@ _BOOK = SimpleNamespace(
     linear=lambda x, W, b, x_zero: integer.int_linear(x, W, bias=b, zero_point=x_zero),
     solve=lambda F, G: als.als_update(F, G).factor,
     shrink=lambda F, G, square, bound, now: epc_update(F, G, square, bound, current=now).factor,
-    descend=rows._descend,
+    descend=descent._descend,
     nearest_plane=lambda *arrays, **ends: _solved(*arrays, **ends, method="babai", order="natural"),
     closest_rows=lambda *arrays, **ends: _solved(*arrays, **ends, method="sphere", budget=_NODES),
     cp_als=_book_cp_als,
@@ -160,7 +165,7 @@ class _Loops:
 
     def conv2d(self, x: Any, W: Any, bias: Any, **window: Any) -> Any:
         x, W = (check_array(a, "x, W", ndim=4, keep_float32=True) for a in (x, W))
-        return _convolve(x, W, conv._check_bias(bias, len(W)), W.shape[1], **window)
+        return _convolve(x, W, geometry._check_bias(bias, len(W)), W.shape[1], **window)
 
     def pointwise(self, x: Any, A: Any, bias: Any, *, stride: Any) -> Any:
         return self.conv2d(x, A[:, :, None, None], bias, **{**_STILL, "stride": stride})
@@ -169,7 +174,7 @@ class _Loops:
         x = check_array(x, "x", ndim=4, keep_float32=True)
         C = check_array(C, "C", ndim=2, keep_float32=True)
         W = _filters(C, kernel_size)[:, None]
-        return _convolve(x, W, conv._check_bias(None, len(W)), len(W), **window)
+        return _convolve(x, W, geometry._check_bias(None, len(W)), len(W), **window)
 
     def cp_conv2d(self, x: Any, *arrays: Any, **window: Any) -> Any:
         a_out, a_in, a_kernel, bias = arrays
@@ -321,7 +326,7 @@ def _grid(qmin: int, qmax: int) -> grid.Grid:
 def _in_steps(F: Any, G: Any, scale: Any, **ends: int) -> Any:
     F = check_array(F, "F", ndim=2)
     scale = grid._check_scale(scale, ())
-    return rows._in_steps(F, check_gram(G, F.shape[1]), _grid(**ends), scale)
+    return descent._in_steps(F, check_gram(G, F.shape[1]), _grid(**ends), scale)
 
 
 def _kind(kind: str, bits: Any) -> grid.Grid:
@@ -365,7 +370,7 @@ def _fixed(m: Any, shift: Any, acc: Any) -> Any:
 
 def _convolve(x: Any, W: Any, b: Any, channels: int, **window: Any) -> Any:
     conv._check_channels(x, channels, "W")
-    v, h = conv._axes(x.shape[2:], W.shape[2:], *(window[name] for name in _STILL))
+    v, h = geometry._axes(x.shape[2:], W.shape[2:], *(window[name] for name in _STILL))
     x, W, b = (np.array(part, order="C") for part in conv._same_dtype(x, W, b))
     y = np.zeros((len(x), len(W), v.out, h.out), x.dtype) + b[:, None, None]
     kernels.conv(x, W, y, (v.stride, h.stride, v.before, h.before, v.dilation, h.dilation))

@@ -6,7 +6,7 @@ argument spoiled, so that nothing else can be the reason. A fault is a right imp
 careless about one kind of offence and goes on as real code does. Both are lists in
 data/refusals.json, one line each.
 
-Checked by tests/test_refusals.py.
+Checked by tests/conformance/test_refusals.py.
 """
 
 import json

@@ -5,7 +5,7 @@ strategies draw such inputs on purpose, and each says what it guarantees; the gu
 themselves tested. All arrays are float64 with entries that are exact in float32 too, unless it is
 said otherwise. Shrinking leads to small sizes, zeros and ones.
 
-Checked by tests/test_strategies.py.
+Checked by tests/conformance/test_strategies.py.
 """
 
 from collections.abc import Sequence

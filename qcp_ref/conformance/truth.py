@@ -7,7 +7,7 @@ on absolute values and the number of roundings, from which the judge makes the b
 decided entry by entry, for each combination of declared choices. The choices 'float32' and
 'reciprocal' mean that every single operation before the rounding is one in float32.
 
-Checked by tests/test_truth.py.
+Checked by tests/conformance/test_truth.py.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

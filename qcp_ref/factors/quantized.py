@@ -1,0 +1,419 @@
+r"""What is a quantized CP tensor? Integer codes, scales, a grid; and what rounding costs.
+
+:class:`QuantizedCP` is the result of every method. The simplest of them is rounding,
+:func:`quantize_cp`; :func:`orient` chooses signs for that, and :func:`predict_error` says before
+any rounding what it will cost.
+
+Simplified: one grid for all factors; activations are not quantized here.
+
+Checked by tests/factors/test_quantized.py.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from qcp_ref._checks import (
+    Array,
+    check_array,
+    check_class,
+    check_integers,
+    check_sequence,
+    check_tensor,
+)
+from qcp_ref._door import shown
+from qcp_ref._results import frozen
+from qcp_ref._wide import finite
+from qcp_ref.grids.grid import Grid, _check_grid, _off_grid, dequantize, quantize
+from qcp_ref.grids.scale import AFFINE, choose_scale
+from qcp_ref.tensors.cp import CP, balance, relative_error
+
+__all__ = [
+    "Prediction",
+    "QuantizedCP",
+    "QuantizedFit",
+    "QuantizedHistory",
+    "orient",
+    "predict_error",
+    "quantize_cp",
+]
+
+
+@frozen
+@dataclass(frozen=True, eq=False)
+class QuantizedCP:
+    """A CP tensor whose factors are integer codes times scales.
+
+    Parameters
+    ----------
+    codes : sequence of integer arrays, shapes (I_n, R)
+        The codes, within the range of the grid.
+    scales : sequence of array_like
+        One positive scale per factor, or one per row or column, broadcastable to the codes.
+    grid : Grid
+        The grid of all factors.
+
+    Attributes
+    ----------
+    codes : tuple of integer ndarray
+        The codes in the grid's smallest integer type: copies, which cannot be written.
+    scales : tuple of ndarray of float64
+        The scales, likewise.
+    grid : Grid
+        The grid.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For codes that are not integers or leave the grid, or scales that are not positive or do not
+        fit.
+
+    Notes
+    -----
+    Equation :eq:`qcp-problem`. Nothing else is stored: a result lies on its grid by construction.
+
+    A component of which some factor's column is zero is *dead*: it adds nothing to the tensor.
+
+    **Laws**
+
+    - *codes*: quantizing the dequantized factors with the same scales gives the same codes, as long
+      as float64 holds the factors with all their digits
+    - *pruned*: without its dead components the tensor is the same, up to rounding
+
+    Examples
+    --------
+    >>> from qcp_ref import Grid, QuantizedCP
+    >>> q = QuantizedCP([[[1], [-8]], [[7]]], [0.5, 2.0], Grid(4))
+    >>> q.dequantize().factors[0]
+    array([[ 0.5],
+           [-4. ]])
+    """
+
+    codes: tuple[NDArray[Any], ...]
+    scales: tuple[Array, ...]
+    grid: Grid
+
+    def __init__(self, codes: Iterable[ArrayLike], scales: Iterable[ArrayLike], grid: Grid) -> None:
+        grid = _check_grid(grid)
+        integers = []
+        for n, given in enumerate(check_sequence(codes, "codes", "matrices", most=64)):
+            k = check_integers(given, f"codes[{n}]")
+            if k.ndim != 2 or k.size == 0 or _off_grid(k, grid):
+                raise ValueError(
+                    f"codes[{n}]: expected a matrix of codes from {grid.qmin} to {grid.qmax}, "
+                    f"got shape {k.shape}"
+                    + (f" with codes from {k.min()} to {k.max()}" if k.size else "")
+                )
+            integers.append(k.astype(grid.dtype))
+        each = check_sequence(scales, "scales", "scales (one per factor)", most=64)
+        steps = [check_array(s, f"scales[{n}]").copy() for n, s in enumerate(each)]
+        if (
+            len(steps) != len(integers)
+            or len({k.shape[1] for k in integers}) != 1
+            or len(steps) < 2
+        ):
+            raise ValueError(
+                "codes, scales: expected two factors or more, one scale per factor and one rank, "
+                f"got {len(integers)} "
+                f"factors of ranks {[k.shape[1] for k in integers]} and {len(steps)} scales"
+            )
+        for n, (k, s) in enumerate(zip(integers, steps, strict=True)):
+            if s.shape not in ((), (k.shape[0], 1), (1, k.shape[1])) or (s <= 0).any():
+                raise ValueError(
+                    f"scales[{n}]: expected positive numbers of shape (), {(k.shape[0], 1)} or "
+                    f"{(1, k.shape[1])}, got shape {s.shape}"
+                )
+        object.__setattr__(self, "codes", tuple(integers))
+        object.__setattr__(self, "scales", tuple(steps))
+        object.__setattr__(self, "grid", grid)
+
+    @property
+    def rank(self) -> int:
+        """Number of components ``R``."""
+        return int(self.codes[0].shape[1])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the tensor."""
+        return tuple(k.shape[0] for k in self.codes)
+
+    @property
+    def dead(self) -> NDArray[np.bool_]:
+        """Which components are zero, shape (R,)."""
+        zero = [~A.any(axis=0) for A in self.dequantize().factors]
+        return np.asarray(np.any(zero, axis=0))
+
+    def pruned(self) -> "QuantizedCP":
+        """Return the tensor without its dead components; if all are, the first one stays."""
+        alive = ~self.dead
+        alive[0] |= not alive.any()
+        scales = [s[:, alive] if s.shape == (1, self.rank) else s for s in self.scales]
+        return QuantizedCP([k[:, alive] for k in self.codes], scales, self.grid)
+
+    def dequantize(self) -> CP:
+        """Return the CP tensor with float64 factors that the codes stand for."""
+        return CP(
+            dequantize(k, s, grid=self.grid) for k, s in zip(self.codes, self.scales, strict=True)
+        )
+
+
+def _check_quantized(cp: Any, shape: tuple[int, ...]) -> QuantizedCP:
+    """Return a quantized CP tensor that fits a tensor of this shape, or say what is wrong."""
+    if not isinstance(cp, QuantizedCP):
+        raise TypeError(f"cp: expected a QuantizedCP, got {type(cp).__name__}; use quantize_cp")
+    if cp.shape != shape:
+        raise ValueError(f"cp: expected shape {shape} to fit X, got {cp.shape}")
+    return cp
+
+
+@frozen
+class QuantizedHistory(NamedTuple):
+    """What happened, sweep by sweep.
+
+    ``error`` is the relative error of the feasible factors, ``gap`` the squared relative distance
+    between ``H`` and ``T`` per mode when its ADMM run ended, ``steps`` the number of ADMM steps per
+    mode.
+    """
+
+    error: Array
+    gap: Array
+    steps: NDArray[np.int64]
+
+
+@frozen
+class QuantizedFit(NamedTuple):
+    """Result of :func:`qcp_ref.factors.ao_admm.ao_admm`, and of all methods of the next chapter.
+
+    ``cp`` is the best iterate, ``error`` its relative error, ``relaxed`` the float factors that it
+    was rounded from (the last ``T`` of ADMM, gathered around the levels), ``start_error`` the
+    relative error of the float start. ``stop_reason`` is one of "converged", "rising", "cycle",
+    "max_sweeps", "callback", "zero tensor", and "rounded" for a method without iteration.
+    """
+
+    cp: QuantizedCP
+    error: float
+    relaxed: CP
+    start_error: float
+    history: QuantizedHistory
+    stop_reason: str
+
+
+@frozen
+class Prediction(NamedTuple):
+    """Result of :func:`predict_error`.
+
+    ``expected`` is the root of the mean squared relative error if rounding errors were random,
+    ``bound`` a relative error that rounding cannot exceed.
+    """
+
+    expected: float
+    bound: float
+
+
+def quantize_cp(
+    cp: CP, grid: Grid, *, axis: int | None = None, rule: str = "mse-exact"
+) -> QuantizedCP:
+    """Round the balanced factors of a CP tensor to a grid, each with its own scale.
+
+    Parameters
+    ----------
+    cp : CP
+        The tensor.
+    grid : Grid
+        The grid.
+    axis : {None, 0, 1}
+        One scale per factor, per row or per column.
+    rule : str
+        How scales are chosen, see :func:`qcp_ref.grids.scale.choose_scale`.
+
+    Returns
+    -------
+    QuantizedCP
+        The rounded tensor.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``cp`` is not a CP tensor, or for an unknown axis or rule.
+
+    Notes
+    -----
+    The projection :eq:`grid-project` of every factor, after :eq:`cp-freedom` has made the columns
+    of each component equally long.
+
+    **Laws**
+
+    - *projection*: every factor is the projection of the balanced one
+    - *on-grid*: a balanced tensor on the grid of the scales that the rule finds for it is returned
+      with its values, up to roundings; 'mse-exact' finds such scales if there are any, and returns
+      the codes, if those of each scale have no common divisor
+
+    Examples
+    --------
+    >>> from qcp_ref import CP, Grid, quantize_cp
+    >>> quantize_cp(CP([[[1.0], [3.0]], [[1.0], [-3.0]]]), Grid(3)).codes[1].tolist()
+    [[1], [-3]]
+    """
+    _refuse_zero_points(rule)
+    codes, scales = [], []
+    for A in balance(cp).factors:
+        scale = choose_scale(A, grid, rule=rule, axis=axis)
+        codes.append(quantize(A, grid, scale.scale))
+        scales.append(scale.scale)
+    return QuantizedCP(codes, scales, grid)
+
+
+def predict_error(
+    X: ArrayLike, cp: CP, grid: Grid, *, axis: int | None = None, rule: str = "mse-exact"
+) -> Prediction:
+    """Predict the relative error of a CP tensor after its balanced factors are rounded.
+
+    Parameters
+    ----------
+    X : array_like, shape (I_0, ..., I_{d-1})
+        The tensor that ``cp`` approximates.
+    cp : CP
+        The float tensor.
+    grid : Grid
+        The grid; a uniform one.
+    axis : {None, 0, 1}
+        One scale per factor, per row or per column.
+    rule : str
+        How scales are chosen, see :func:`qcp_ref.grids.scale.choose_scale`.
+
+    Returns
+    -------
+    Prediction
+        What is to be expected, and what is guaranteed.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If arguments are not of their kind, the grid is not uniform, or ``cp`` is so far from ``X``
+        that float64 cannot hold the squared figures.
+
+    Notes
+    -----
+    Equations :eq:`qcp-expected` and :eq:`qcp-guarantee` [derived]. What lies beyond the ends
+    of the grid counts with its true error in both.
+
+    **Laws**
+
+    - *bound*: the error of ``quantize_cp`` is not above the bound, up to rounding
+    - *expected*: for normal factors of a hundred entries and more, of order 2 and 3, it is what is
+      expected, within 20 %
+    - *lengths*: how the length of a component is spread over its columns does not matter, up to
+      rounding
+    - *balanced*: of such factors at 5 bits and more, rounding columns of other lengths leaves no
+      smaller error, within the same 20 %
+    - *scale*: with a power of two in all factors and in ``X`` alike it stays the same
+
+    Examples
+    --------
+    >>> from qcp_ref import Grid, predict_error, quantize_cp, random_cp, reconstruct, relative_error
+    >>> cp = random_cp((32, 32, 9), 32, rng=1)
+    >>> X = reconstruct(cp)
+    >>> prediction = predict_error(X, cp, Grid(6))
+    >>> error = relative_error(X, quantize_cp(cp, Grid(6)).dequantize())
+    >>> error < prediction.bound, round(error / prediction.expected, 1)
+    (True, 1.0)
+    """
+    X = check_tensor(X)
+    if _check_grid(grid).kind not in ("uniform", "ternary"):
+        raise ValueError(f"grid: expected levels in equal steps around zero, got {grid}")
+    _refuse_zero_points(rule)
+    error, size = relative_error(X, cp), float(np.linalg.norm(X))
+    # Measured in a power of two per factor, so that products of squares stay near those of X.
+    unit = 2.0 ** -round(np.log2(size or 1.0) / X.ndim)
+    factors, squares, noisy, longer = balance(cp).factors, [], [], []
+    with np.errstate(over="ignore", invalid="ignore"):
+        for factor in factors:
+            scale = choose_scale(factor, grid, rule=rule, axis=axis).scale * unit
+            A = factor * unit
+            beyond = np.maximum(A - scale * grid.levels[-1], scale * grid.levels[0] - A)
+            variance = np.where(beyond > 0, beyond**2, scale**2 / 12)
+            most = np.maximum(beyond, scale / 2)
+            squares.append((A**2).sum(axis=0))
+            noisy.append(squares[-1] + variance.sum(axis=0))
+            longer.append(np.sqrt(squares[-1]) + np.sqrt((most**2).sum(axis=0)))
+        noise = (np.prod(noisy, axis=0) - np.prod(squares, axis=0)).sum()
+        shift = (np.prod(longer, axis=0) - np.sqrt(np.prod(squares, axis=0))).sum()
+        if size == 0:  # as :func:`relative_error` says
+            stays = 0 in grid.levels and not any(factor.any() for factor in factors)
+            return Prediction(*[0.0 if stays else np.inf] * 2)
+        size *= unit**X.ndim
+        figures = np.array([np.sqrt(np.square(error) + noise / size**2), error + shift / size])
+    return Prediction(*finite(figures, "X, cp").tolist())
+
+
+def orient(cp: CP, grid: Grid) -> CP:
+    """Choose the signs of the columns so that the longer side of the grid is used.
+
+    Parameters
+    ----------
+    cp : CP
+        The tensor.
+    grid : Grid
+        The grid of its factors.
+
+    Returns
+    -------
+    CP
+        The same tensor, with columns negated in pairs of modes.
+
+    Raises
+    ------
+    TypeError
+        If the arguments are no CP tensor and no grid.
+
+    Notes
+    -----
+    Equation :eq:`qcp-signs` [beyond the paper]. A full signed grid has one code more below zero
+    than above, so the entry of largest magnitude of a column is better negative. An even number of
+    columns of a component can be negated; where an odd number wants to be, the one with the least
+    difference between its two ends is left as it is.
+
+    **Laws**
+
+    - *same*: the tensor is the same, bit for bit
+    - *one-short*: where the grid has a longer side, at most one column of each component has its
+      largest magnitude on the short one
+
+    Examples
+    --------
+    >>> from qcp_ref import CP, Grid, orient
+    >>> [A.ravel().tolist() for A in orient(CP([[[3.0], [1.0]], [[2.0], [1.0]]]), Grid(4)).factors]
+    [[-3.0, -1.0], [-2.0, -1.0]]
+    """
+    _check_grid(grid)
+    check_class(cp, "cp", CP)
+    longer = -1.0 if -grid.levels[0] >= grid.levels[-1] else 1.0
+    # By how much the magnitude on the short side exceeds that on the long one, relatively.
+    excess = np.array([_excess(longer * A) for A in cp.factors])
+    flip = excess > 0
+    odd = flip.sum(axis=0) % 2 == 1
+    cheapest = np.abs(excess).argmin(axis=0)[odd]
+    flip[cheapest, np.flatnonzero(odd)] ^= True
+    if -grid.levels[0] == grid.levels[-1]:
+        flip[:] = False
+    signs = np.where(flip, -1.0, 1.0)
+    return CP([A * sign for A, sign in zip(cp.factors, signs, strict=True)], cp.weights)
+
+
+def _excess(A: Array) -> Array:
+    long, short = np.maximum(A.max(axis=0), 0), np.maximum(-A.min(axis=0), 0)
+    size = np.maximum(long, short)
+    return np.asarray((short - long) / np.where(size > 0, size, 1.0))
+
+
+def _refuse_zero_points(rule: Any) -> None:
+    if isinstance(rule, str) and rule in AFFINE:
+        raise ValueError(f"rule: factors have no zero points, got {shown(rule)}; use 'mse-exact'")
+
+
+def _history(rows: list[tuple[float, list[float], list[int]]]) -> QuantizedHistory:
+    error, gap, steps = zip(*rows, strict=True) if rows else ((), (), ())
+    return QuantizedHistory(np.array(error), np.array(gap), np.array(steps, dtype=np.int64))

@@ -1,0 +1,151 @@
+r"""From which float tensor do the methods start, and what is it worth once rounded?
+
+From a least-squares fit, or the SVD of a matrix, after error-preserving correction. A fit that is
+exact leaves the correction no room, however large its components are; but errors far below those of
+rounding are not worth keeping. So the correction is run a second time with an allowance that
+depends on the grid :eq:`start-allowance`, and the start that rounds better is taken.
+
+For matrices there is something to compare with: the truncated SVD, rounded. :func:`rounded_svd` is
+what no method may fall behind :eq:`start-matrix`.
+
+Simplified: one allowance per grid, no search for the best.
+
+Checked by tests/factors/test_start.py.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qcp_ref._checks import Array
+from qcp_ref.factors.descent import _in_levels, _refit, _step
+from qcp_ref.factors.epc import epc
+from qcp_ref.factors.quantized import QuantizedCP, orient
+from qcp_ref.factors.rows import solve_rows
+from qcp_ref.grids.grid import Grid, dequantize, quantize
+from qcp_ref.tensors.als import CPFit, als_update
+from qcp_ref.tensors.cp import CP, balance, equalize, relative_error
+from qcp_ref.tensors.svd import column_signs, is_matrix, long_modes, matrix_cp, singular
+from qcp_ref.tensors.tensor import gram, mttkrp
+
+__all__: list[str] = []
+
+_REFIT_SWEEPS = 10  # of the factors that are still float, after each that is rounded
+_ALLOWANCE = 0.25  # of the number of levels' inverse: an error that rounding hides
+
+DUST = 2.0**-200  # of the largest entry of a factor: what is below has squares beyond float64
+
+Rounded = Callable[[CP], QuantizedCP]
+
+
+def without_dust(cp: CP) -> CP:
+    """Return a tensor, vanishing entries zero: rows that a fit gives up decay without end."""
+    factors = [_no_dust(A) for A in cp.factors]
+    same = all(A is B for A, B in zip(factors, cp.factors, strict=True))
+    return cp if same else CP(factors, cp.weights)
+
+
+def _no_dust(A: Array) -> Array:
+    dust = (A != 0) & (np.abs(A) < DUST * np.abs(A).max())
+    return np.where(dust, 0.0, A) if dust.any() else A
+
+
+def corrected(
+    X: Array,
+    fit: CPFit,
+    slack: float | None,
+    usual: float,
+    rounding: tuple[Grid, Rounded],
+    options: dict[str, Any],
+) -> CP:
+    """Correct a fit before quantization; where the slack is not given, by the usual one.
+
+    Of the usual slack at most half of what would let the zero tensor in is taken
+    :eq:`start-slack`. Then a fit that is too good for the grid gets an allowance, if it rounds
+    better with it :eq:`start-allowance`.
+    """
+    grid, rounded = rounding
+    if slack is not None:
+        return epc(X, fit.cp, slack=slack, **options).cp
+    room = 1 / fit.error - 1 if fit.error > 0 else np.inf
+    slack = min(usual, max(room / 2, 0.0))
+    allowance = _ALLOWANCE / len(grid.levels)
+    first = epc(X, fit.cp, slack=slack, **options).cp
+    if (1 + slack) * fit.error >= allowance:
+        return first
+    second = epc(X, fit.cp, slack=slack, allowance=allowance, **options).cp
+    return min((first, second), key=partial(_loss, X, lambda cp: rounded(orient(cp, grid))))
+
+
+def _loss(X: Array, rounded: Rounded, cp: CP) -> float:
+    return relative_error(X, rounded(cp).dequantize())
+
+
+def rounded_svd(X: Array, rank: int, grid: Grid, rounded: Rounded) -> QuantizedCP:
+    """Round the SVD of a matrix in effect, with signs as they come or as the grid likes them."""
+    U, values, V = (part[..., :rank] for part in singular(X))
+    signs = column_signs(U), 1.0, -1.0  # the first ones are those of svd_cp
+    cp, *raw = (matrix_cp(X.shape, U * s, V * s, values, rank) for s in signs)
+    return best_rounding(X, [cp, orient(cp, grid), *raw], rounded)
+
+
+def best_rounding(X: Array, cps: Sequence[CP], rounded: Rounded) -> QuantizedCP:
+    """Round these tensors, single rows also as ones; return what has the least error."""
+    found = [q for cp in cps for q in _roundings(cp, rounded)]
+    return min(found, key=lambda q: relative_error(X, q.dequantize()))
+
+
+def _roundings(cp: CP, rounded: Rounded) -> Iterator[QuantizedCP]:
+    """Yield a tensor rounded; of a matrix in effect, too, with its single rows all ones."""
+    yield (whole := rounded(cp))
+    if not is_matrix(cp.shape) or len(cp.shape) == 2:
+        return
+    long = long_modes(cp.shape)
+    single = [n for n in range(len(cp.shape)) if n not in long]
+    weights = cp.weights * np.prod([cp.factors[n][0] for n in single], axis=0)
+    flat = CP([cp.factors[n] for n in long], weights)
+    levels = whole.grid.levels
+    one = levels[np.frexp(levels)[0] == 0.5].max()  # exactly 1, once scaled
+    for matrix in (flat, orient(flat, whole.grid)):
+        pair, codes, scales = rounded(matrix), list(whole.codes), list(whole.scales)
+        for n, k, s in zip(long, pair.codes, pair.scales, strict=True):
+            codes[n], scales[n] = k, s
+        for n in single:
+            scales[n] = np.full_like(scales[n], 1 / one)
+            codes[n] = quantize(np.ones((1, cp.rank)), whole.grid, scales[n])
+        yield QuantizedCP(codes, scales, whole.grid)
+
+
+def one_after_the_other(
+    X: Array, start: CP, grid: Grid, scale_of: Callable[[Array], Array]
+) -> QuantizedCP:
+    """Put the shortest factor on its grid, fit the float ones again, and so on."""
+    factors = list(balance(start).factors)
+    parts: list[Any] = [None] * X.ndim  # codes and scale of each
+    free = sorted(range(X.ndim), key=lambda n: (X.shape[n], n))
+    while free:
+        mode = free.pop(0)
+        factors[mode] = _no_dust(factors[mode])
+        parts[mode] = _put_on_grid(X, factors, mode, grid, scale_of(factors[mode]))
+        factors[mode] = dequantize(*parts[mode], grid=grid)
+        for _ in range(_REFIT_SWEEPS):
+            for n in free:
+                factors[n] = als_update(mttkrp(X, factors, n), gram(factors, n)).factor
+        equalize(factors, free)
+    codes, scales = zip(*parts, strict=True)
+    return QuantizedCP(codes, scales, grid)
+
+
+def _put_on_grid(
+    X: Array, factors: list[Array], mode: int, grid: Grid, scale: Array
+) -> tuple[NDArray[Any], Array]:
+    """Return codes and scale of one factor: of descent and k-best the better one, row by row."""
+    F, G = mttkrp(X, factors, mode), gram(factors, mode)
+    begin = quantize(factors[mode], grid, scale)
+    descent = solve_rows(F, G, grid, scale, start=begin)
+    k_best = solve_rows(F, G, grid, scale, method="k-best")
+    codes = np.where((k_best.objective < descent.objective)[:, None], k_best.codes, descent.codes)
+    return codes, _refit(F, G, _in_levels(codes, grid) * _step(grid), scale)

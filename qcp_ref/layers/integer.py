@@ -1,0 +1,690 @@
+r"""What does the layer compute in integers? Accumulators, requantization, zero points.
+
+Activations are codes of 8 bits or fewer with a zero point, weights are codes of at most 8 bits that
+are symmetric, with zero point 0. A stage subtracts the zero point of its input, multiplies and adds
+up in integers :eq:`integer-accumulator`, so that a padded position, which holds the zero point,
+contributes nothing. How large an accumulator can become is known from the weights alone
+:eq:`integer-bound`; a stage that might leave int32 is refused before it runs.
+
+Requantization takes the accumulators to the codes of the next stage: by a real multiplier, rounded
+once :eq:`integer-exact`, or by one of the two fixed-point rules that devices use
+:eq:`integer-single`, :eq:`integer-double`. The three stages of :eq:`conv-cp` with requantization in
+between are the whole layer :eq:`integer-layer`; its distance to the layer in real numbers is
+bounded by :eq:`integer-error`.
+
+The integer sums run through the convolutions of :mod:`qcp_ref.layers.conv` in float64. That is
+exact: all partial sums are integers, and stay far below 2**53.
+
+Simplified: one zero point and one scale per activation array, none per channel.
+
+Checked by tests/layers/test_integer.py.
+"""
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from qcp_ref._checks import (
+    Array,
+    check_array,
+    check_flag,
+    check_geometry,
+    check_int,
+    check_int_or_ints,
+    check_integers,
+    check_ints,
+    check_option,
+    check_sequence,
+    is_one_int,
+)
+from qcp_ref._door import as_array, shown
+from qcp_ref._results import frozen
+from qcp_ref._wide import Wide, narrow, over, times, wide
+from qcp_ref.factors.quantized import QuantizedCP
+from qcp_ref.grids.grid import Grid, Scale, _check_grid, _check_spread, quantize
+from qcp_ref.layers.conv import _conv, depthwise, pointwise
+from qcp_ref.layers.geometry import Padding, Pair, _check_axes
+
+__all__ = [
+    "IntegerCP",
+    "accumulator_bound",
+    "fixed_point",
+    "int_conv",
+    "int_linear",
+    "integer_cp",
+    "requantize",
+]
+
+# All integers in one wide type; what leaves a function has the type that a device would store.
+Integers = NDArray[np.signedinteger[Any]]
+
+MODES = ("exact", "single", "double")
+_INT32 = np.iinfo(np.int32)
+_LARGEST_MULTIPLIER = 2.0**29  # its shift is 30, the largest one of the fixed-point rules
+
+
+def accumulator_bound(
+    W: ArrayLike, grid: Grid, *, zero_point: int = 0, bias: ArrayLike | None = None
+) -> NDArray[np.int64]:
+    """Bound the accumulators of a stage, over all inputs and all orders of summation.
+
+    Parameters
+    ----------
+    W : array_like of int, shape (Cout, ...)
+        Weight codes; all that belong to one output channel stand behind its index.
+    grid : Grid
+        The codes of the input.
+    zero_point : int
+        The input's code of zero.
+    bias : array_like of int, shape (Cout,), optional
+        Where the sum starts, or what is added to it.
+
+    Returns
+    -------
+    ndarray of int64, shape (Cout,)
+        The largest magnitude that any partial sum can have.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the weights are no integers of 8 bits, or grid, zero point and bias do not fit.
+
+    Notes
+    -----
+    Equation :eq:`integer-bound` [derived].
+
+    **Laws**
+
+    - *attained*: no partial sum exceeds it, in any order; some input attains it
+    - *simple*: it is at most the sum of ``|w|`` times the largest ``|x - z|``, plus ``|b|``
+
+    Examples
+    --------
+    >>> from qcp_ref import Grid, accumulator_bound
+    >>> accumulator_bound([[1, -1], [127, 127]], Grid(8), zero_point=-128).tolist()
+    [255, 64770]
+    """
+    W = _check_integers(W, "W", -128, 127, min_ndim=2)
+    grid = _check_activations(grid)
+    z = _check_one_zero(zero_point, grid)
+    b = _check_bias(bias, len(W))
+    # The zero point lies in the range, so the ends have different signs and each term of these
+    # sums is at least 0: leaving some out, as partial sums and padding do, makes no sum larger.
+    ends = [(W * (q - z)).reshape(len(W), -1) for q in (grid.qmin, grid.qmax)]
+    upper = np.maximum(*ends).sum(axis=1) + np.maximum(b, 0)
+    lower = np.minimum(*ends).sum(axis=1) + np.minimum(b, 0)
+    return np.asarray(np.maximum(upper, -lower))
+
+
+def int_conv(
+    x: ArrayLike,
+    W: ArrayLike,
+    *,
+    zero_point: int = 0,
+    bias: ArrayLike | None = None,
+    **geometry: Any,
+) -> NDArray[np.int32]:
+    """Convolve codes with a dense kernel of codes; return the accumulators.
+
+    Parameters
+    ----------
+    x : ndarray of uint8 or int8, shape (N, Cin, H, W)
+        Codes of the images; with one or three spatial axes likewise.
+    W : array_like of int, shape (Cout, Cin, kh, kw)
+        Codes of the kernel, from -128 to 127, with zero point 0.
+    zero_point : int
+        The code of zero in ``x``; it is also what images are padded with.
+    bias : array_like of int, shape (Cout,), optional
+        Added to each output channel.
+    **geometry
+        ``stride``, ``padding`` and ``dilation`` as in :func:`qcp_ref.layers.conv.conv2d`.
+
+    Returns
+    -------
+    ndarray of int32, shape (N, Cout, Hout, Wout)
+        The accumulators.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If types, ranges, shapes or options do not fit, or an accumulator might leave int32.
+
+    Notes
+    -----
+    Equation :eq:`integer-accumulator` [source: ONNX ConvInteger].
+
+    **Laws**
+
+    - *dense*: it is the dense convolution of ``x - zero_point`` with zeros around it, exactly
+    - *refusal*: it refuses if and only if the magnitude of some partial sum might exceed
+      ``2**31 - 1``, for any codes that the type of ``x`` has
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from qcp_ref import int_conv
+    >>> x = np.array([[[[7, 9]]]], dtype=np.uint8)
+    >>> int_conv(x, [[[[1, 10]]]], zero_point=7, padding=(0, 1))
+    array([[[[ 0, 20,  2]]]], dtype=int32)
+    """
+    v, W, b = _operands(x, W, zero_point, bias)
+    _check_axes(v, "x")
+    return _conv(v, W, v.ndim - 2, bias=b, **geometry).astype(np.int32)
+
+
+def int_linear(
+    x: ArrayLike, W: ArrayLike, *, zero_point: int = 0, bias: ArrayLike | None = None
+) -> NDArray[np.int32]:
+    """Multiply codes by a matrix of codes; return the accumulators.
+
+    Parameters
+    ----------
+    x : ndarray of uint8 or int8, shape (..., Cin)
+        Codes of the inputs.
+    W : array_like of int, shape (Cout, Cin)
+        Codes of the matrix, from -128 to 127, with zero point 0.
+    zero_point : int
+        The code of zero in ``x``.
+    bias : array_like of int, shape (Cout,), optional
+        Added to each output.
+
+    Returns
+    -------
+    ndarray of int32, shape (..., Cout)
+        The accumulators.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If types, ranges or shapes do not fit, or an accumulator might leave int32.
+
+    Notes
+    -----
+    Equation :eq:`integer-accumulator` for images of one pixel [source: ONNX MatMulInteger].
+
+    **Laws**
+
+    - *one-pixel*: it is :func:`int_conv` with a 1x1 kernel on images of one pixel
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from qcp_ref import int_linear
+    >>> int_linear(np.array([3, 4], dtype=np.int8), [[1, 10]], zero_point=3, bias=[5])
+    array([15], dtype=int32)
+    """
+    v, W, b = _operands(x, W, zero_point, bias)
+    if W.ndim != 2 or v.ndim == 0 or v.shape[-1] != W.shape[1]:
+        raise ValueError(
+            f"x, W: expected shapes (..., Cin) and (Cout, Cin), got {v.shape} and {W.shape}"
+        )
+    return np.asarray(v @ W.T + b).astype(np.int32)
+
+
+def fixed_point(multiplier: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Write multipliers as ``m * 2**(shift - 31)`` with integers ``m`` of 31 bits.
+
+    Parameters
+    ----------
+    multiplier : array_like
+        Positive numbers up to 2**29.
+
+    Returns
+    -------
+    m : ndarray of int64
+        From 2**30 to 2**31 - 1, with the shape of the multipliers; 0 where one is too small to
+        matter.
+    shift : ndarray of int64
+        From -31 to 30, likewise.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the multipliers are no such numbers.
+
+    Notes
+    -----
+    Equation :eq:`integer-fixed` [source: TFLite QuantizeMultiplier].
+
+    **Laws**
+
+    - *nearest*: where ``m`` is not 0, the relative error is at most 2**-31, and 0 for powers of two
+    - *vanishing*: where ``m`` is 0, no 32-bit accumulator is requantized to anything but the zero
+      point, in any mode
+
+    Examples
+    --------
+    >>> from qcp_ref import fixed_point
+    >>> [part.tolist() for part in fixed_point([0.25, 0.3])]
+    [[1073741824, 1288490189], [-1, -1]]
+    """
+    M = _check_multiplier(multiplier)
+    fraction, shift = np.frexp(M)
+    # Exact before the floor: fraction * 2**31 has 31 bits in front of the point and 22 behind it.
+    m = np.floor(fraction * 2.0**31 + 0.5).astype(np.int64)
+    carry = m == 2**31
+    m, shift = np.where(carry, 2**30, m), shift.astype(np.int64) + carry
+    vanishes = shift < -31
+    return np.where(vanishes, 0, m), np.where(vanishes, 0, shift)
+
+
+def requantize(
+    acc: ArrayLike, multiplier: ArrayLike, zero_point: int, grid: Grid, *, mode: str = "exact"
+) -> NDArray[np.integer[Any]]:
+    """Take accumulators to codes.
+
+    Parameters
+    ----------
+    acc : array_like of int
+        Accumulators, within int32.
+    multiplier : array_like
+        Input scale times weight scale over output scale, up to 2**29; one number, or an array with
+        all axes of ``acc``, each side that of ``acc`` or 1.
+    zero_point : int
+        The output's code of zero.
+    grid : Grid
+        The codes of the output.
+    mode : {'exact', 'single', 'double'}
+        One rounding of the product with the real multiplier, to nearest, ties to even; or the
+        fixed-point multiplier with one rounding, ties upwards, or with two.
+
+    Returns
+    -------
+    ndarray
+        Codes of the grid, with the shape of ``acc``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If accumulators, multipliers, zero point or grid do not fit.
+
+    Notes
+    -----
+    Equations :eq:`integer-exact`, :eq:`integer-single` [source: TFLite built for single rounding,
+    CMSIS-NN, XNNPACK] and :eq:`integer-double` [source: gemmlowp, TFLite]. All modes end in
+    :func:`qcp_ref.grids.grid.quantize`, which adds the zero point, clips and casts.
+
+    **Laws**
+
+    - *exact*: 'exact' is the correctly rounded product, clipped, unless that lies within a relative
+      2**-53 of a tie
+    - *one-code*: 'single' and 'double' differ from 'exact' by at most one code; each pair differs
+      somewhere
+    - *monotone*: a larger ``acc`` never has a smaller code
+    - *power-of-two*: with a power of two as multiplier 'exact' rounds ties to even and 'single'
+      upwards; 'double' first rounds to a multiple of twice the multiplier, if that is at most 1,
+      ties upwards, and then to an integer, ties away from zero
+
+    Examples
+    --------
+    >>> from qcp_ref import Grid, requantize
+    >>> [requantize([-6, -2, 2, 6], 0.25, 0, Grid(8), mode=m).tolist()
+    ...  for m in ("exact", "single", "double")]
+    [[-2, 0, 0, 2], [-1, 0, 1, 2], [-2, -1, 1, 2]]
+    """
+    a = _check_integers(acc, "acc", _INT32.min, _INT32.max)
+    M = _check_spread(_check_multiplier(multiplier), "multiplier", a.shape)
+    z = _check_one_zero(zero_point, _check_activations(grid))
+    if check_option(mode, "mode", MODES) == "exact":
+        return quantize(a * M, grid, 1.0, z)
+    m, shift = fixed_point(M)
+    rounded = _single(a, m, shift) if mode == "single" else _double(a, m, shift)
+    return quantize(np.clip(rounded, _INT32.min, _INT32.max), grid, 1.0, z)
+
+
+@frozen
+@dataclass(frozen=True, eq=False)
+class IntegerCP:
+    """A factorized layer that runs in integers; :func:`integer_cp` makes it.
+
+    Parameters
+    ----------
+    weights : tuple of integer ndarray
+        Codes of the stages in the order in which they run: ``a_in`` transposed (R, Cin), for a
+        kernel larger than 1x1 ``a_kernel`` (kh kw, R), and ``a_out`` (Cout, R).
+    multipliers : tuple of ndarray of float64
+        Per stage, one number or one for each of its output channels.
+    bias : ndarray of int64, shape (Cout,)
+        Added to the last accumulators.
+    zero_points : tuple of int
+        Of the input and of the output of every stage.
+    grid : Grid
+        The codes of all activations.
+    kernel_size, stride, padding, dilation
+        Of the depthwise stage, or of the first one if there are two.
+    relu : bool
+        Clamp the output at its zero point.
+    mode : {'exact', 'single', 'double'}
+        How accumulators are requantized, see :func:`requantize`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an accumulator of some stage might leave int32.
+
+    Notes
+    -----
+    Equation :eq:`integer-layer`. The arrays are copies and cannot be written.
+    """
+
+    weights: tuple[Integers, ...]
+    multipliers: tuple[Array, ...]
+    bias: NDArray[np.int64]
+    zero_points: tuple[int, ...]
+    grid: Grid
+    _: KW_ONLY
+    kernel_size: Pair = 1
+    stride: Pair = 1
+    padding: Padding = 0
+    dilation: Pair = 1
+    relu: bool = False
+    mode: str = "exact"
+
+    def __post_init__(self) -> None:
+        """Check the parts; prove that the accumulators of every stage fit."""
+        for name, value in _checked_parts(self).items():
+            object.__setattr__(self, name, value)
+        last = len(self.weights) - 1
+        for n, W in enumerate(self.weights):
+            channels, bias = W.T if 0 < n < last else W, self.bias if n == last else None
+            z = self.zero_points[n]
+            _prove(
+                accumulator_bound(channels, self.grid, zero_point=z, bias=bias),
+                f"weights[{n}]: stage {n}, ",
+            )
+
+    def forward(self, x: ArrayLike) -> NDArray[np.integer[Any]]:
+        """Run the layer on codes (N, Cin, H, W), or (N, Cin) if there are two plain stages."""
+        codes = _check_integers(x, "x", self.grid.qmin, self.grid.qmax)
+        last = len(self.weights) - 1
+        geometry: Any = {n: getattr(self, n) for n in ("stride", "padding", "dilation")}
+        linear = codes.ndim == 2 and last == 1 and (*geometry.values(),) == (1, 0, 1)
+        codes = codes[..., None] if linear else codes
+        _check_axes(codes, "x")
+        for n, (W, M) in enumerate(zip(self.weights, self.multipliers, strict=True)):
+            v = (codes - self.zero_points[n]).astype(np.float64)
+            if 0 < n < last:
+                acc = depthwise(v, W, kernel_size=self.kernel_size, **geometry)
+            elif n < last == 1:
+                acc = _conv(v, W.reshape(*W.shape, *[1] * (v.ndim - 2)), v.ndim - 2, **geometry)
+            else:
+                acc = pointwise(v, W, bias=self.bias if n == last else None)
+            acc, factor = acc.astype(np.int64), M.reshape(1, -1, *[1] * (acc.ndim - 2))
+            k = requantize(acc, factor, self.zero_points[n + 1], self.grid, mode=self.mode)
+            codes = k.astype(np.int64)
+        codes = np.maximum(codes, self.zero_points[-1]) if self.relu else codes
+        return (codes[..., 0] if linear else codes).astype(self.grid.dtype)
+
+
+def integer_cp(
+    cp: QuantizedCP,
+    scales: Sequence[Scale],
+    grid: Grid,
+    *,
+    bias: ArrayLike | None = None,
+    relu: bool = False,
+    mode: str = "exact",
+    **geometry: Any,
+) -> IntegerCP:
+    """Make the integer layer of a quantized CP tensor.
+
+    Parameters
+    ----------
+    cp : QuantizedCP
+        Codes of ``a_out``, ``a_in`` and, for a kernel larger than 1x1, ``a_kernel``.
+    scales : sequence of Scale
+        Scales and zero points of the input, of the output of each stage but the last one, and of
+        the output. If ``a_out`` has a scale per column, the array before the last stage is the one
+        whose channels are weighted as :eq:`integer-fold` says.
+    grid : Grid
+        The codes of all these activations, at most 8 bits.
+    bias : array_like, shape (Cout,), optional
+        Real numbers, added to the output channels.
+    relu : bool
+        Clamp the output at its zero point.
+    mode : {'exact', 'single', 'double'}
+        How accumulators are requantized.
+    **geometry
+        ``kernel_size``, ``stride``, ``padding`` and ``dilation`` as in
+        :func:`qcp_ref.layers.conv.cp_conv2d`; all may be left out for a 1x1 kernel.
+
+    Returns
+    -------
+    IntegerCP
+        The layer.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the arguments do not fit each other, if ``a_in`` or ``a_kernel`` has a scale per row,
+        which no multiplier can represent, or if an accumulator might leave int32.
+
+    Notes
+    -----
+    Equations :eq:`integer-multiplier` and :eq:`integer-fold` [derived]. Codes of a mid-rise grid
+    become the odd numbers ``2 k + 1`` at half the scale.
+
+    **Laws**
+
+    - *loops*: the layer equals plain loops over Python integers, code by code
+    - *error*: its output stays within :eq:`integer-error` of the layer in real numbers
+    - *columns*: powers of two per column of ``a_out`` move between its scale and that of the factor
+      before it without changing the output
+    - *range*: multipliers and bias are those of exact ratios, up to rounding, for scales of any
+      magnitude; a power of two times all scales and the bias changes nothing
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from qcp_ref import Grid, QuantizedCP, Scale, integer_cp
+    >>> cp = QuantizedCP([[[2], [-3]], [[1], [1]]], [0.5, 1.0], Grid(4))
+    >>> scales = [Scale(s, z, "given") for s, z in ((1.0, 3), (2.0, 0), (0.5, -1))]
+    >>> layer = integer_cp(cp, scales, Grid(8), bias=[1.0, 0.0])
+    >>> layer.forward([[3, 7], [5, 9]])  # 4 and 8 become 2 and 4 steps of 2
+    array([[  9, -13],
+           [ 17, -25]], dtype=int8)
+    """
+    codes, steps = _check_weights(cp)
+    check_flag(relu, "relu")
+    check_option(mode, "mode", MODES)
+    _check_kernel(geometry.get("kernel_size", 1), codes)
+    s, z = _check_scales(scales, _check_activations(grid), len(codes))
+    sigma, share = _fold(steps[0])
+    # Mantissas and exponents apart: products of scales may leave the range, multipliers need not.
+    s_wide, stages = [wide(each) for each in s], [*map(wide, steps[1:]), sigma]
+    M = [over(times(s_wide[n], step), s_wide[n + 1]) for n, step in enumerate(stages)]
+    M[-2] = times(M[-2], share)
+    unit = times(s_wide[-2], sigma)
+    b = check_array(np.zeros(cp.shape[0]) if bias is None else bias, "bias", ndim=1)
+    fits = b.shape == cp.shape[:1]
+    b = np.rint(narrow(over(wide(b), unit), "bias, cp, scales")) if fits else b
+    if not fits or (np.abs(b) > _INT32.max).any():
+        need = f"{cp.shape[:1]} numbers within int32 times {np.max(narrow(unit, 'cp, scales'))}"
+        raise ValueError(f"bias: expected {need}, got {shown(bias)}")
+    return IntegerCP(
+        (codes[1].T, *codes[2:], codes[0]),
+        tuple(
+            _check_multiplier(np.ravel(narrow(m, "cp, scales")), "cp, scales: multiplier")
+            for m in M
+        ),
+        b.astype(np.int64),
+        z,
+        grid,
+        relu=bool(relu),
+        mode=check_option(mode, "mode", MODES),
+        **geometry,
+    )
+
+
+def _single(a: Integers, m: Integers, shift: Integers) -> Integers:
+    """Spell out :eq:`integer-single`; the product has 62 bits, so that int64 holds everything."""
+    n = 31 - shift
+    return np.asarray((a * m + (np.int64(1) << (n - 1))) >> n)
+
+
+def _double(a: Integers, m: Integers, shift: Integers) -> Integers:
+    """Spell out :eq:`integer-double`; what would wrap around in a device saturates here."""
+    wide = np.clip(a << np.maximum(shift, 0), _INT32.min, _INT32.max)
+    high = (wide * m + 2**30) >> 31
+    right = np.maximum(-shift, 0)
+    return np.asarray(np.sign(high) * ((np.abs(high) + ((np.int64(1) << right) >> 1)) >> right))
+
+
+def _operands(
+    x: ArrayLike, W: ArrayLike, zero_point: int, bias: ArrayLike | None
+) -> tuple[Array, Array, Array]:
+    """Return ``x - zero_point``, weights and bias as floats, if their sums fit int32."""
+    x = as_array(x, "x")
+    if x.dtype not in (np.uint8, np.int8):
+        raise TypeError(f"x: expected uint8 or int8, whose range is known, got dtype {x.dtype}")
+    grid = Grid(8, signed=x.dtype == np.int8)
+    _prove(accumulator_bound(W, grid, zero_point=zero_point, bias=bias))
+    weights, z = check_array(W, "W"), _check_one_zero(zero_point, grid)
+    return check_array(x, "x") - z, weights, _check_bias(bias, len(weights)).astype(float)
+
+
+def _prove(bounds: NDArray[np.int64], where: str = "W: ") -> None:
+    """Refuse accumulators that int32 might not hold."""
+    if bounds.max() > _INT32.max:
+        channel = int(bounds.argmax())
+        raise ValueError(
+            f"{where}output channel {channel} may reach {bounds[channel]}, beyond int32; "
+            "use smaller weights or fewer bits, or split the sum"
+        )
+
+
+def _fold(step: Array) -> tuple[Wide, Wide]:
+    """Split the scale of ``a_out`` into one per row and a share per column :eq:`integer-fold`."""
+    columns = step.ndim == 2 and step.shape[0] == 1
+    per_row = wide(step.max() if columns else np.ravel(step))
+    return per_row, over(wide(step), per_row) if columns else wide(1.0)
+
+
+def _check_integers(
+    x: ArrayLike,
+    name: str,
+    lowest: int,
+    highest: int,
+    *,
+    ndim: int | None = None,
+    min_ndim: int = 0,
+) -> NDArray[np.int64]:
+    array = check_integers(x, name)
+    check_array(array, name, ndim=ndim, min_ndim=min_ndim)
+    if array.min() < lowest or array.max() > highest:
+        ends = f"{array.min()} to {array.max()}"
+        raise ValueError(f"{name}: expected integers from {lowest} to {highest}, got {ends}")
+    return array.astype(np.int64)
+
+
+def _checked_parts(layer: IntegerCP) -> dict[str, Any]:
+    """Return the fields of a layer as they are kept, if they fit each other."""
+    given = check_sequence(layer.weights, "weights", "matrices of codes", most=64)
+    W = [_check_integers(w, f"weights[{n}]", -128, 127, ndim=2) for n, w in enumerate(given)]
+    chain = [w.shape[::-1] if 0 < n < len(W) - 1 else w.shape for n, w in enumerate(W)]
+    if len(W) not in (2, 3) or {s[0] for s in chain[:-1]} != {chain[-1][1]}:
+        raise ValueError(
+            "weights: expected (R, Cin), for a kernel (entries, R), and (Cout, R), got shapes "
+            f"{[w.shape for w in W]}"
+        )
+    sides = _check_kernel(layer.kernel_size, (W[-1], W[0].T, *W[1:-1]))
+    geometry = check_geometry(layer.stride, layer.padding, layer.dilation)
+    grid, factors = _check_activations(layer.grid), []
+    given = check_sequence(layer.multipliers, "multipliers", "arrays (one per stage)", most=64)
+    outputs = [W[0].shape[0], *(w.shape[1] for w in W[1:-1]), W[-1].shape[0]]
+    for n, multiplier in enumerate(given):
+        M = _check_multiplier(multiplier, f"multipliers[{n}]")
+        if n < len(W) and M.shape not in ((), (1,), (outputs[n],)):
+            need = f"one number or {outputs[n]} (one per output channel)"
+            raise ValueError(f"multipliers[{n}]: expected {need}, got shape {M.shape}")
+        factors.append(M)
+    zeros = check_ints(layer.zero_points, "zero_points")
+    zeros = tuple(_check_one_zero(z, grid, "zero_points") for z in zeros)
+    for name, found, more in (("multipliers", len(factors), 0), ("zero_points", len(zeros), 1)):
+        if found != len(W) + more:
+            raise ValueError(f"{name}: expected {len(W) + more} of them, got {found}")
+    check_flag(layer.relu, "relu")
+    check_option(layer.mode, "mode", MODES)
+    bias = _check_bias(check_integers(layer.bias, "bias"), outputs[-1])
+    parts: dict[str, Any] = {"weights": tuple(W), "multipliers": tuple(factors), "bias": bias}
+    parts |= dict(zip(("stride", "padding", "dilation"), geometry, strict=True))
+    return {**parts, "kernel_size": sides, "zero_points": zeros}
+
+
+def _check_one_zero(zero_point: Any, grid: Grid, name: str = "zero_point") -> int:
+    """Return the code of zero."""
+    z = check_int(zero_point, name)
+    if not grid.qmin <= z <= grid.qmax:
+        need = f"an integer from {grid.qmin} to {grid.qmax}"
+        raise ValueError(f"{name}: expected {need}, got {shown(z)}")
+    return z
+
+
+def _check_bias(bias: ArrayLike | None, outputs: int) -> NDArray[np.int64]:
+    b = np.zeros(outputs, np.int64) if bias is None else bias
+    b = _check_integers(b, "bias", _INT32.min, _INT32.max)
+    if b.shape != (outputs,):
+        raise ValueError(f"bias: expected shape {(outputs,)} (one per output), got {b.shape}")
+    return b
+
+
+def _check_activations(grid: Grid) -> Grid:
+    if _check_grid(grid).bits > 8 or grid.mid_rise or grid.kind != "uniform":
+        raise ValueError(f"grid: expected at most 8 bits in equal steps from zero, got {grid}")
+    return grid
+
+
+def _check_multiplier(multiplier: ArrayLike, name: str = "multiplier") -> Array:
+    M = check_array(multiplier, name)
+    if (M <= 0).any() or (M > _LARGEST_MULTIPLIER).any():
+        ends = f"{M.min()} to {M.max()}"
+        raise ValueError(f"{name}: expected numbers above 0 and up to 2**29, got {ends}")
+    return M
+
+
+def _check_weights(cp: Any) -> tuple[list[NDArray[np.int64]], list[Array]]:
+    """Return codes with zero point 0 and their scales, as far as multipliers can represent them."""
+    if not isinstance(cp, QuantizedCP) or len(cp.shape) not in (2, 3):
+        raise TypeError(f"cp: expected a QuantizedCP of 2 or 3 factors, got {shown(cp)}")
+    for n, name in enumerate(("a_in", "a_kernel")[: len(cp.shape) - 1], start=1):
+        if cp.scales[n].ndim and cp.scales[n].shape[0] > 1:
+            raise ValueError(
+                f"cp: {name} has a scale per row, which no multiplier can represent; "
+                "quantize it with one scale or one per column"
+            )
+    if cp.grid.kind == "log2":
+        raise ValueError("cp: powers of two as weights are not supported; use a uniform grid")
+    double = 2 if cp.grid.mid_rise else 1
+    codes = [double * k.astype(np.int64) + (double - 1) for k in cp.codes]
+    for n, k in enumerate(codes):
+        _check_integers(k, f"cp: codes[{n}]", -128, 127)
+    return codes, [step / double for step in cp.scales]
+
+
+def _check_kernel(kernel_size: Pair, codes: Sequence[Integers]) -> Pair:
+    entries = len(codes[2]) if len(codes) == 3 else 1
+    sides = check_int_or_ints(kernel_size, "kernel_size", minimum=1, cap=2**31)
+    possible = [prod(sides)] if len(sides) > 1 else [k**d for k in sides for d in (1, 2, 3)]
+    if entries not in possible or len(sides) > 3:
+        raise ValueError(
+            f"kernel_size: expected sides of {entries} entries, got {shown(kernel_size)}"
+        )
+    return sides[0] if is_one_int(kernel_size) else sides
+
+
+def _check_scales(
+    scales: Sequence[Scale], grid: Grid, stages: int
+) -> tuple[list[Array], tuple[int, ...]]:
+    given = check_sequence(scales, "scales", "Scale objects")
+    if len(given) != stages + 1 or not all(isinstance(scale, Scale) for scale in given):
+        raise ValueError(f"scales: expected {stages + 1} of type Scale, got {shown(scales)}")
+    for n, scale in enumerate(given):
+        try:
+            quantize(0.0, grid, scale.scale, scale.zero_point)  # refuses what does not fit
+        except (TypeError, ValueError) as refusal:
+            raise type(refusal)(f"scales[{n}]: {refusal}") from None
+    return [np.asarray(each.scale) for each in given], tuple(int(e.zero_point) for e in given)

@@ -1,0 +1,82 @@
+"""What does every solver do in each mode? The normal equations of a sweep, and its error.
+
+A sweep visits the modes one after the other. In each it needs the MTTKRP ``F`` and the Gram matrix
+``G`` of the other factors; both are formed once and shared as far as possible :eq:`tensor-mttkrp`,
+:eq:`tensor-gram`. The same two matrices give the error of the fit without forming the tensor
+:eq:`als-error`. All solvers of this package take theirs from here: least squares, correction,
+AO-ADMM and the search on the codes.
+
+Nothing is checked: solvers check what they are given at their door.
+
+Checked by tests/tensors/test_als.py and tests/tensors/test_tensor.py.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import numpy as np
+
+from qcp_ref._checks import (
+    Array,
+)
+from qcp_ref.tensors.cp import (
+    CP,
+    reconstruct,
+)
+from qcp_ref.tensors.tensor import _sweep
+
+__all__: list[str] = []
+
+# Called after each sweep with its number and the relative error; a true result stops the run.
+Callback = Callable[[int, float], object]
+# Called with the stage ("als", "epc", "admm"), its sweep and its figure; a true result stops the
+# stage.
+StageCallback = Callable[[str, int, float], object]
+
+
+def _normal_sweep(X: Array, factors: list[Array]) -> Iterator[tuple[int, Array, Array]]:
+    """Go through the modes as :func:`mttkrp_sweep`; yield mode, MTTKRP and Gram matrix.
+
+    For solvers, whose tensors and factors are in range. The Gram matrix of each single factor is
+    formed once, and again when it has changed.
+    """
+    others = [A.T @ A for A in factors[1:]]  # of all modes but the one whose turn it is
+    for mode, F in _sweep(np.ascontiguousarray(X), factors):
+        if mode:
+            A = factors[mode - 1]
+            others[mode - 1] = A.T @ A
+        G = others[0].copy()
+        for product in others[1:]:
+            G *= product
+        yield mode, F, G
+
+
+def _fit_error(
+    X: Array, size: float, factors: list[Array], F: Array, G: Array
+) -> tuple[float, float]:
+    """Relative error after the last mode's update and the level of its noise :eq:`als-floor`."""
+    eps = np.finfo(np.float64).eps
+    A = factors[-1]
+    cross, own = F * A, A.T @ A
+    own *= G
+    square = size**2 - 2 * float(cross.sum()) + float(own.sum())
+    terms = size**2 + 2 * float(np.abs(cross).sum()) + float(np.abs(own, out=own).sum())
+    floor = np.sqrt(4 * eps * terms)
+    if square > (10 * floor) ** 2:
+        return float(np.sqrt(square)) / size, float(floor) / size
+    return dense_error(X, size, CP(factors))  # too much has cancelled
+
+
+def dense_error(X: Array, size: float, cp: CP) -> tuple[float, float]:
+    """Form the difference and return its relative norm, and the noise of summing components."""
+    return float(np.linalg.norm(X - reconstruct(cp))) / size, summing_noise(cp) / size
+
+
+def summing_noise(cp: CP) -> float:
+    """Return what rounding may change in the sum of the components; weights are 1."""
+    parts = reconstruct(CP([np.abs(B) for B in cp.factors]))
+    return float(np.finfo(np.float64).eps * cp.rank * np.linalg.norm(parts))
+
+
+def _stage(callback: StageCallback | None, stage: str) -> Callback | None:
+    return None if callback is None else partial(callback, stage)

@@ -1,0 +1,136 @@
+"""The pytest plugin, used as other projects use it: in a folder of theirs, by its options."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qcp_ref.conformance import suite
+from qcp_ref.conformance.plugin import _chosen
+from qcp_ref.conformance.spec import OPS
+from qcp_ref.conformance.vectors import SUITE, load
+
+ADAPTER = """
+import numpy as np
+from qcp_ref.conformance import Adapter
+
+impl = Adapter("mylib", "1.2")
+impl.lacks("refuses")
+
+
+@impl.op
+def gram(factors, *, mode):
+    G = np.ones((1, 1))
+    for n, A in enumerate(factors):
+        G = G if n == mode else G * (A.T @ A)
+    return G
+"""
+WRONG = ADAPTER.replace("G * (A.T @ A)", "G + A.T @ A")
+GRAMS = [case["id"] for case in load() if case["op"] == "gram" and "refuses" not in case["needs"]]
+
+
+@pytest.fixture
+def project(tmp_path):
+    """Return a function that runs pytest in a project with these files.
+
+    By default only our plugin is loaded: what else is installed takes seconds to import.
+    """
+
+    def run(*arguments, alone=True, **files):
+        for name, text in files.items():
+            (tmp_path / f"{name}.py").write_text(text)
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+        environment.pop("PYTEST_ADDOPTS", None)
+        if alone:
+            environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+            arguments = ("-p", "qcp", *arguments)
+        return subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    run.folder = tmp_path
+    return run
+
+
+def outcome(finished):
+    return finished.stdout.strip().splitlines()[-1]
+
+
+def test_cases_become_tests_of_the_package(project):
+    done = project(
+        *("--pyargs", "qcp_ref.conformance", "--qcp-impl", "mine.py:impl", "--qcp-levels", "L1"),
+        *("--qcp-report", "report.json", "-k", "gram"),
+        alone=False,  # the plugin is found like every other one
+        mine=ADAPTER,
+    )
+    assert "mylib 1.2: qcp-conformance" in done.stdout
+    report = json.loads((project.folder / "report.json").read_text())
+    assert set(GRAMS) <= {case["id"] for case in report["cases"] if case["outcome"] == "pass"}
+    assert report["implementation"]["isolated"]
+
+
+def test_cases_become_tests_of_a_project_of_ones_own(project):
+    text = "from mine import impl\nfrom qcp_ref.conformance import suite\n\n"
+    text += 'TestMine = suite(impl, levels="L1")\n'
+    done = project("-k", "gram and not refuse", mine=ADAPTER, test_mine=text)
+    assert done.returncode == 0, done.stdout
+    assert f"{len(GRAMS)} passed" in outcome(done)
+
+
+def test_failures_are_explained_and_can_be_written_down(project):
+    arguments = ["--pyargs", "qcp_ref.conformance", "--qcp-impl", "mine.py:impl", "-k", "gram"]
+    done = project(*arguments, "--qcp-write-xfails", "known.toml", mine=WRONG)
+    assert done.returncode == 1
+    assert "[fail] wrong-value: G: " in done.stdout
+    again = project(*arguments, "--qcp-xfails", "known.toml", "-k", "gram and not refuse")
+    assert again.returncode == 0, again.stdout
+    assert "xfailed" in outcome(again)
+    mended = project(*arguments, "--qcp-xfails", "known.toml", mine=ADAPTER)
+    assert mended.returncode == 1
+    assert "[xpass]" in mended.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--qcp-impl", "nowhere.py:impl"], "no such file"),
+        (["--qcp-impl", "mine.py:impl", "--qcp-levels", "L9"], "L9"),
+        (["--qcp-impl", "mine.py:impl", "--qcp-xfails", "none.toml"], "cannot read none.toml"),
+        (["--qcp-impl", "mine.py:impl", "--qcp-suite", "9.9"], "9.9"),
+    ],
+)
+def test_wrong_questions_are_refused(project, arguments, says):
+    done = project("--pyargs", "qcp_ref.conformance", *arguments, "-x", mine=ADAPTER)
+    assert done.returncode != 0
+    assert says in done.stdout + done.stderr
+
+
+def test_a_report_that_cannot_be_written_does_not_cost_the_results(project):
+    done = project(
+        *("--pyargs", "qcp_ref.conformance", "--qcp-impl", "mine.py:impl"),
+        *("-k", "gram and not refuse", "--qcp-report", "missing/report.json"),
+        mine=ADAPTER,
+    )
+    assert "cannot write missing/report.json" in done.stdout
+    assert f"{len(GRAMS)} passed" in outcome(done)
+
+
+def test_levels_choose_cases():
+    cases = load()
+    assert _chosen(cases, None) == cases
+    assert {OPS[case["op"]].level for case in _chosen(cases, "L0, L2")} == {"L0", "L2"}
+    with pytest.raises(ValueError, match="L7"):
+        _chosen(cases, "L7")
+
+
+def test_a_suite_is_a_class_of_tests():
+    assert suite("mine.py:impl").__name__ == "TestConformance"
+    assert SUITE.endswith("draft")
