@@ -1,6 +1,9 @@
 """The paper on one page is right: the kit finds nothing, and the errors are those of the book."""
 
+import ast
 import os
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -94,6 +97,18 @@ def test_where_all_codes_are_zero_any_scale_will_do():
         values, codes, scale = minimal.project(x, 0, 7)
         assert scale == choose_scale(x, Grid(3, signed=False)).scale.item() == 1.0
         assert not codes.any() and not values.any()
+
+
+def test_each_function_of_the_page_is_explained_by_a_chapter():
+    package, said = Path(minimal.__file__).parent, []
+    for path in package.glob("*/*.py"):
+        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        for paragraph in text.split("\n\n"):
+            if "``qcp_ref/minimal.py``" in paragraph:
+                assert "What breaks there: " in paragraph.replace("\n", " ")
+                said += re.findall(r"``(\w+)``", paragraph)
+    page = ast.parse(Path(minimal.__file__).read_text(encoding="utf-8"))
+    assert sorted(said) == sorted(f.name for f in page.body if isinstance(f, ast.FunctionDef))
 
 
 FAULTS = {

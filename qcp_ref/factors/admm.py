@@ -10,6 +10,9 @@ For a convex set this converges to the constrained optimum. A grid is not convex
 not converge, may cycle, and its error goes up and down. What is certain is that ``H`` always lies
 in the set.
 
+On one page (``qcp_ref/minimal.py``) this is ``admm_step``. What breaks there: each step solves from
+the start, and nothing says when to stop.
+
 Simplified: the weight ``rho`` is fixed by :eq:`admm-rho`; no over-relaxation, no adaptive weight.
 
 Checked by tests/factors/test_admm.py.

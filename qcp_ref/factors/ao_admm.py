@@ -8,6 +8,9 @@ sweep to sweep.
 The method of the authors' code is least squares, error-preserving correction, AO-ADMM. Its error
 is not monotone; the best iterate is what comes back.
 
+On one page (``qcp_ref/minimal.py``) this is ``ao_admm``. What breaks there: the scale is chosen
+anew in each step, whatever that costs, and a run that cycles goes on to its last sweep.
+
 Simplified: one weight rule, no proximal term between sweeps.
 
 Checked by tests/factors/test_ao_admm.py.

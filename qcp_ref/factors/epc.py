@@ -14,6 +14,10 @@ What rounding does to the fit depends on the columns, not on the component norms
 :func:`sensitivity` :eq:`epc-sensitivity` measures it, and :func:`epc` can minimise it in place of
 the norms, by the same update with weighted columns :eq:`epc-weighted`.
 
+On one page (``qcp_ref/minimal.py``) this is ``epc_update`` and ``epc``. What breaks there: squared
+norms cancel, so that exact fits lose eight of their sixteen digits, and columns of very different
+length count as zero.
+
 Simplified: the modes are visited in their own order, not sorted by size.
 
 Checked by tests/factors/test_epc.py.

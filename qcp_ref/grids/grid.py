@@ -9,6 +9,9 @@ scale serves a whole array, a row or a column; it keeps all axes, so its shape i
 or ``(1, R)`` for an array of shape ``(I, R)``, and so does a zero point that comes with it. How a
 scale is chosen is the next chapter.
 
+On one page (``qcp_ref/minimal.py``) this is ``project``. What breaks there: nothing is said of zero
+points, of scales per row or column, or of grids without equal steps.
+
 Simplified: no learned or free tables of levels, no groups smaller than a row or column.
 
 Checked by tests/grids/test_grid.py.

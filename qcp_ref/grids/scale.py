@@ -9,6 +9,9 @@ grids of the family at once :eq:`grid-project`.
 How the minimum is found is the chapter before; which scale is meant if several have the same error,
 and what the law of the rule says in floating point, is :eq:`scale-choice`.
 
+On one page (``qcp_ref/minimal.py``) this is ``choose_scale``, which is exact, too. What breaks
+there: memory, for it sorts all numbers times all codes at once.
+
 Simplified: all scale rules assume the default rounding. With many bits the time of the exact search
 grows with the numbers, and with the number of levels: about a second for 20,000 numbers at 16 bits.
 

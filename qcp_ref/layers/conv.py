@@ -16,6 +16,9 @@ Where products of float32 numbers might leave the range of that type half-way, s
 float64; where those of float64 numbers might, mantissas and exponents are kept apart. A result that
 its type cannot hold is refused.
 
+On one page (``qcp_ref/minimal.py``) this is ``cp_conv2d``. What breaks there: memory, for the
+windows of all images are laid out at once, and there is one kind of padding only.
+
 Simplified: one to three spatial axes, zero padding, no groups.
 
 Checked by tests/layers/test_conv.py.

@@ -10,6 +10,10 @@ ALS never raises the error, and that is all it promises: it finds different fits
 starts, crawls through swamps, and diverges politely where no best approximation exists. The result
 says so (``stop_reason``, ``degeneracy``, how often the Gram matrix was singular).
 
+On one page (``qcp_ref/minimal.py``) this is ``als_update`` and ``cp_als``. What breaks there: a
+singular Gram matrix, which comes as soon as the rank exceeds what the other factors span, ends the
+run.
+
 Simplified: no line search or other acceleration, no regularisation, no missing entries.
 
 Checked by tests/tensors/test_als.py.

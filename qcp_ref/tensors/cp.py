@@ -10,6 +10,9 @@ matrices, never the dense tensor.
 Fits can degenerate: components grow and cancel each other. The sum still fits, but its parts cannot
 be rounded any more. :func:`degeneracy` measures it :eq:`cp-degeneracy`.
 
+On one page (``qcp_ref/minimal.py``) this is ``reconstruct`` and ``balance``. What breaks there:
+lengths of very short or long columns vanish or overflow, and nothing says that components cancel.
+
 Simplified: real numbers only; no missing entries, no symmetric or constrained factors.
 
 Checked by tests/tensors/test_cp.py.

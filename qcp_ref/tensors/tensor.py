@@ -13,6 +13,10 @@ products are blocked over columns, and a whole sweep over the modes shares its l
 might leave the range of float64 half-way, mantissas and exponents are kept apart: only a result
 that float64 cannot hold is refused, and none becomes 0 on the way.
 
+On one page (``qcp_ref/minimal.py``) this is ``khatri_rao`` and ``normal_equations``. What breaks
+there: the Khatri-Rao product of a large layer is larger than its kernel, and squares of numbers far
+from 1 leave float64.
+
 Simplified: no sparse tensors, and modes are not reordered to save memory.
 
 Checked by tests/tensors/test_tensor.py.
