@@ -23,13 +23,7 @@ from numpy.typing import NDArray
 
 from qcp_ref._checks import Array, check_int, check_option
 from qcp_ref._threads import one_blas_thread
-from qcp_ref.app.files import (
-    COMPRESSED,
-    load_compressed,
-    save_compressed,
-    save_results,
-    write_run,
-)
+from qcp_ref.app.files import COMPRESSED, load_compressed, save_compressed, save_results, write_run
 from qcp_ref.app.network import (
     KERNELS,
     Images,

@@ -24,14 +24,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from qcp_ref._checks import (
-    Array,
-    check_array,
-    check_callback,
-    check_count,
-    check_gram,
-    check_real,
-)
+from qcp_ref._checks import Array, check_array, check_callback, check_count, check_gram, check_real
 from qcp_ref._door import as_array
 from qcp_ref._results import frozen
 

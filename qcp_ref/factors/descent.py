@@ -17,13 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qcp_ref._checks import (
-    Array,
-)
+from qcp_ref._checks import Array
 from qcp_ref._kernels import can_compile, descend
-from qcp_ref.factors.proofs import (
-    Steps,
-)
+from qcp_ref.factors.proofs import Steps
 from qcp_ref.grids.grid import Grid, _check_grid
 
 __all__: list[str] = []

@@ -31,9 +31,7 @@ from qcp_ref._checks import (
 from qcp_ref._door import shown
 from qcp_ref._results import frozen
 from qcp_ref.factors.ao_admm import ao_admm
-from qcp_ref.factors.descent import (
-    _check_rows_grid,
-)
+from qcp_ref.factors.descent import _check_rows_grid
 from qcp_ref.factors.epc import epc
 from qcp_ref.factors.quantized import (
     QuantizedCP,

@@ -52,16 +52,9 @@ from qcp_ref.factors.proofs import (
     normal_doubt,
     objectives,
 )
-from qcp_ref.factors.quantized import (
-    QuantizedCP,
-    QuantizedFit,
-    _check_quantized,
-    _history,
-)
+from qcp_ref.factors.quantized import QuantizedCP, QuantizedFit, _check_quantized, _history
 from qcp_ref.factors.rows import Search, _check_range, fit_rows
-from qcp_ref.factors.start import (
-    DUST,
-)
+from qcp_ref.factors.start import DUST
 from qcp_ref.tensors.cp import check_start, relative_error
 from qcp_ref.tensors.sweep import Callback, _fit_error, _normal_sweep
 from qcp_ref.tensors.tensor import gram, mttkrp, unfold

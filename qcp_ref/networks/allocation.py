@@ -21,12 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from qcp_ref._checks import (
-    check_int,
-    check_option,
-    check_real,
-    check_sequence,
-)
+from qcp_ref._checks import check_int, check_option, check_real, check_sequence
 from qcp_ref._door import shown
 from qcp_ref._results import frozen
 from qcp_ref.networks.frontier import Choice

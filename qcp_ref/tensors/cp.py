@@ -38,19 +38,7 @@ from qcp_ref._checks import (
 )
 from qcp_ref._door import shown
 from qcp_ref._results import frozen
-from qcp_ref._wide import (
-    Span,
-    Wide,
-    bilinear,
-    fits,
-    narrow,
-    over,
-    root,
-    span,
-    times,
-    total,
-    wide,
-)
+from qcp_ref._wide import Span, Wide, bilinear, fits, narrow, over, root, span, times, total, wide
 from qcp_ref.tensors.tensor import _khatri_rao, gram, wide_khatri_rao, wide_products
 
 __all__ = [

@@ -16,13 +16,8 @@ from functools import partial
 
 import numpy as np
 
-from qcp_ref._checks import (
-    Array,
-)
-from qcp_ref.tensors.cp import (
-    CP,
-    reconstruct,
-)
+from qcp_ref._checks import Array
+from qcp_ref.tensors.cp import CP, reconstruct
 from qcp_ref.tensors.tensor import _sweep
 
 __all__: list[str] = []

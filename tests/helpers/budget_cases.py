@@ -9,12 +9,7 @@ import numpy as np
 from hypothesis import strategies as st
 from support import seeds, sides
 
-from qcp_ref import (
-    Choice,
-    Grid,
-    loops,
-    project,
-)
+from qcp_ref import Choice, Grid, loops, project
 
 axes = st.sampled_from([None, 0, 1])
 bit_widths = st.integers(1, 16)

@@ -3,10 +3,7 @@
 import numpy as np
 from hypothesis import strategies as st
 
-from qcp_ref import (
-    Grid,
-    quantize,
-)
+from qcp_ref import Grid, quantize
 
 grids = st.builds(
     lambda bits, kind: Grid(bits, narrow=kind == "narrow", mid_rise=kind == "mid-rise"),

@@ -4,13 +4,7 @@ import numpy as np
 from hypothesis import strategies as st
 from support import seeds, shapes
 
-from qcp_ref import (
-    Grid,
-    QuantizedCP,
-    quantize,
-    quantize_cp,
-    random_cp,
-)
+from qcp_ref import Grid, QuantizedCP, quantize, quantize_cp, random_cp
 from qcp_ref.factors import search
 
 GRIDS = [

@@ -13,12 +13,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from support import caught, law, seeds
 
 import qcp_ref as right
-from qcp_ref import (
-    allocate,
-    frontier,
-    loops,
-    rank_for_budget,
-)
+from qcp_ref import allocate, frontier, loops, rank_for_budget
 from qcp_ref.app.network import load_network
 from qcp_ref.networks import allocation as budget
 
