@@ -101,14 +101,14 @@ class Reference(Contestant):
 
     def descent(self, side: int, rank: int, bits: int) -> Timed:
         """Let all rows descend once; private, because no public function stops after one pass."""
-        rows = importlib.import_module("qcp_ref.factors.rows")
+        descent = importlib.import_module("qcp_ref.factors.descent")
         F, G = normal_equations(side, rank)
         grid, start = self.q.Grid(bits), factors((side,), rank)[0]
         scale = self.q.choose_scale(start, grid).scale
-        V = rows._in_levels(self.q.quantize(start, grid, scale), grid)
-        steps = rows._in_steps(F, G, grid, scale)
+        V = descent._in_levels(self.q.quantize(start, grid, scale), grid)
+        steps = descent._in_steps(F, G, grid, scale)
         noise = 0.35 * np.random.default_rng(6).standard_normal(V.shape)
-        return repeated(lambda: rows._pass(V.copy(), steps, noise))
+        return repeated(lambda: descent._pass(V.copy(), steps, noise))
 
     def conv(self, channels: int, side: int, rank: int, batch: int) -> Timed:
         """Run the factorized convolution in float32."""
