@@ -49,10 +49,10 @@ from qcp_ref._kernels import (
     sphere,
     tails,
 )
-from qcp_ref.factors.descent import _descend
+from qcp_ref.factors.descent import descend_columns
 from qcp_ref.grids.minimum import moments_of
-from qcp_ref.layers.conv import _depthwise
-from qcp_ref.layers.geometry import _axes, _sources
+from qcp_ref.layers.conv import depthwise_plain
+from qcp_ref.layers.geometry import axis_sources, window_axes
 
 THIS = sys.modules[__name__]
 GRIDS = [
@@ -886,18 +886,18 @@ def depthwise_problems(draw):
     dtype = draw(st.sampled_from([np.float32, np.float64]))
     x = rng.standard_normal((n, channels, *size)).astype(dtype)
     C = rng.standard_normal((int(np.prod(kernel)), channels)).astype(dtype)
-    return x, C, _axes(size, kernel, stride, padding, dilation)
+    return x, C, window_axes(size, kernel, stride, padding, dilation)
 
 
 @settings(max_examples=60)
 @given(depthwise_problems())
 def test_one_pass_of_the_depthwise_stage_has_the_bits_of_a_pass_per_entry(problem):
     x, C, axes = problem
-    wanted = _depthwise(x, C, axes)
+    wanted = depthwise_plain(x, C, axes)
     pixels = np.ascontiguousarray(x.reshape(*x.shape[:2], -1).transpose(0, 2, 1))
     for function in (gather, gather.py_func):
         y = np.zeros((len(x), wanted[0, 0].size, x.shape[1]), x.dtype)
-        function(pixels, C, _sources(axes), y)
+        function(pixels, C, axis_sources(axes), y)
         assert np.array_equal(y.transpose(0, 2, 1).reshape(wanted.shape), wanted)
 
 
@@ -905,7 +905,7 @@ def test_one_pass_of_the_depthwise_stage_has_the_bits_of_a_pass_per_entry(proble
 def test_a_pass_of_descent_equals_the_one_by_columns(problem):
     V, F, G, dither, box = problem
     found = []
-    for function in (descend, descend.py_func, _descend):
+    for function in (descend, descend.py_func, descend_columns):
         state, residual = V.copy(), F - V @ G
         changed = function(state, residual, G, dither, box)
         assert changed == np.count_nonzero(state != V)

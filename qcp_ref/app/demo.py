@@ -38,7 +38,7 @@ from qcp_ref.app.network import (
 )
 from qcp_ref.factors.methods import METHODS
 from qcp_ref.grids.grid import quantize
-from qcp_ref.grids.scale import _round_dense
+from qcp_ref.grids.scale import round_dense
 from qcp_ref.layers.conv import conv2d, cp_conv_bound
 from qcp_ref.layers.cost import Costs, conv_costs, equal_cost_bits
 from qcp_ref.layers.layer import CPConv, compress_conv
@@ -295,7 +295,7 @@ def _layer_result(
     place: dict[str, Any] = {"stride": stride, "padding": padding}
     layers = {method: layer for method, (layer, _) in runs.items()}
     layer = layers.pop(settings.method)
-    dense = {label: _round_dense(W, *choice) for label, choice in dense_labels(settings).items()}
+    dense = {label: round_dense(W, *choice) for label, choice in dense_labels(settings).items()}
     errors = {label: float(np.linalg.norm(W - Q) / np.linalg.norm(W)) for label, Q in dense.items()}
     dense_cost = conv_costs(W.shape, side, **place)
     place["activation_bits"] = ACTIVATION_BITS

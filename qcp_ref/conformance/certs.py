@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from qcp_ref import loops
 from qcp_ref.conformance.adapter import Arithmetic
-from qcp_ref.conformance.dyadic import _flat, fractions
+from qcp_ref.conformance.dyadic import flat_numbers, fractions
 from qcp_ref.conformance.judge import Judgement
 
 __all__ = ["CERTIFICATES"]
@@ -128,7 +128,7 @@ def _root(q: Fraction) -> Fraction:
 
 def _square(X: Any) -> Fraction:
     """Sum of the squares of all entries, of a tensor of any order."""
-    return Fraction(sum(x * x for x in _flat(X)))
+    return Fraction(sum(x * x for x in flat_numbers(X)))
 
 
 def _norm(X: Any) -> Fraction:
@@ -150,7 +150,7 @@ def _plus_diagonal(G: Matrix, diagonal: Sequence[Fraction]) -> Matrix:
 
 def _scale(case: Case, out: Any, info: Info) -> Judgement:
     """Check the squared error at the scale against the least one, :eq:`conformance-scale`."""
-    entries = _flat(_given(case)["x"])
+    entries = flat_numbers(_given(case)["x"])
     low, high = case["options"]["qmin"], case["options"]["qmax"]
     scale = _result("scale", out["scale"], (), [_arithmetic(info).real])
     _refuse(scale <= 0, "wrong-value", f"scale: expected a number above 0, got {float(scale)}")
@@ -168,7 +168,7 @@ def _balance(case: Case, out: Any, info: Info) -> Judgement:
     factors = _results("factors", out["factors"], shapes, [_arithmetic(info).real])
     growth = _growth(2 * sum(rows + 2 for rows, _ in shapes) + 8 * len(shapes), info)
     sizes = loops.reconstruct([_each(abs, one) for one in A], w and [abs(x) for x in w])
-    tensors = map(_flat, (loops.reconstruct(factors), loops.reconstruct(A, w), sizes))
+    tensors = map(flat_numbers, (loops.reconstruct(factors), loops.reconstruct(A, w), sizes))
     checks = [_Check("tensor", abs(y - v), growth * g) for y, v, g in zip(*tensors, strict=True)]
     for columns in zip(*(zip(*one, strict=True) for one in factors), strict=True):
         lengths = [_square(list(column)) for column in columns]
@@ -237,7 +237,7 @@ def _admm_step(case: Case, out: Any, info: Info) -> Judgement:
     growth = (1 + _growth(4, info)) * (1 + _solving(len(G), info)) - 1
     usual = _growth(_USUAL * len(G), info) * size
     checks = [_Check("T: residual of the solve", _norm(residual), growth * size, usual)]
-    for t, u, h, v in zip(*map(_flat, (T, U, new, dual)), strict=True):
+    for t, u, h, v in zip(*map(flat_numbers, (T, U, new, dual)), strict=True):
         wrong = _misplaced(t, u, h, given["scale"], case, info)
         checks.append(_Check(wrong, Fraction(wrong != ""), Fraction(0)))
         bound = _growth(2, info) * (abs(u) + abs(h) + abs(t))
@@ -320,7 +320,7 @@ def _refit_scale(case: Case, out: Any, info: Info) -> Judgement:
 
 def _along(F: Matrix, G: Matrix, V: Matrix) -> tuple[Fraction, Fraction]:
     """Return the two numbers whose quotient is :eq:`rows-scale`."""
-    F, G, V = _flat(F), _flat(loops.matmul(V, G)), _flat(V)
+    F, G, V = flat_numbers(F), flat_numbers(loops.matmul(V, G)), flat_numbers(V)
     return sum(map(mul, F, V), Fraction(0)), sum(map(mul, G, V), Fraction(0))
 
 
@@ -328,7 +328,7 @@ def _closest_rows(case: Case, out: Any, _: Info) -> Judgement:
     """Check each row's objective against the least one, :eq:`conformance-closest`: no tolerance."""
     given = _given(case)
     V = _result("codes", out["codes"], loops.shape_of(given["F"]), _INTEGERS)
-    _refuse_outside(_flat(V), case)
+    _refuse_outside(flat_numbers(V), case)
     checks = []
     for i, (row, v, least) in enumerate(zip(given["F"], V, case["out"]["least"], strict=True)):
         f = [x / given["scale"] for x in row]
@@ -382,7 +382,7 @@ def _ao_admm(case: Case, out: Any, info: Info) -> Judgement:
     else:
         scales = _result("scales", out["scales"], (len(codes),), _FLOATS)
     _refuse(min(scales) <= 0, "wrong-value", "scales: expected numbers above 0")
-    _refuse_outside(_flat(codes), case)
+    _refuse_outside(flat_numbers(codes), case)
     pairs = zip(codes, scales, strict=True)
     factors = [[[k * scale for k in row] for row in part] for part, scale in pairs]
     return _run(X, factors, _result("error", out["error"], (), _FLOATS), info)

@@ -84,9 +84,9 @@ def nest(flat: Sequence[Any], shape: Sequence[int]) -> Any:
     return [nest(flat[i * step : (i + 1) * step], shape[1:]) for i in range(shape[0])]
 
 
-def _flat(nested: Any) -> list[Any]:
+def flat_numbers(nested: Any) -> list[Any]:
     if isinstance(nested, (list, tuple)):
-        return [entry for part in nested for entry in _flat(part)]
+        return [entry for part in nested for entry in flat_numbers(part)]
     return [nested]
 
 
@@ -113,7 +113,9 @@ def pack(nested: Any, kind: str = "real", shape: Sequence[int] | None = None) ->
     dict
         The array as described in the module's first lines.
     """
-    entries = [entry if isinstance(entry, str) else Fraction(entry) for entry in _flat(nested)]
+    entries = [
+        entry if isinstance(entry, str) else Fraction(entry) for entry in flat_numbers(nested)
+    ]
     exponents = [
         _exponent(n.numerator, n.denominator) for n in entries if not isinstance(n, str) and n
     ]

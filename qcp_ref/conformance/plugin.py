@@ -47,7 +47,7 @@ class _Run:
         self.xfails = []
         if options.get("xfails"):
             self.xfails = read(options["xfails"], SUITE, [case["id"] for case in cases])
-        self.cases = _chosen(cases, options.get("levels"))
+        self.cases = chosen_adapter(cases, options.get("levels"))
         self.session: Any = None
         self.results: list[Any] = []
 
@@ -62,7 +62,7 @@ class _Run:
         return self.results[-1]
 
 
-def _chosen(cases: list[Any], levels: str | None) -> list[Any]:
+def chosen_adapter(cases: list[Any], levels: str | None) -> list[Any]:
     from qcp_ref.conformance.spec import LEVELS, OPS
 
     wanted = levels.replace(",", " ").split() if levels else list(LEVELS)
@@ -107,12 +107,12 @@ def suite(
 
     def test_case(self: Any, qcp_run: _Run, qcp_case: Mapping[str, Any]) -> None:
         del self
-        _report(qcp_run.run(qcp_case))
+        report_of(qcp_run.run(qcp_case))
 
     return type("TestConformance", (), {"qcp": (implementation, options), "test_case": test_case})
 
 
-def _report(result: Any) -> None:
+def report_of(result: Any) -> None:
     """Turn a result into pytest's."""
     import pytest
 

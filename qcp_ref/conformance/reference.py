@@ -90,7 +90,7 @@ _BOOK = SimpleNamespace(
     linear=lambda x, W, b, x_zero: integer.int_linear(x, W, bias=b, zero_point=x_zero),
     solve=lambda F, G: als.als_update(F, G).factor,
     shrink=lambda F, G, square, bound, now: epc_update(F, G, square, bound, current=now).factor,
-    descend=descent._descend,
+    descend=descent.descend_columns,
     nearest_plane=lambda *arrays, **ends: _solved(*arrays, **ends, method="babai", order="natural"),
     closest_rows=lambda *arrays, **ends: _solved(*arrays, **ends, method="sphere", budget=_NODES),
     cp_als=_book_cp_als,
@@ -108,20 +108,20 @@ class _Loops:
 
     def quantize(self, x: Any, scale: Any, zero: Any, *, qmin: int, qmax: int) -> Any:
         x = check_array(x, "x")
-        zero = grid._check_zero(zero, _grid(qmin, qmax), x.shape)
-        return _each(kernels.quantize, x, (grid._check_scale(scale, x.shape), zero), qmin, qmax)
+        zero = grid.check_zero(zero, _grid(qmin, qmax), x.shape)
+        return _each(kernels.quantize, x, (grid.check_scale(scale, x.shape), zero), qmin, qmax)
 
     def dequantize(self, codes: Any, scale: Any, zero: Any) -> Any:
-        k = integer._check_integers(codes, "codes", *_INT32)
-        zero = grid._check_spread(zero, "zero_point", k.shape)
-        return _each(kernels.dequantize, k, (grid._check_scale(scale, k.shape), zero))
+        k = integer.check_whole(codes, "codes", *_INT32)
+        zero = grid.check_spread(zero, "zero_point", k.shape)
+        return _each(kernels.dequantize, k, (grid.check_scale(scale, k.shape), zero))
 
     def project(self, x: Any, scale: Any, zero: Any, **ends: int) -> Any:
         return self.dequantize(self.quantize(x, scale, zero, **ends), scale, zero)
 
     def project_kind(self, x: Any, scale: Any, **kind: Any) -> Any:
         x = check_array(x, "x")
-        return _each(kernels.nearest, x, (grid._check_scale(scale, x.shape),), _kind(**kind).levels)
+        return _each(kernels.nearest, x, (grid.check_scale(scale, x.shape),), _kind(**kind).levels)
 
     def choose_scale(self, x: Any, *, rule: str, **ends: int) -> Any:
         if rule != "mse":
@@ -135,15 +135,15 @@ class _Loops:
         return np.float64(unit * near.max() if near.size else 1.0)
 
     def requantize(self, acc: Any, M: Any, zero: Any, **ends: int) -> Any:
-        a = integer._check_integers(acc, "acc", *_INT32)
-        M = integer._check_multiplier(_channelwise(M, a))
+        a = integer.check_whole(acc, "acc", *_INT32)
+        M = integer.check_multiplier(_channelwise(M, a))
         codes = _each(kernels.requantize, a, (M,), _target(zero, **ends))
         return codes.astype(_grid(**ends).dtype)  # as a device stores them: the next stage asks
 
     def requantize_fixed(
         self, acc: Any, m: Any, shift: Any, zero: Any, *, mode: str = "single", **ends: int
     ) -> Any:
-        a, target = integer._check_integers(acc, "acc", *_INT32), _target(zero, **ends)
+        a, target = integer.check_whole(acc, "acc", *_INT32), _target(zero, **ends)
         return _each(kernels.requantize_fixed, a, _fixed(m, shift, a), target, mode == "double")
 
     def reconstruct(self, factors: Any, weights: Any) -> Any:
@@ -165,7 +165,7 @@ class _Loops:
 
     def conv2d(self, x: Any, W: Any, bias: Any, **window: Any) -> Any:
         x, W = (check_array(a, "x, W", ndim=4, keep_float32=True) for a in (x, W))
-        return _convolve(x, W, geometry._check_bias(bias, len(W)), W.shape[1], **window)
+        return _convolve(x, W, geometry.check_bias(bias, len(W)), W.shape[1], **window)
 
     def pointwise(self, x: Any, A: Any, bias: Any, *, stride: Any) -> Any:
         return self.conv2d(x, A[:, :, None, None], bias, **{**_STILL, "stride": stride})
@@ -174,7 +174,7 @@ class _Loops:
         x = check_array(x, "x", ndim=4, keep_float32=True)
         C = check_array(C, "C", ndim=2, keep_float32=True)
         W = _filters(C, kernel_size)[:, None]
-        return _convolve(x, W, geometry._check_bias(None, len(W)), len(W), **window)
+        return _convolve(x, W, geometry.check_bias(None, len(W)), len(W), **window)
 
     def cp_conv2d(self, x: Any, *arrays: Any, **window: Any) -> Any:
         a_out, a_in, a_kernel, bias = arrays
@@ -182,7 +182,7 @@ class _Loops:
         return self.pointwise(self.depthwise(z, a_kernel, **window), a_out, bias, stride=[1, 1])
 
     def int_conv2d(self, x: Any, W: Any, bias: Any, *, x_zero: int, **window: Any) -> Any:
-        v, W, b = (part.astype(np.int64) for part in integer._operands(x, W, x_zero, bias))
+        v, W, b = (part.astype(np.int64) for part in integer.int_operands(x, W, x_zero, bias))
         return _convolve(v, W, b, W.shape[1], **window).astype(np.int32)
 
     def linear(self, x: Any, W: Any, bias: Any, x_zero: int) -> Any:
@@ -202,8 +202,8 @@ class _Loops:
     def closest_rows(self, *arrays: Any, nodes: int = _NODES, **ends: int) -> Any:
         """Search each row; with one node per column the search ends at its first leaf."""
         F, G, box, _ = _in_steps(*arrays, **ends)
-        rows._check_consistent(F, G)
-        L, _ = rows._triangle(G, "natural")
+        rows.check_consistent(F, G)
+        L, _ = rows.root_triangle(G, "natural")
         z = np.ascontiguousarray(np.linalg.solve(L, F.T).T)
         far = np.full(len(G), 2.0**40)
         exact = 0.0, 0.0, 1.0  # no margin for rounding
@@ -272,7 +272,7 @@ def _epc_update(impl: Any, X: Any, factors: Any, delta: Any, mode: int) -> Any:
 
 def _descend_rows(impl: Any, F: Any, G: Any, codes: Any, scale: Any, **ends: int) -> Any:
     F, G, box, _ = _in_steps(F, G, scale, **ends)
-    V = rows._check_codes(codes, F.shape, _grid(**ends)).astype(float)
+    V = rows.check_codes(codes, F.shape, _grid(**ends)).astype(float)
     impl.descend(V, F - V @ G, G, np.zeros_like(V), box)
     return V.astype(np.int64)
 
@@ -325,8 +325,8 @@ def _grid(qmin: int, qmax: int) -> grid.Grid:
 
 def _in_steps(F: Any, G: Any, scale: Any, **ends: int) -> Any:
     F = check_array(F, "F", ndim=2)
-    scale = grid._check_scale(scale, ())
-    return descent._in_steps(F, check_gram(G, F.shape[1]), _grid(**ends), scale)
+    scale = grid.check_scale(scale, ())
+    return descent.in_steps(F, check_gram(G, F.shape[1]), _grid(**ends), scale)
 
 
 def _kind(kind: str, bits: Any) -> grid.Grid:
@@ -334,7 +334,7 @@ def _kind(kind: str, bits: Any) -> grid.Grid:
 
 
 def _target(zero: Any, qmin: int, qmax: int) -> tuple[int, int, int]:
-    return int(grid._check_zero(zero, _grid(qmin, qmax), ())), qmin, qmax
+    return int(grid.check_zero(zero, _grid(qmin, qmax), ())), qmin, qmax
 
 
 def _filters(C: Any, size: Any) -> Any:
@@ -364,14 +364,14 @@ def _channelwise(values: Any, acc: Any) -> Any:
 
 
 def _fixed(m: Any, shift: Any, acc: Any) -> Any:
-    m = integer._check_integers(_channelwise(m, acc), "multiplier", 2**30, 2**31 - 1)
-    return m, integer._check_integers(_channelwise(shift, acc), "shift", -31, 30)
+    m = integer.check_whole(_channelwise(m, acc), "multiplier", 2**30, 2**31 - 1)
+    return m, integer.check_whole(_channelwise(shift, acc), "shift", -31, 30)
 
 
 def _convolve(x: Any, W: Any, b: Any, channels: int, **window: Any) -> Any:
-    conv._check_channels(x, channels, "W")
-    v, h = geometry._axes(x.shape[2:], W.shape[2:], *(window[name] for name in _STILL))
-    x, W, b = (np.array(part, order="C") for part in conv._same_dtype(x, W, b))
+    conv.check_channels(x, channels, "W")
+    v, h = geometry.window_axes(x.shape[2:], W.shape[2:], *(window[name] for name in _STILL))
+    x, W, b = (np.array(part, order="C") for part in conv.same_dtype(x, W, b))
     y = np.zeros((len(x), len(W), v.out, h.out), x.dtype) + b[:, None, None]
     kernels.conv(x, W, y, (v.stride, h.stride, v.before, h.before, v.dilation, h.dilation))
     return y

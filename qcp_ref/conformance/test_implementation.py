@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from qcp_ref.conformance.plugin import _report
+from qcp_ref.conformance.plugin import report_of
 
 __all__ = ["test_case"]
 
 
 def test_case(qcp_run: Any, qcp_case: Mapping[str, Any]) -> None:
     """One case of the suite."""
-    _report(qcp_run.run(qcp_case))
+    report_of(qcp_run.run(qcp_case))

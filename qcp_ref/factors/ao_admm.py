@@ -38,15 +38,15 @@ from qcp_ref.factors.epc import epc
 from qcp_ref.factors.quantized import (
     QuantizedCP,
     QuantizedFit,
-    _history,
-    _refuse_zero_points,
+    history_of,
     quantize_cp,
+    refuse_zero_points,
 )
 from qcp_ref.grids.grid import Grid, dequantize, quantize
 from qcp_ref.grids.scale import choose_scale
-from qcp_ref.tensors.als import STARTS, _initial, float_fit
+from qcp_ref.tensors.als import STARTS, float_fit, initial_factors
 from qcp_ref.tensors.cp import CP, balance, check_start, relative_error
-from qcp_ref.tensors.sweep import Callback, _fit_error, _normal_sweep
+from qcp_ref.tensors.sweep import Callback, fit_error, normal_sweep
 
 __all__ = ["ao_admm"]
 
@@ -146,7 +146,7 @@ def ao_admm(
     max_steps = check_count(max_steps, "max_steps")
     tol = check_real(tol, "tol", minimum=0.0)
     inner_tol = check_real(inner_tol, "inner_tol", minimum=0.0)
-    _refuse_zero_points(rule)
+    refuse_zero_points(rule)
     choose_scale(np.ones((1, 1)), grid, rule=rule, axis=axis)  # refuse bad options before fitting
     state = _State(X, _start(X, rank, start, rng), grid, axis, rule, refit)
     if not X.any():
@@ -199,7 +199,7 @@ class _State:
     def sweep(self, max_steps: int, tol: float) -> float:
         """Run ADMM on every mode once; return the relative error."""
         gaps, steps = [], []
-        for mode, F, G in _normal_sweep(self.X, self.factors):
+        for mode, F, G in normal_sweep(self.X, self.factors):
             projection = self.projections[mode]
             projection.stale = projection.refit == "sweep"
             H, U = self.factors[mode], self.duals[mode]
@@ -214,7 +214,7 @@ class _State:
             self.relaxed[mode] = found.least_squares
             gaps.append(float(found.primal[-1]))
             steps.append(len(found.primal))
-        error = _fit_error(self.X, self.size, self.factors, F, G)[0]
+        error = fit_error(self.X, self.size, self.factors, F, G)[0]
         self.rows.append((error, gaps, steps))
         from hashlib import sha256
 
@@ -229,7 +229,7 @@ class _State:
         """Return the best iterate with its error measured on the dense difference."""
         error = relative_error(self.X, self.best.dequantize())
         start_error = relative_error(self.X, self.start)
-        history = _history(self.rows)
+        history = history_of(self.rows)
         return QuantizedFit(self.best, error, self.best_relaxed, start_error, history, reason)
 
 
@@ -257,7 +257,7 @@ def _start(X: Array, rank: int, start: str | CP, rng: Rng) -> CP:
         return start
     check_option(start, "start", ("epc", "als", *STARTS))
     if start in STARTS:
-        return _initial(X, rank, start, check_rng(rng, "ao_admm"))
+        return initial_factors(X, rank, start, check_rng(rng, "ao_admm"))
     fit = float_fit(X, rank, rng=rng)
     if start == "als":
         return fit.cp

@@ -20,16 +20,16 @@ from numpy.typing import NDArray
 from qcp_ref._checks import Array
 from qcp_ref._kernels import can_compile, descend
 from qcp_ref.factors.proofs import Steps
-from qcp_ref.grids.grid import Grid, _check_grid
+from qcp_ref.grids.grid import Grid, check_grid
 
 __all__: list[str] = []
 
-_NULL = 1e-13  # share of its upper bound below which a squared norm is the rounding of zero
+NULL_SHARE = 1e-13  # share of its upper bound below which a squared norm is the rounding of zero
 _BLOCK = 64  # columns whose residual is formed by one product
 _MOST_PASSES = 1000  # descent cannot cycle, so this is never the reason to stop in practice
 
 
-def _refit(F: Array, G: Array, levels: Array, scale: Array) -> Array:
+def best_scales(F: Array, G: Array, levels: Array, scale: Array) -> Array:
     """Spell out :eq:`rows-scale`; the levels are those at scale 1."""
     if scale.shape == (1, F.shape[1]):
         return _refit_columns(F, G, levels, scale)
@@ -39,7 +39,7 @@ def _refit(F: Array, G: Array, levels: Array, scale: Array) -> Array:
     top, bottom, most = (
         sums[:, None] if scale.ndim else sums.sum() for sums in (upper, lower, most)
     )
-    good = (bottom > _NULL * most) & (top > 0)
+    good = (bottom > NULL_SHARE * most) & (top > 0)
     return np.asarray(np.where(good, top / np.where(good, bottom, 1.0), scale)).reshape(scale.shape)
 
 
@@ -56,31 +56,31 @@ def _refit_columns(F: Array, G: Array, levels: Array, scale: Array) -> Array:
     return scale
 
 
-def _check_rows_grid(grid: Any, name: str = "grid") -> Grid:
-    checked = _check_grid(grid)
+def check_rows_grid(grid: Any, name: str = "grid") -> Grid:
+    checked = check_grid(grid)
     if checked.kind == "log2":
         raise ValueError(f"{name}: expected levels in equal steps, got a log2 grid; use 'authors'")
     return checked
 
 
-def _step(grid: Grid) -> float:
+def step_of(grid: Grid) -> float:
     """Return the distance of two levels at scale 1: the binary ones are -1 and 1."""
     return 2.0 if grid.kind == "binary" else 1.0
 
 
-def _in_levels(codes: NDArray[Any], grid: Grid) -> Array:
+def in_levels(codes: NDArray[Any], grid: Grid) -> Array:
     """Return the levels of codes, in steps."""
     return codes / 2.0 if grid.kind == "binary" else codes + grid.offset
 
 
-def _in_codes(V: Array, grid: Grid) -> NDArray[np.integer[Any]]:
+def in_codes(V: Array, grid: Grid) -> NDArray[np.integer[Any]]:
     codes = 2.0 * V if grid.kind == "binary" else V - grid.offset
     return codes.astype(grid.dtype)
 
 
-def _in_steps(F: Array, G: Array, grid: Grid, scale: Array) -> Steps:
+def in_steps(F: Array, G: Array, grid: Grid, scale: Array) -> Steps:
     """Measure a factor in steps: :eq:`rows-steps`."""
-    step, rows = scale * _step(grid), len(F)
+    step, rows = scale * step_of(grid), len(F)
     box = (float(grid.qmin), float(grid.qmax), grid.offset)
     if grid.kind == "binary":
         box = (-1.0, 0.0, 0.5)  # one step from -1/2 to 1/2
@@ -92,29 +92,29 @@ def _in_steps(F: Array, G: Array, grid: Grid, scale: Array) -> Steps:
     return Steps(F / step, G, box, np.broadcast_to(step**2, (rows, 1))[:, 0])
 
 
-def _nearest(T: Array, box: tuple[float, float, float]) -> Array:
+def nearest_level(T: Array, box: tuple[float, float, float]) -> Array:
     """Return the nearest levels, in steps."""
     low, high, offset = box
     return np.asarray(np.clip(np.rint(T - offset), low, high) + offset)
 
 
-def _descended(V: Array, steps: Steps) -> Array:
+def descended(V: Array, steps: Steps) -> Array:
     """Change single codes until none can be changed for the better."""
     V, still = V.copy(), np.zeros_like(V)
     for _ in range(_MOST_PASSES):
-        if _pass(V, steps, still) == 0:
+        if descent_pass(V, steps, still) == 0:
             break
     return V
 
 
-def _pass(V: Array, steps: Steps, dither: Array) -> int:
+def descent_pass(V: Array, steps: Steps, dither: Array) -> int:
     """Let all rows descend once, in place, by blocks of columns; return how many codes changed.
 
     The residual of a block is formed when its turn comes, by one product with the levels as they
     are then. So changes need not be carried into all later columns one by one.
     """
     changed = 0
-    round_once: Callable[..., int] = descend if can_compile() else _descend
+    round_once: Callable[..., int] = descend if can_compile() else descend_columns
     for start in range(0, V.shape[1], _BLOCK):
         own = slice(start, start + _BLOCK)
         residual = steps.F[:, own] - V @ steps.G[:, own]
@@ -124,7 +124,7 @@ def _pass(V: Array, steps: Steps, dither: Array) -> int:
     return changed
 
 
-def _descend(
+def descend_columns(
     V: Array, residual: Array, G: Array, dither: Array, box: tuple[float, float, float]
 ) -> int:
     """Spell out :eq:`rows-descent` for all rows at once, column by column, in place.
@@ -134,7 +134,7 @@ def _descend(
     changed = 0
     for r in np.flatnonzero(np.diag(G) > 0):
         wanted = V[:, r] + residual[:, r] / G[r, r] + dither[:, r]
-        move = _nearest(wanted, box) - V[:, r]
+        move = nearest_level(wanted, box) - V[:, r]
         V[:, r] += move
         residual -= np.outer(move, G[r])
         changed += int(np.count_nonzero(move))

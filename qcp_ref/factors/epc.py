@@ -44,15 +44,15 @@ from qcp_ref._results import frozen
 from qcp_ref._wide import narrow, plus, times, total, wide
 from qcp_ref.tensors.cp import (
     CP,
-    _check_cp,
     balance,
+    check_cp,
     check_start,
     column_norms,
     normalize,
     relative_error,
 )
 from qcp_ref.tensors.svd import is_matrix, least_components
-from qcp_ref.tensors.sweep import Callback, _fit_error, _normal_sweep, summing_noise
+from qcp_ref.tensors.sweep import Callback, fit_error, normal_sweep, summing_noise
 from qcp_ref.tensors.tensor import khatri_rao, unfold
 
 __all__ = ["EPCFit", "EPCHistory", "EPCUpdate", "epc", "epc_update", "sensitivity"]
@@ -225,7 +225,7 @@ def sensitivity(cp: CP) -> float:
     >>> sensitivity(CP([[[3.0], [4.0]], [[1.0], [0.0], [0.0]]]))  # 2 * 1 + 3 * 25
     77.0
     """
-    _check_cp(cp, "cp")
+    check_cp(cp, "cp")
     lengths = [column_norms(A) for A in cp.factors]
     gains = []
     for n, side in enumerate(cp.shape):
@@ -453,10 +453,10 @@ class _Correction:
                 U = step(mode, None)
             self.note(relative_error(self.X, CP([*self.factors[:-1], U])))
             return
-        for mode, F, G in _normal_sweep(self.X, self.factors):
+        for mode, F, G in normal_sweep(self.X, self.factors):
             U = step(mode, (F, G))
         size = float(np.sqrt(self.squared_norm))
-        self.note(_fit_error(self.X, size, [*self.factors[:-1], U], F, G)[0])
+        self.note(fit_error(self.X, size, [*self.factors[:-1], U], F, G)[0])
 
     def note(self, error: float) -> None:
         """Spread the lengths, measure, and add a row to the history."""

@@ -31,17 +31,17 @@ from qcp_ref._checks import (
 from qcp_ref._door import shown
 from qcp_ref._results import frozen
 from qcp_ref.factors.ao_admm import ao_admm
-from qcp_ref.factors.descent import _check_rows_grid
+from qcp_ref.factors.descent import check_rows_grid
 from qcp_ref.factors.epc import epc
 from qcp_ref.factors.quantized import (
     QuantizedCP,
     QuantizedFit,
-    _history,
-    _refuse_zero_points,
+    history_of,
     orient,
     quantize_cp,
+    refuse_zero_points,
 )
-from qcp_ref.factors.search import _NOISE, _SWEEPS, polish
+from qcp_ref.factors.search import NOISE, SWEEPS, polish
 from qcp_ref.factors.start import (
     best_rounding,
     corrected,
@@ -54,7 +54,7 @@ from qcp_ref.grids.scale import choose_scale
 from qcp_ref.tensors.als import CPFit, float_fit
 from qcp_ref.tensors.cp import CP, relative_error
 from qcp_ref.tensors.svd import is_matrix, svd_cp
-from qcp_ref.tensors.sweep import StageCallback, _stage
+from qcp_ref.tensors.sweep import StageCallback, stage_callback
 
 __all__ = ["SlackSearch", "choose_slack", "factorize"]
 
@@ -146,7 +146,7 @@ def choose_slack(
     starts, errors = [], []
     for slack in tried:
         start = orient(epc(X, cp, slack=slack, max_sweeps=_START["best"][1]).cp, grid)
-        fit = polish(X, quantize_cp(start, grid, axis=axis), noise=_NOISE, sweeps=sweeps, rng=rng)
+        fit = polish(X, quantize_cp(start, grid, axis=axis), noise=NOISE, sweeps=sweeps, rng=rng)
         starts.append(start)
         errors.append(fit.error)
     best = int(np.argmin(errors))
@@ -245,11 +245,11 @@ def factorize(
         found = [_rounded(X, _fitted(X, rank, rng, callback, method), options)]
     elif method == "authors":
         start = _float_start(X, rank, rng, slack, options, method)
-        stage = _stage(callback, "admm")
+        stage = stage_callback(callback, "admm")
         found = [ao_admm(X, rank, grid, start=start, axis=axis, rule=rule, callback=stage)]
     else:
-        _check_rows_grid(grid)
-        sweeps = check_count(_SWEEPS if sweeps is None else sweeps, "sweeps", minimum=0)
+        check_rows_grid(grid)
+        sweeps = check_count(SWEEPS if sweeps is None else sweeps, "sweeps", minimum=0)
         restarts = check_count(1 if restarts is None else restarts, "restarts")
         found = []
         for run in range(restarts):
@@ -264,13 +264,13 @@ def _searched(
     """Round a start and search from there."""
     sweeps, source = work
     if method == "best":
-        noise, rounded = _NOISE, best_rounding(X, [orient(start, options.grid)], options.rounded)
+        noise, rounded = NOISE, best_rounding(X, [orient(start, options.grid)], options.rounded)
     else:
         noise, rounded = (
             0.0,
             one_after_the_other(X, orient(start, options.grid), options.grid, options.scale),
         )
-    stage = _stage(options.callback, "polish")
+    stage = stage_callback(options.callback, "polish")
     last = polish(X, rounded, noise=noise, sweeps=sweeps, rng=source, callback=stage)
     return last._replace(relaxed=start, start_error=relative_error(X, start))
 
@@ -288,7 +288,7 @@ def _no_worse_than_svd(
     svd = svd_cp(X, rank)
     before = relative_error(X, svd)
     if method in ("als-round", "authors"):
-        return QuantizedFit(rounded, error, svd, before, _history([]), "rounded")
+        return QuantizedFit(rounded, error, svd, before, history_of([]), "rounded")
     return polish(X, rounded)._replace(relaxed=svd, start_error=before)
 
 
@@ -314,7 +314,7 @@ class _Options(NamedTuple):
 
     def check(self) -> None:
         """Refuse bad options before fitting."""
-        _refuse_zero_points(self.rule)
+        refuse_zero_points(self.rule)
         self.scale(np.ones((1, 1)))
 
     def rounded(self, cp: CP) -> QuantizedCP:
@@ -329,12 +329,12 @@ class _Options(NamedTuple):
 def _rounded(X: Array, fit: CPFit, options: _Options) -> QuantizedFit:
     rounded = options.rounded(fit.cp)
     error = relative_error(X, rounded.dequantize())
-    return QuantizedFit(rounded, error, fit.cp, fit.error, _history([]), "rounded")
+    return QuantizedFit(rounded, error, fit.cp, fit.error, history_of([]), "rounded")
 
 
 def _fitted(X: Array, rank: int, rng: Rng, callback: StageCallback | None, method: str) -> CPFit:
     """Fit by least squares before a method."""
-    stage = _stage(callback, "als")
+    stage = stage_callback(callback, "als")
     return float_fit(X, rank, rng=rng, max_sweeps=_START[method][0], callback=stage)
 
 
@@ -343,7 +343,7 @@ def _float_start(
 ) -> CP:
     """Fit and correct before a method."""
     fit = _fitted(X, rank, rng, options.callback, method)
-    stage = _stage(options.callback, "epc")
+    stage = stage_callback(options.callback, "epc")
     limits: dict[str, Any] = {"max_sweeps": _START[method][1], "callback": stage}
     rounding = options.grid, options.rounded
     return corrected(X, fit, slack, _SLACK[method], rounding, limits)

@@ -27,7 +27,7 @@ from qcp_ref._checks import (
 from qcp_ref._door import shown
 from qcp_ref._results import frozen
 from qcp_ref._wide import finite
-from qcp_ref.grids.grid import Grid, _check_grid, _off_grid, dequantize, quantize
+from qcp_ref.grids.grid import Grid, check_grid, dequantize, off_grid, quantize
 from qcp_ref.grids.scale import AFFINE, choose_scale
 from qcp_ref.tensors.cp import CP, balance, relative_error
 
@@ -97,11 +97,11 @@ class QuantizedCP:
     grid: Grid
 
     def __init__(self, codes: Iterable[ArrayLike], scales: Iterable[ArrayLike], grid: Grid) -> None:
-        grid = _check_grid(grid)
+        grid = check_grid(grid)
         integers = []
         for n, given in enumerate(check_sequence(codes, "codes", "matrices", most=64)):
             k = check_integers(given, f"codes[{n}]")
-            if k.ndim != 2 or k.size == 0 or _off_grid(k, grid):
+            if k.ndim != 2 or k.size == 0 or off_grid(k, grid):
                 raise ValueError(
                     f"codes[{n}]: expected a matrix of codes from {grid.qmin} to {grid.qmax}, "
                     f"got shape {k.shape}"
@@ -160,7 +160,7 @@ class QuantizedCP:
         )
 
 
-def _check_quantized(cp: Any, shape: tuple[int, ...]) -> QuantizedCP:
+def check_quantized(cp: Any, shape: tuple[int, ...]) -> QuantizedCP:
     """Return a quantized CP tensor that fits a tensor of this shape, or say what is wrong."""
     if not isinstance(cp, QuantizedCP):
         raise TypeError(f"cp: expected a QuantizedCP, got {type(cp).__name__}; use quantize_cp")
@@ -257,7 +257,7 @@ def quantize_cp(
     >>> quantize_cp(CP([[[1.0], [3.0]], [[1.0], [-3.0]]]), Grid(3)).codes[1].tolist()
     [[1], [-3]]
     """
-    _refuse_zero_points(rule)
+    refuse_zero_points(rule)
     codes, scales = [], []
     for A in balance(cp).factors:
         scale = choose_scale(A, grid, rule=rule, axis=axis)
@@ -322,9 +322,9 @@ def predict_error(
     (True, 1.0)
     """
     X = check_tensor(X)
-    if _check_grid(grid).kind not in ("uniform", "ternary"):
+    if check_grid(grid).kind not in ("uniform", "ternary"):
         raise ValueError(f"grid: expected levels in equal steps around zero, got {grid}")
-    _refuse_zero_points(rule)
+    refuse_zero_points(rule)
     error, size = relative_error(X, cp), float(np.linalg.norm(X))
     # Measured in a power of two per factor, so that products of squares stay near those of X.
     unit = 2.0 ** -round(np.log2(size or 1.0) / X.ndim)
@@ -388,7 +388,7 @@ def orient(cp: CP, grid: Grid) -> CP:
     >>> [A.ravel().tolist() for A in orient(CP([[[3.0], [1.0]], [[2.0], [1.0]]]), Grid(4)).factors]
     [[-3.0, -1.0], [-2.0, -1.0]]
     """
-    _check_grid(grid)
+    check_grid(grid)
     check_class(cp, "cp", CP)
     longer = -1.0 if -grid.levels[0] >= grid.levels[-1] else 1.0
     # By how much the magnitude on the short side exceeds that on the long one, relatively.
@@ -409,11 +409,11 @@ def _excess(A: Array) -> Array:
     return np.asarray((short - long) / np.where(size > 0, size, 1.0))
 
 
-def _refuse_zero_points(rule: Any) -> None:
+def refuse_zero_points(rule: Any) -> None:
     if isinstance(rule, str) and rule in AFFINE:
         raise ValueError(f"rule: factors have no zero points, got {shown(rule)}; use 'mse-exact'")
 
 
-def _history(rows: list[tuple[float, list[float], list[int]]]) -> QuantizedHistory:
+def history_of(rows: list[tuple[float, list[float], list[int]]]) -> QuantizedHistory:
     error, gap, steps = zip(*rows, strict=True) if rows else ((), (), ())
     return QuantizedHistory(np.array(error), np.array(gap), np.array(steps, dtype=np.int64))

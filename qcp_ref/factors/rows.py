@@ -35,14 +35,14 @@ from qcp_ref._checks import (
 from qcp_ref._results import frozen
 from qcp_ref.bounds import gamma
 from qcp_ref.factors.descent import (
-    _check_rows_grid,
-    _descended,
-    _in_codes,
-    _in_levels,
-    _in_steps,
-    _nearest,
-    _refit,
-    _step,
+    best_scales,
+    check_rows_grid,
+    descended,
+    in_codes,
+    in_levels,
+    in_steps,
+    nearest_level,
+    step_of,
 )
 from qcp_ref.factors.proofs import (
     Doubt,
@@ -57,7 +57,7 @@ from qcp_ref.factors.proofs import (
     relaxed,
     search_rows,
 )
-from qcp_ref.grids.grid import Grid, _check_scale, _off_grid
+from qcp_ref.grids.grid import Grid, check_scale, off_grid
 
 __all__ = ["RowFit", "refit_scale", "solve_rows"]
 
@@ -177,19 +177,19 @@ def solve_rows(
     >>> fit.codes, fit.proved
     (array([[0, 1]], dtype=int8), array([ True]))
     """
-    grid, F = _check_rows_grid(grid), check_array(F, "F", ndim=2)
-    G, scale = check_gram(G, F.shape[1]), _check_scale(scale, F.shape)
+    grid, F = check_rows_grid(grid), check_array(F, "F", ndim=2)
+    G, scale = check_gram(G, F.shape[1]), check_scale(scale, F.shape)
     check_option(method, "method", METHODS)
     check_option(order, "order", ORDERS)
     width = check_int(width, "width", minimum=1, cap=2**16)
     budget = check_int(budget, "budget", minimum=0, cap=2**53)
     if start is not None and method not in ("descent", "sphere"):
         raise ValueError(f"start: expected None with method {method!r}, which starts from nothing")
-    _check_consistent(F, G)
-    _check_range(F, G, scale * _step(grid))
+    check_consistent(F, G)
+    check_range(F, G, scale * step_of(grid))
     given = None
     if start is not None:
-        given = _in_levels(_check_codes(start, F.shape, grid, "start"), grid)
+        given = in_levels(check_codes(start, F.shape, grid, "start"), grid)
     return fit_rows(F, G, grid, scale, Search(method, order, width, budget), given)
 
 
@@ -207,10 +207,10 @@ def fit_rows(
 
     With doubt about ``F`` and ``G``, in steps, what is proved holds for all that are meant.
     """
-    steps = _in_steps(F, G, grid, scale)
+    steps = in_steps(F, G, grid, scale)
     doubt = Doubt(np.zeros_like(F), np.zeros_like(G)) if doubt is None else doubt
-    exact = ExactRows(F, G, scale * _step(grid))
-    V = _nearest(np.zeros_like(F), steps.box) if given is None else given.copy()
+    exact = ExactRows(F, G, scale * step_of(grid))
+    V = nearest_level(np.zeros_like(F), steps.box) if given is None else given.copy()
     bound, proved = np.zeros(len(F)), np.full(len(F), search.method == "sphere")
     # A component of zeros does not matter: it keeps its codes.
     alive = np.flatnonzero(np.diag(G))
@@ -222,7 +222,7 @@ def fit_rows(
     objective = objectives(V, steps.F, steps.G, doubt)[0]
     low = bound * steps.weight
     low = np.nextafter(low - gamma(4) * np.abs(low), -np.inf)
-    return RowFit(_in_codes(V, grid), objective * steps.weight, low, proved)
+    return RowFit(in_codes(V, grid), objective * steps.weight, low, proved)
 
 
 def refit_scale(
@@ -273,13 +273,13 @@ def refit_scale(
     >>> refit_scale([[3.0, 6.0]], [[1.0, 0.0], [0.0, 1.0]], [[1, 2]], Grid(4), 1.0)
     array(3.)
     """
-    grid, F = _check_rows_grid(grid), check_array(F, "F", ndim=2)
-    G, scale = check_gram(G, F.shape[1]), _check_scale(scale, F.shape)
-    V = _in_levels(_check_codes(codes, F.shape, grid), grid)
-    return _refit(F, G, V * _step(grid), scale)
+    grid, F = check_rows_grid(grid), check_array(F, "F", ndim=2)
+    G, scale = check_gram(G, F.shape[1]), check_scale(scale, F.shape)
+    V = in_levels(check_codes(codes, F.shape, grid), grid)
+    return best_scales(F, G, V * step_of(grid), scale)
 
 
-def _check_consistent(F: Array, G: Array) -> None:
+def check_consistent(F: Array, G: Array) -> None:
     """Refuse an ``F`` that no tensor can have with this ``G``: least squares would be unbounded."""
     dead = np.diag(G) == 0
     outside = np.abs(F[:, dead]).max(initial=0.0)
@@ -307,7 +307,7 @@ def _is_regular(unit: Array) -> bool:
         return False
 
 
-def _check_range(F: Array, G: Array, step: Array) -> None:
+def check_range(F: Array, G: Array, step: Array) -> None:
     """Refuse a problem whose squares, in steps or in the data, leave the range of float64."""
     alive = np.diag(G) > 0
     lengths, steps = np.sqrt(np.diag(G)[alive]), np.broadcast_to(step, F.shape)[:, alive]
@@ -325,11 +325,11 @@ def _check_range(F: Array, G: Array, step: Array) -> None:
         raise ValueError(f"scale: expected F {most} of its steps, got {largest:.3g}; rescale it")
 
 
-def _check_codes(
+def check_codes(
     codes: ArrayLike, shape: tuple[int, ...], grid: Grid, name: str = "codes"
 ) -> NDArray[Any]:
     k = check_integers(codes, name)
-    if k.shape != shape or _off_grid(k, grid):
+    if k.shape != shape or off_grid(k, grid):
         raise ValueError(
             f"{name}: expected shape {shape} with codes of {grid}, got shape {k.shape}"
             + (f" with codes from {k.min()} to {k.max()}" if k.size else "")
@@ -348,13 +348,13 @@ class _Rows:
         steps, method = self.steps, search.method
         # Only decisions ask for an order, and a good one takes longer than the rest.
         order = "natural" if method in ("round", "descent") else search.order
-        L, last_first = _triangle(steps.G, order)
+        L, last_first = root_triangle(steps.G, order)
         back = np.argsort(last_first)
         z = np.asarray(np.linalg.solve(L, steps.F[:, last_first].T).T, dtype=np.float64)
         T = np.asarray(np.linalg.solve(L.T, z.T).T, dtype=np.float64)  # least squares
         space = self._margin(L, last_first, z)
-        bound = relaxed(T, _nearest(T, steps.box), z, L, space)
-        rounded = _nearest(T[:, back], steps.box)
+        bound = relaxed(T, nearest_level(T, steps.box), z, L, space)
+        rounded = nearest_level(T[:, back], steps.box)
         if method == "round":
             options = [rounded]
         elif method in ("babai", "k-best"):
@@ -363,7 +363,7 @@ class _Rows:
             begins = [rounded] if given is None else [given, rounded]
             if method == "sphere":
                 begins.append(_k_best(z, L, steps.box, 1)[:, back])
-            options = [W for begin in begins for W in (_descended(begin, steps), begin)]
+            options = [W for begin in begins for W in (descended(begin, steps), begin)]
         V = self._best(options)
         if method != "sphere":
             value, error = objectives(V, steps.F, steps.G, self.doubt)
@@ -421,7 +421,7 @@ class _Rows:
         return V, np.where(proved, low, np.minimum(low, np.maximum(bound, tree))), proved
 
 
-def _triangle(G: Array, order: str) -> tuple[Array, NDArray[np.int64]]:
+def root_triangle(G: Array, order: str) -> tuple[Array, NDArray[np.int64]]:
     """Return the Cholesky factor of the reordered Gram matrix; its last row is decided first.
 
     At unit diagonal: where that is singular up to rounding, a ridge makes it regular.
@@ -472,7 +472,7 @@ def _k_best(z: Array, L: Array, box: tuple[float, float, float], width: int) -> 
     V, distance = np.zeros((rows, 1, rank)), np.zeros((rows, 1))
     for i in range(rank - 1, -1, -1):
         wanted = (z[:, None, i] - V[:, :, i + 1 :] @ L[i + 1 :, i]) / L[i, i]
-        first = _nearest(wanted, box)
+        first = nearest_level(wanted, box)
         side = np.where(wanted >= first, 1.0, -1.0)
         # The nearest level and, with room for more than one row, its next two neighbours.
         choices = np.stack([first, first + side, first - side][: 1 if width == 1 else 3], axis=2)

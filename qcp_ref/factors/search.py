@@ -35,13 +35,13 @@ from qcp_ref._checks import (
 from qcp_ref._results import frozen
 from qcp_ref.bounds import gamma
 from qcp_ref.factors.descent import (
-    _check_rows_grid,
-    _in_codes,
-    _in_levels,
-    _in_steps,
-    _pass,
-    _refit,
-    _step,
+    best_scales,
+    check_rows_grid,
+    descent_pass,
+    in_codes,
+    in_levels,
+    in_steps,
+    step_of,
 )
 from qcp_ref.factors.proofs import (
     Doubt,
@@ -52,18 +52,18 @@ from qcp_ref.factors.proofs import (
     normal_doubt,
     objectives,
 )
-from qcp_ref.factors.quantized import QuantizedCP, QuantizedFit, _check_quantized, _history
-from qcp_ref.factors.rows import Search, _check_range, fit_rows
+from qcp_ref.factors.quantized import QuantizedCP, QuantizedFit, check_quantized, history_of
+from qcp_ref.factors.rows import Search, check_range, fit_rows
 from qcp_ref.factors.start import DUST
 from qcp_ref.tensors.cp import check_start, relative_error
-from qcp_ref.tensors.sweep import Callback, _fit_error, _normal_sweep
+from qcp_ref.tensors.sweep import Callback, fit_error, normal_sweep
 from qcp_ref.tensors.tensor import gram, mttkrp, unfold
 
 __all__ = ["Certificate", "certify", "polish"]
 
-_SWEEPS = 500  # of 'best'; see the documentation for what more of them gain
+SWEEPS = 500  # of 'best'; see the documentation for what more of them gain
 _REFIT_EVERY = 8  # sweeps with noise: scales settle long before codes do
-_NOISE = 0.35  # in steps, at the beginning
+NOISE = 0.35  # in steps, at the beginning
 _SETTLED = 1e-9  # a smaller relative gain in a sweep is not worth another one for the scales
 _FAR = 2.0**64  # no scale changes by more in one sweep; the next one goes on
 _QUIET_SWEEPS = 300  # upper limit of the sweeps without noise
@@ -93,7 +93,7 @@ def polish(
     cp: QuantizedCP,
     *,
     noise: float = 0.0,
-    sweeps: int = _SWEEPS,
+    sweeps: int = SWEEPS,
     rng: Rng = 0,
     callback: Callback | None = None,
 ) -> QuantizedFit:
@@ -181,7 +181,7 @@ def polish(
 def _check_start(X: ArrayLike, cp: Any) -> Array:
     """Return the tensor, if codes on a grid with equal steps fit it."""
     array = check_tensor(X)
-    _check_rows_grid(_check_quantized(cp, array.shape).grid)
+    check_rows_grid(check_quantized(cp, array.shape).grid)
     check_start(cp.dequantize(), array, as_it_is=True)
     return array
 
@@ -199,31 +199,31 @@ class _Codes:
 
     def resume(self, cp: QuantizedCP) -> None:
         """Go on from these codes and scales."""
-        self.levels = [_in_levels(k, self.grid) for k in cp.codes]
+        self.levels = [in_levels(k, self.grid) for k in cp.codes]
         self.scales = list(cp.scales)
 
     def values(self, mode: int) -> Array:
         """Return a factor as numbers."""
-        return self.levels[mode] * _step(self.grid) * self.scales[mode]
+        return self.levels[mode] * step_of(self.grid) * self.scales[mode]
 
     def sweep(self, noise: float, *, refit: bool = True) -> tuple[float, int]:
         """Visit every mode once; return the relative error and how many codes have changed."""
         # Noise can leave next to nothing of the tensor: no factor takes all of what is left.
         self.scales = _even([self.values(n) for n in range(self.X.ndim)], self.scales, _FAR)
         factors, changes = [self.values(n) for n in range(self.X.ndim)], []
-        for mode, F, G in _normal_sweep(self.X, factors):
+        for mode, F, G in normal_sweep(self.X, factors):
             V = self.levels[mode]
-            steps = _in_steps(F, G, self.grid, self.scales[mode])
+            steps = in_steps(F, G, self.grid, self.scales[mode])
             dither = self.rng.standard_normal(V.shape) if noise else np.zeros_like(V)
             dither *= noise
-            changes.append(_pass(V, steps, dither))
+            changes.append(descent_pass(V, steps, dither))
             if refit:
                 scale = self.scales[mode]
-                best = _refit(F, G, V * _step(self.grid), scale)
+                best = best_scales(F, G, V * step_of(self.grid), scale)
                 least = np.maximum(scale / _FAR, DUST * scale.max())
                 self.scales[mode] = np.clip(best, least, np.maximum(least, scale * _FAR))
             factors[mode] = self.values(mode)
-        error = _fit_error(self.X, self.size, factors, F, G)[0]
+        error = fit_error(self.X, self.size, factors, F, G)[0]
         self.rows.append((error, [], changes))
         if error < self.best_error:
             self.best, self.best_error = self.quantized(), error
@@ -231,13 +231,13 @@ class _Codes:
 
     def quantized(self) -> QuantizedCP:
         """Return the present state."""
-        return QuantizedCP([_in_codes(V, self.grid) for V in self.levels], self.scales, self.grid)
+        return QuantizedCP([in_codes(V, self.grid) for V in self.levels], self.scales, self.grid)
 
     def fit(self, reason: str) -> QuantizedFit:
         """Return the best iterate with its error measured on the dense difference."""
         best = _share_lengths(self.best)
         error = relative_error(self.X, best.dequantize())
-        history, relaxed = _history(self.rows), self.start.dequantize()
+        history, relaxed = history_of(self.rows), self.start.dequantize()
         return QuantizedFit(best, error, relaxed, self.start_error, history, reason)
 
 
@@ -326,25 +326,25 @@ def _certify_mode(
     """
     factors, grid, scale = list(cp.dequantize().factors), cp.grid, cp.scales[mode]
     F, G, doubt = mttkrp(X, factors, mode), gram(factors, mode), normal_doubt(X, factors, mode)
-    V, step = _in_levels(cp.codes[mode], grid), scale * _step(grid)
+    V, step = in_levels(cp.codes[mode], grid), scale * step_of(grid)
     lost = np.abs(F).max(axis=0) * (np.diag(G) == 0)
     try:
-        _check_range(F, G, step)
+        check_range(F, G, step)
     except ValueError as refusal:
         raise ValueError(f"cp: {refusal}") from None
     if lost.any():
         raise ValueError("cp: expected columns whose squares float64 can hold; rescale the data")
-    steps = _in_steps(F, G, grid, scale)
-    doubt = Doubt(*_in_steps(doubt.F, doubt.G, grid, scale)[:2])
+    steps = in_steps(F, G, grid, scale)
+    doubt = Doubt(*in_steps(doubt.F, doubt.G, grid, scale)[:2])
     found = fit_rows(F, G, grid, scale, Search(budget=budget), V, doubt=doubt)
     value, error = objectives(V, steps.F, steps.G, doubt)
     present = (value + error) * steps.weight
     gain = present + 2.0**-50 * np.abs(present) - found.bound
     best = found.proved & (found.codes == cp.codes[mode]).all(axis=1)
     gain = np.where(best, 0.0, np.maximum(gain, 0.0)).sum() * (1 + gamma(len(F) + 2))
-    after = _refit(F, G, V * _step(grid), scale)
-    levels = [_in_levels(k, grid) for k in cp.codes]
-    slope = exact_slopes(X, levels, [s * _step(grid) for s in cp.scales], mode)
+    after = best_scales(F, G, V * step_of(grid), scale)
+    levels = [in_levels(k, grid) for k in cp.codes]
+    slope = exact_slopes(X, levels, [s * step_of(grid) for s in cp.scales], mode)
     return (
         no_single_change(V, steps, doubt, slope),
         bool(np.allclose(after, scale, rtol=1e-7, atol=0)),

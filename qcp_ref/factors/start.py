@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qcp_ref._checks import Array
-from qcp_ref.factors.descent import _in_levels, _refit, _step
+from qcp_ref.factors.descent import best_scales, in_levels, step_of
 from qcp_ref.factors.epc import epc
 from qcp_ref.factors.quantized import QuantizedCP, orient
 from qcp_ref.factors.rows import solve_rows
@@ -148,4 +148,4 @@ def _put_on_grid(
     descent = solve_rows(F, G, grid, scale, start=begin)
     k_best = solve_rows(F, G, grid, scale, method="k-best")
     codes = np.where((k_best.objective < descent.objective)[:, None], k_best.codes, descent.codes)
-    return codes, _refit(F, G, _in_levels(codes, grid) * _step(grid), scale)
+    return codes, best_scales(F, G, in_levels(codes, grid) * step_of(grid), scale)

@@ -230,9 +230,9 @@ def quantize(
     >>> quantize([-9.0, -0.5, 0.5, 1.5, 2.2], Grid(4), 1.0)
     array([-8,  0,  0,  2,  2], dtype=int8)
     """
-    x, grid = check_array(x, "x"), _check_grid(grid)
-    scale = _check_scale(scale, x.shape)
-    zero = _check_zero(zero_point, grid, x.shape)
+    x, grid = check_array(x, "x"), check_grid(grid)
+    scale = check_scale(scale, x.shape)
+    zero = check_zero(zero_point, grid, x.shape)
     check_option(rounding, "rounding", _ROUNDINGS)
     check_option(division, "division", _DIVISIONS)
     if (rounding == "stochastic") != (rng is not None):
@@ -298,10 +298,10 @@ def dequantize(
     array([-8.,  0.,  2.,  4.])
     """
     k = check_array(check_integers(codes, "codes"), "codes")
-    s, zero = _check_scale(scale, k.shape), _check_spread(zero_point, "zero_point", k.shape)
+    s, zero = check_scale(scale, k.shape), check_spread(zero_point, "zero_point", k.shape)
     if grid is not None:
-        zero = _check_zero(zero_point, _check_grid(grid), k.shape)
-        if _off_grid(k, grid):
+        zero = check_zero(zero_point, check_grid(grid), k.shape)
+        if off_grid(k, grid):
             raise ValueError(f"codes: expected codes of {grid}, got {k.min():g} to {k.max():g}")
         k = _level(k, grid) - grid.offset
     with np.errstate(over="ignore"):
@@ -311,11 +311,11 @@ def dequantize(
     return values
 
 
-def _check_grid(grid: Any) -> Grid:
+def check_grid(grid: Any) -> Grid:
     return check_class(grid, "grid", Grid)
 
 
-def _check_spread(value: ArrayLike, name: str, shape: tuple[int, ...]) -> Array:
+def check_spread(value: ArrayLike, name: str, shape: tuple[int, ...]) -> Array:
     """Return a number, or an array that meets an array of ``shape`` with all its axes kept."""
     array = check_array(value, name)
     fits = len(shape) == array.ndim and all(
@@ -329,16 +329,16 @@ def _check_spread(value: ArrayLike, name: str, shape: tuple[int, ...]) -> Array:
     return array
 
 
-def _check_scale(scale: ArrayLike, shape: tuple[int, ...]) -> Array:
-    array = _check_spread(scale, "scale", shape)
+def check_scale(scale: ArrayLike, shape: tuple[int, ...]) -> Array:
+    array = check_spread(scale, "scale", shape)
     if (array <= 0).any():
         raise ValueError(f"scale: expected numbers above 0, got {array.min()}")
     return array
 
 
-def _check_zero(zero_point: ArrayLike, grid: Grid, shape: tuple[int, ...]) -> Array:
+def check_zero(zero_point: ArrayLike, grid: Grid, shape: tuple[int, ...]) -> Array:
     """Return the zero point that dequantization subtracts."""
-    zero = _check_spread(zero_point, "zero_point", shape)
+    zero = check_spread(zero_point, "zero_point", shape)
     if grid.mid_rise:
         possible, known = (zero == 0) | (zero == -grid.offset), "-1/2 on a mid-rise grid"
         zero = np.array(-grid.offset)
@@ -352,7 +352,7 @@ def _check_zero(zero_point: ArrayLike, grid: Grid, shape: tuple[int, ...]) -> Ar
     return zero
 
 
-def _off_grid(codes: NDArray[Any], grid: Grid) -> bool:
+def off_grid(codes: NDArray[Any], grid: Grid) -> bool:
     inside = grid.qmin <= codes.min() and codes.max() <= grid.qmax
     return not inside or (grid.kind == "binary" and not codes.all())
 

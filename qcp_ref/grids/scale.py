@@ -31,7 +31,7 @@ from qcp_ref import _kernels
 from qcp_ref._checks import Array, check_array, check_int, check_option
 from qcp_ref._door import as_array
 from qcp_ref._kernels import TIE
-from qcp_ref.grids.grid import Grid, Scale, _check_grid, dequantize, quantize, round_to_integers
+from qcp_ref.grids.grid import Grid, Scale, check_grid, dequantize, quantize, round_to_integers
 from qcp_ref.grids.minimum import Exact, Pair, Sides, Tables, moments_of, near_best_of, tails
 
 __all__ = ["choose_scale", "project"]
@@ -127,7 +127,7 @@ def choose_scale(
     >>> choose_scale([-1.0, 4.1], Grid(8, signed=False), rule="min-max")
     Scale(scale=array(0.02), zero_point=50.0, rule='min-max')
     """
-    x, grid = check_array(x, "x"), _check_grid(grid)
+    x, grid = check_array(x, "x"), check_grid(grid)
     _check_rule(grid, rule, po2)
     name = rule if po2 is None else f"{rule}, po2={po2}"
     if axis is None:
@@ -532,7 +532,7 @@ _RULES = {
 AFFINE = tuple(name for name, rule in _RULES.items() if rule.grids == "affine")
 
 
-def _round_dense(W: Array, bits: int, axis: int | None = 0) -> Array:
+def round_dense(W: Array, bits: int, axis: int | None = 0) -> Array:
     """Round the kernel to the better of the full and the mid-rise grid, at the exact scale."""
     flat = W.reshape(W.shape[0], -1)
     tries = [project(flat, Grid(bits, mid_rise=mid), axis=axis) for mid in (False, True)]

@@ -37,23 +37,23 @@ from qcp_ref._kernels import can_compile, gather
 from qcp_ref._wide import Wide, bilinear, finite, fits, narrow, plus, span, times, wide
 from qcp_ref.bounds import rounding_bound
 from qcp_ref.layers.geometry import (
-    _FAR,
+    FARTHEST,
+    Axis,
     Floats,
     Padding,
     Pair,
-    _axes,
-    _Axis,
-    _blocks,
-    _check_axes,
-    _check_bias,
-    _check_spatial,
-    _padded_bytes,
-    _patches,
-    _sources,
-    _windows,
+    axis_sources,
+    axis_windows,
+    check_axes,
+    check_bias,
+    check_spatial,
+    image_blocks,
+    padded_bytes,
+    window_axes,
+    window_patches,
 )
-from qcp_ref.tensors.cp import CP, _check_cp
-from qcp_ref.tensors.tensor import _khatri_rao, wide_khatri_rao
+from qcp_ref.tensors.cp import CP, check_cp
+from qcp_ref.tensors.tensor import khatri_rao_core, wide_khatri_rao
 
 __all__ = [
     "conv1d",
@@ -111,7 +111,7 @@ def conv1d(x: ArrayLike, W: ArrayLike, **options: Any) -> Floats:
     >>> conv1d([[[1, 2, 3]]], [[[10, 1]]], padding=(1, 0))
     array([[[ 1., 12., 23.]]])
     """
-    return _conv(x, W, 1, **options)
+    return dense_conv(x, W, 1, **options)
 
 
 def conv2d(
@@ -186,7 +186,7 @@ def conv2d(
     array([[[[1., 2.],
              [4., 5.]]]])
     """
-    return _conv(x, W, 2, stride=stride, padding=padding, dilation=dilation, bias=bias)
+    return dense_conv(x, W, 2, stride=stride, padding=padding, dilation=dilation, bias=bias)
 
 
 def conv3d(x: ArrayLike, W: ArrayLike, **options: Any) -> Floats:
@@ -228,7 +228,7 @@ def conv3d(x: ArrayLike, W: ArrayLike, **options: Any) -> Floats:
     >>> conv3d(np.ones((1, 2, 3, 5, 4)), np.ones((6, 2, 3, 3, 3)), padding=(0, 1, 1)).shape
     (1, 6, 1, 5, 4)
     """
-    return _conv(x, W, 3, **options)
+    return dense_conv(x, W, 3, **options)
 
 
 def pointwise(
@@ -273,11 +273,11 @@ def pointwise(
     >>> pointwise([[[[1, 2]], [[3, 4]]]], [[1, 10]])
     array([[[[31., 42.]]]])
     """
-    x = _check_axes(x, "x")
+    x = check_axes(x, "x")
     A = check_array(A, "A", ndim=2, keep_float32=True)
-    _check_channels(x, A.shape[1], "A")
-    x, A, b = _same_dtype(x, A, _check_bias(bias, len(A)))
-    pixels = _pixels(x, _axes(x.shape[2:], 1, stride, 0, 1))
+    check_channels(x, A.shape[1], "A")
+    x, A, b = same_dtype(x, A, check_bias(bias, len(A)))
+    pixels = _pixels(x, window_axes(x.shape[2:], 1, stride, 0, 1))
     return _bilinear(_pointwise, pixels, A, b, "x, A, bias")
 
 
@@ -331,19 +331,19 @@ def depthwise(
     <BLANKLINE>
             [[5., 6.]]]])
     """
-    x = _check_axes(x, "x")
+    x = check_axes(x, "x")
     C = check_array(C, "C", ndim=2, keep_float32=True)
-    axes = _axes(x.shape[2:], kernel_size, stride, padding, dilation)
+    axes = window_axes(x.shape[2:], kernel_size, stride, padding, dilation)
     expected = (prod(a.kernel for a in axes), x.shape[1])
     if C.shape != expected:
         need = f"{expected} (kernel entries, channels of x)"
         raise ValueError(f"C: expected shape {need}, got {C.shape}")
-    x, C = _same_dtype(x, C)
+    x, C = same_dtype(x, C)
 
     def core(x: Floats, C: Floats) -> Floats:
         y = np.empty((*x.shape[:2], *(a.out for a in axes)), x.dtype)
-        for images in _blocks(len(x), _padded_bytes(x, C, axes)):
-            y[images] = _depthwise(x[images], C, axes)
+        for images in image_blocks(len(x), padded_bytes(x, C, axes)):
+            y[images] = depthwise_plain(x[images], C, axes)
         return y
 
     return _bilinear(core, x, C, np.zeros(x.shape[1], x.dtype), "x, C")
@@ -388,7 +388,7 @@ def cp_conv1d(x: ArrayLike, cp: CP, *, kernel_size: Pair, **options: Any) -> Flo
     >>> cp_conv1d([[[1, 2, 3]]], CP([[[2]], [[5]], [[1], [-1]]]), kernel_size=2)
     array([[[-10., -10.]]])
     """
-    return _cp_conv(x, cp, 1, kernel_size, **options)
+    return three_stages(x, cp, 1, kernel_size, **options)
 
 
 def cp_conv2d(
@@ -451,7 +451,7 @@ def cp_conv2d(
     True
     """
     options: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation}
-    return _cp_conv(x, cp, 2, kernel_size, bias=bias, **options)
+    return three_stages(x, cp, 2, kernel_size, bias=bias, **options)
 
 
 def cp_conv3d(x: ArrayLike, cp: CP, *, kernel_size: Pair, **options: Any) -> Floats:
@@ -496,7 +496,7 @@ def cp_conv3d(x: ArrayLike, cp: CP, *, kernel_size: Pair, **options: Any) -> Flo
     >>> np.allclose(cp_conv3d(x, cp, kernel_size=(3, 2, 2)), conv3d(x, reconstruct(cp)))
     True
     """
-    return _cp_conv(x, cp, 3, kernel_size, **options)
+    return three_stages(x, cp, 3, kernel_size, **options)
 
 
 def cp_conv_bound(x: ArrayLike, cp: CP, *, bias: ArrayLike | None = None, **options: Any) -> Array:
@@ -536,12 +536,12 @@ def cp_conv_bound(x: ArrayLike, cp: CP, *, bias: ArrayLike | None = None, **opti
     >>> bool(cp_conv_bound(np.ones((1, 1, 2, 2)), cp, kernel_size=1).max() < 1e-14)
     True
     """
-    x = _check_axes(x, "x")
-    _check_cp(cp, "cp")
-    b = _check_bias(bias, cp.shape[0])
-    dtype = _same_dtype(x, cp.weights, b)[0].dtype
+    x = check_axes(x, "x")
+    check_cp(cp, "cp")
+    b = check_bias(bias, cp.shape[0])
+    dtype = same_dtype(x, cp.weights, b)[0].dtype
     absolute = CP([np.abs(A, dtype=np.float64) for A in cp.factors], np.abs(cp.weights))
-    magnitude = _cp_conv(np.abs(x), absolute, x.ndim - 2, bias=np.abs(b), **options)
+    magnitude = three_stages(np.abs(x), absolute, x.ndim - 2, bias=np.abs(b), **options)
     d, entries = len(cp.shape), prod(cp.shape[2:])
     stages = [cp.shape[1], entries, cp.rank, d, 1]
     dense = [cp.rank, d, cp.shape[1] * entries, 1]
@@ -587,17 +587,17 @@ def cp_linear(x: ArrayLike, cp: CP, *, bias: ArrayLike | None = None) -> Floats:
     array([ 11.5, 110. ])
     """
     x = check_array(x, "x", min_ndim=1, keep_float32=True)
-    _check_cp(cp, "cp")
+    check_cp(cp, "cp")
     if len(cp.shape) != 2 or x.shape[-1] != cp.shape[1]:
         shapes = f"{x.shape} and {cp.shape}"
         raise ValueError(f"x, cp: expected shapes (..., Cin) and (Cout, Cin), got {shapes}")
-    b = _check_bias(bias, cp.shape[0])
-    x, a_out, a_in, w, b = arrays = _same_dtype(x, *cp.factors, cp.weights, b)
+    b = check_bias(bias, cp.shape[0])
+    x, a_out, a_in, w, b = arrays = same_dtype(x, *cp.factors, cp.weights, b)
     spans = [*map(span, arrays[:-1]), (0, span(b)[1])]
     if fits(*spans, dtype=x.dtype):
         return np.asarray(x @ (a_in * w) @ a_out.T + b)
     pixels = [x.reshape(-1, x.shape[-1], 1), *arrays[1:]]  # images of one pixel
-    y = _cp_layer(pixels, _axes((1,), 1, 1, 0, 1))
+    y = _cp_layer(pixels, window_axes((1,), 1, 1, 0, 1))
     return y.reshape(*x.shape[:-1], len(a_out))
 
 
@@ -635,7 +635,7 @@ def kernel_to_tensor(W: ArrayLike) -> Floats:
     >>> kernel_to_tensor(np.arange(12).reshape(2, 1, 3, 2))[1]
     array([[ 6.,  7.,  8.,  9., 10., 11.]])
     """
-    W = _check_axes(W, "W")
+    W = check_axes(W, "W")
     return np.array(W, order="C").reshape(*W.shape[:2], *([-1] if prod(W.shape[2:]) > 1 else []))
 
 
@@ -675,15 +675,15 @@ def tensor_to_kernel(X: ArrayLike, kernel_size: Pair) -> Floats:
     (2, 1, 3, 2)
     """
     X = check_array(X, "X", min_ndim=2, keep_float32=True)
-    size = check_int_or_ints(kernel_size, "kernel_size", minimum=1, cap=_FAR)
+    size = check_int_or_ints(kernel_size, "kernel_size", minimum=1, cap=FARTHEST)
     size = size * 2 if is_one_int(kernel_size) else size
     if not 1 <= len(size) <= 3:
         raise ValueError(f"kernel_size: expected 1 to 3 integers, got {shown(kernel_size)}")
-    _check_spatial(X.shape, size, "X")
+    check_spatial(X.shape, size, "X")
     return np.array(X, order="C").reshape(*X.shape[:2], *size)
 
 
-def _conv(
+def dense_conv(
     x: ArrayLike,
     W: ArrayLike,
     d: int,
@@ -696,18 +696,18 @@ def _conv(
     """Convolve with a dense kernel over ``d`` spatial axes."""
     x = check_array(x, "x", ndim=d + 2, keep_float32=True)
     W = check_array(W, "W", ndim=d + 2, keep_float32=True)
-    _check_channels(x, W.shape[1], "W")
-    axes = _axes(x.shape[2:], W.shape[2:], stride, padding, dilation)
-    x, W, b = _same_dtype(x, W, _check_bias(bias, len(W)))
+    check_channels(x, W.shape[1], "W")
+    axes = window_axes(x.shape[2:], W.shape[2:], stride, padding, dilation)
+    x, W, b = same_dtype(x, W, check_bias(bias, len(W)))
     return _bilinear(lambda x, W: _dense(x, W, axes), x, W, b, "x, W, bias")
 
 
-def _dense(x: Floats, W: Floats, axes: Sequence["_Axis"]) -> Floats:
+def _dense(x: Floats, W: Floats, axes: Sequence["Axis"]) -> Floats:
     """Spell out :eq:`conv-dense`: patches times the kernel as a matrix."""
     matrix = W.reshape(len(W), -1)
     out = tuple(a.out for a in axes)
     y = np.empty((len(x), len(W), prod(out)), x.dtype)
-    for images, positions, columns in _patches(x, axes):
+    for images, positions, columns in window_patches(x, axes):
         np.matmul(matrix, columns, out=y[images, :, positions])
     return y.reshape(len(x), len(W), *out)
 
@@ -731,7 +731,7 @@ def _wide_channels(a: Wide, y: Wide) -> Wide:
     return a.of(lambda values: _per_channel(values, y.mantissa))
 
 
-def _cp_conv(
+def three_stages(
     x: ArrayLike,
     cp: CP,
     d: int,
@@ -744,15 +744,15 @@ def _cp_conv(
 ) -> Floats:
     """Convolve with a kernel that is a CP tensor over ``d`` spatial axes."""
     x = check_array(x, "x", ndim=d + 2, keep_float32=True)
-    _check_cp(cp, "cp")
-    axes = _axes(x.shape[2:], kernel_size, stride, padding, dilation)
-    _check_spatial(cp.shape, tuple(a.kernel for a in axes), "cp")
-    _check_channels(x, cp.shape[1], "cp")
-    b = _check_bias(bias, cp.shape[0])
-    return _cp_layer(_same_dtype(x, *cp.factors, cp.weights, b), axes)
+    check_cp(cp, "cp")
+    axes = window_axes(x.shape[2:], kernel_size, stride, padding, dilation)
+    check_spatial(cp.shape, tuple(a.kernel for a in axes), "cp")
+    check_channels(x, cp.shape[1], "cp")
+    b = check_bias(bias, cp.shape[0])
+    return _cp_layer(same_dtype(x, *cp.factors, cp.weights, b), axes)
 
 
-def _cp_layer(arrays: Sequence[Floats], axes: Sequence["_Axis"]) -> Floats:
+def _cp_layer(arrays: Sequence[Floats], axes: Sequence["Axis"]) -> Floats:
     """Run the stages on images, factors, weights and bias, in range."""
     dtype, names = arrays[0].dtype, "x, cp, bias"
     spans = [*map(span, arrays[:-1]), (0, span(arrays[-1])[1])]
@@ -763,12 +763,12 @@ def _cp_layer(arrays: Sequence[Floats], axes: Sequence["_Axis"]) -> Floats:
     return narrow(_wide_stages([wide(a) for a in arrays], axes), names, dtype)
 
 
-def _stages(arrays: Sequence[Floats], axes: Sequence["_Axis"]) -> Floats:
+def _stages(arrays: Sequence[Floats], axes: Sequence["Axis"]) -> Floats:
     """Spell out :eq:`conv-cp` for images, factors, weights and bias."""
     x, a_out, a_in, *rest, w, b = arrays
-    a_kernel = (_khatri_rao(rest, len(w)) * w).astype(x.dtype)
+    a_kernel = (khatri_rao_core(rest, len(w)) * w).astype(x.dtype)
     y = np.empty((len(x), len(a_out), *(a.out for a in axes)), x.dtype)
-    for images in _blocks(len(x), x.itemsize * len(w) * prod(x.shape[2:])):
+    for images in image_blocks(len(x), x.itemsize * len(w) * prod(x.shape[2:])):
         if rest:
             z = _pointwise(x[images], a_in.T, innermost=True)
             z = _depthwise_innermost(z, a_kernel, axes)
@@ -778,22 +778,22 @@ def _stages(arrays: Sequence[Floats], axes: Sequence["_Axis"]) -> Floats:
     return _add_bias(y, b)
 
 
-def _wide_stages(arrays: Sequence[Wide], axes: Sequence["_Axis"]) -> Wide:
+def _wide_stages(arrays: Sequence[Wide], axes: Sequence["Axis"]) -> Wide:
     """Do the same with mantissas and exponents apart."""
     x, a_out, a_in, *rest, w, b = arrays
     a_kernel = wide_khatri_rao([w.of(lambda x: x[None]), *rest])
     if rest:
         z = bilinear(_pointwise, x, a_in.of(np.transpose))
-        z = bilinear(lambda z, C: _depthwise(z, C, axes), z, a_kernel)
+        z = bilinear(lambda z, C: depthwise_plain(z, C, axes), z, a_kernel)
     else:
         z = bilinear(_pointwise, x.of(lambda x: _pixels(x, axes)), times(a_in, w).of(np.transpose))
     y = bilinear(_pointwise, z, a_out)
     return plus(y, _wide_channels(b, y))
 
 
-def _pixels(x: Floats, axes: Sequence[_Axis]) -> Floats:
+def _pixels(x: Floats, axes: Sequence[Axis]) -> Floats:
     """View the pixels of the padded images that a 1x1 kernel meets."""
-    windows = _windows(x, axes)
+    windows = axis_windows(x, axes)
     return windows.reshape(windows.shape[: x.ndim])
 
 
@@ -809,9 +809,9 @@ def _pointwise(x: Floats, A: Floats, *, innermost: bool = False) -> Floats:
     return y.reshape(len(x), len(A), *x.shape[2:])
 
 
-def _depthwise(x: Floats, C: Floats, axes: Sequence[_Axis]) -> Floats:
+def depthwise_plain(x: Floats, C: Floats, axes: Sequence[Axis]) -> Floats:
     """Add up one entry of all filters after the other, in the memory order of ``x``."""
-    windows = _windows(x, axes)
+    windows = axis_windows(x, axes)
     y = np.zeros_like(x, shape=windows.shape[: x.ndim])
     term = np.empty_like(y)
     for entry, index in zip(C, np.ndindex(windows.shape[x.ndim :]), strict=True):
@@ -819,17 +819,17 @@ def _depthwise(x: Floats, C: Floats, axes: Sequence[_Axis]) -> Floats:
     return y
 
 
-def _depthwise_innermost(x: Floats, C: Floats, axes: Sequence[_Axis]) -> Floats:
+def _depthwise_innermost(x: Floats, C: Floats, axes: Sequence[Axis]) -> Floats:
     """Do the same for channels that are innermost in memory, with all entries in one pass.
 
     The bits are the same, so that the pass per entry takes its place where no kernel runs.
     """
     if not can_compile():
-        return _depthwise(x, C, axes)
+        return depthwise_plain(x, C, axes)
     pixels = x.reshape(*x.shape[:2], -1).transpose(0, 2, 1)
     out = tuple(a.out for a in axes)
     y = np.zeros((len(x), prod(out), x.shape[1]), x.dtype)
-    gather(pixels, C, _sources(tuple(axes)), y)
+    gather(pixels, C, axis_sources(tuple(axes)), y)
     return y.transpose(0, 2, 1).reshape(*x.shape[:2], *out)
 
 
@@ -843,12 +843,12 @@ def _add_bias(y: Floats, bias: Floats) -> Floats:
     return y
 
 
-def _same_dtype(*arrays: Floats) -> list[Floats]:
+def same_dtype(*arrays: Floats) -> list[Floats]:
     dtype = np.result_type(*arrays)
     return [array.astype(dtype, copy=False) for array in arrays]
 
 
-def _check_channels(x: Floats, channels: int, name: str) -> None:
+def check_channels(x: Floats, channels: int, name: str) -> None:
     if x.shape[1] != channels:
         raise ValueError(
             f"x: expected {channels} channels on axis 1 (as {name} has), got {x.shape[1]}; "

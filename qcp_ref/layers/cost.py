@@ -21,7 +21,7 @@ from typing import TypeAlias
 
 from qcp_ref._checks import check_int, check_ints, check_real
 from qcp_ref._door import shown
-from qcp_ref.layers.geometry import Padding, Pair, _axes, _numbers
+from qcp_ref.layers.geometry import Padding, Pair, axis_numbers, window_axes
 
 __all__ = ["Costs", "conv_costs", "equal_cost_bits", "rank_for_rate"]
 
@@ -181,9 +181,9 @@ def conv_costs(
     >>> conv_costs((64, 64, 3, 3), 56, rank=134, padding=1, weight_bits=4, activation_bits=8)
     Costs(parameters=18358, macs=57570688, bops=1842262016, bytes=9179)
     """
-    O, I, *kernel = _numbers(shape, "shape", (3, 4, 5), 1)
-    size = _numbers(input_size, "input_size", (1, len(kernel)), 1)
-    axes = _axes(size, kernel, stride, padding, dilation, "input_size")
+    O, I, *kernel = axis_numbers(shape, "shape", (3, 4, 5), 1)
+    size = axis_numbers(input_size, "input_size", (1, len(kernel)), 1)
+    axes = window_axes(size, kernel, stride, padding, dilation, "input_size")
     before, after, entries = prod(size), prod(a.out for a in axes), prod(kernel)
     if rank is None:
         parameters = O * I * entries

@@ -29,14 +29,14 @@ Pair: TypeAlias = int | Sequence[int]
 # One number, one for each axis, all begins and then all ends (top, left, bottom, right), or a name.
 Padding: TypeAlias = int | Sequence[int] | str
 # Index of all images and channels.
-_ALL = (slice(None), slice(None))
+EVERYWHERE = (slice(None), slice(None))
 # Patches, or channels between the stages, made at a time: about what the cache of a core holds.
 _BLOCK_BYTES = 2**21
-_FAR = 2**31  # of sides, strides, padding and dilation
+FARTHEST = 2**31  # of sides, strides, padding and dilation
 _PIXELS = 2**28  # of a padded image
 
 
-class _Axis(NamedTuple):
+class Axis(NamedTuple):
     """One spatial axis of a convolution."""
 
     kernel: int
@@ -49,17 +49,17 @@ class _Axis(NamedTuple):
     out: int
 
 
-def _axes(
+def window_axes(
     sides: Sequence[int], size: Pair, stride: Pair, padding: Padding, dilation: Pair, at: str = "x"
-) -> tuple[_Axis, ...]:
+) -> tuple[Axis, ...]:
     """Resolve the options for each spatial axis by :eq:`conv-size` and :eq:`conv-same`."""
     d = len(sides)
-    kernel = _numbers(size, "kernel_size", (1, d), 1)
-    step = _numbers(stride, "stride", (1, d), 1)
-    spread = _numbers(dilation, "dilation", (1, d), 1)
+    kernel = axis_numbers(size, "kernel_size", (1, d), 1)
+    step = axis_numbers(stride, "stride", (1, d), 1)
+    spread = axis_numbers(dilation, "dilation", (1, d), 1)
     if isinstance(padding, str):
         check_option(padding, "padding", ("valid", "same"))
-    pads = _numbers(0 if isinstance(padding, str) else padding, "padding", (1, d, 2 * d), 0)
+    pads = axis_numbers(0 if isinstance(padding, str) else padding, "padding", (1, d, 2 * d), 0)
     axes = []
     for i, name in enumerate(("depth", "height", "width")[-d:]):
         n, k, s = sides[i], kernel[i], step[i]
@@ -70,35 +70,35 @@ def _axes(
         if padded < span:
             need = f"a padded {name} of at least {span} (the kernel's span)"
             raise ValueError(f"{at}: expected {need}, got {padded}; pad more or dilate less")
-        axes.append(_Axis(k, s, spread[i], n, before, padded, span, (padded - span) // s + 1))
+        axes.append(Axis(k, s, spread[i], n, before, padded, span, (padded - span) // s + 1))
     if at == "x" and prod(a.padded for a in axes) > max(_PIXELS, 4 * prod(sides)):
         raise ValueError(f"padding: expected at most {_PIXELS} pixels with it, got {padding}")
     return tuple(axes)
 
 
-def _windows(x: Floats, axes: Sequence[_Axis]) -> Floats:
+def axis_windows(x: Floats, axes: Sequence[Axis]) -> Floats:
     """View the padded images under the kernel: axes image, channel, positions, kernel entries."""
     _, stride, dilation, size, before, padded, span, _ = zip(*axes, strict=True)
     if padded != x.shape[2:]:
         zeros = np.zeros_like(x, shape=(*x.shape[:2], *padded))
-        zeros[(*_ALL, *[slice(a, a + n) for a, n in zip(before, size, strict=True)])] = x
+        zeros[(*EVERYWHERE, *[slice(a, a + n) for a, n in zip(before, size, strict=True)])] = x
         x = zeros
     windows = sliding_window_view(x, span, axis=tuple(range(2, x.ndim)))
-    return windows[(*_ALL, *[slice(None, None, step) for step in stride + dilation])]
+    return windows[(*EVERYWHERE, *[slice(None, None, step) for step in stride + dilation])]
 
 
-def _patches(x: Floats, axes: Sequence[_Axis]) -> Iterator[tuple[slice, slice, Floats]]:
+def window_patches(x: Floats, axes: Sequence[Axis]) -> Iterator[tuple[slice, slice, Floats]]:
     """Gather the patches under the kernel block by block: images, positions, patches as columns."""
     d, out, entries = len(axes), [a.out for a in axes], x.shape[1] * prod(a.kernel for a in axes)
     sizes = [entries * x.itemsize * prod(out[i:]) for i in range(d + 1)]
     # A single image that does not fit a block is cut along all axes but rows, which stay whole.
-    cuts = [list(_blocks(*cut)) for cut in zip(out[:-1] or out, sizes[1:], strict=False)]
+    cuts = [list(image_blocks(*cut)) for cut in zip(out[:-1] or out, sizes[1:], strict=False)]
     order = (0, 1, *range(2 + d, 2 + 2 * d), *range(2, 2 + d))
-    for images in _blocks(len(x), sizes[0]):
-        windows, start = _windows(x[images], axes), 0
+    for images in image_blocks(len(x), sizes[0]):
+        windows, start = axis_windows(x[images], axes), 0
         for box in product(*cuts):
             # The copy that makes columns is that of the reshape.
-            part = windows[(*_ALL, *box)].transpose(order)
+            part = windows[(*EVERYWHERE, *box)].transpose(order)
             columns = part.reshape(len(part), entries, -1)
             stop = start + columns.shape[2]
             yield images, slice(start, stop), columns
@@ -106,26 +106,26 @@ def _patches(x: Floats, axes: Sequence[_Axis]) -> Iterator[tuple[slice, slice, F
 
 
 @lru_cache(maxsize=64)
-def _sources(axes: tuple[_Axis, ...]) -> NDArray[np.int64]:
+def axis_sources(axes: tuple[Axis, ...]) -> NDArray[np.int64]:
     """Return the pixel under each kernel entry at each position, -1 where there is padding."""
     sides = [a.size for a in axes]
     numbers = np.arange(1, prod(sides) + 1).reshape(1, 1, *sides)
-    return np.asarray(_windows(numbers, axes).reshape(prod(a.out for a in axes), -1) - 1)
+    return np.asarray(axis_windows(numbers, axes).reshape(prod(a.out for a in axes), -1) - 1)
 
 
-def _blocks(count: int, bytes_each: int) -> Iterator[slice]:
+def image_blocks(count: int, bytes_each: int) -> Iterator[slice]:
     step = max(1, _BLOCK_BYTES // bytes_each)
     return (slice(start, start + step) for start in range(0, count, step))
 
 
-def _padded_bytes(x: Floats, C: Floats, axes: Sequence[_Axis]) -> int:
+def padded_bytes(x: Floats, C: Floats, axes: Sequence[Axis]) -> int:
     return int(x.itemsize * C.shape[1]) * prod(a.padded for a in axes)
 
 
-def _numbers(value: Any, name: str, counts: Sequence[int], minimum: int) -> tuple[int, ...]:
+def axis_numbers(value: Any, name: str, counts: Sequence[int], minimum: int) -> tuple[int, ...]:
     """Return as many integers as the longest of the allowed forms has."""
     text = isinstance(value, str)
-    given = () if text else check_int_or_ints(value, name, minimum=minimum, cap=_FAR)
+    given = () if text else check_int_or_ints(value, name, minimum=minimum, cap=FARTHEST)
     if len(given) not in counts:
         allowed = " or ".join(map(str, dict.fromkeys(counts)))
         what = "integers" if counts[-1] > 1 else "integer"
@@ -133,7 +133,7 @@ def _numbers(value: Any, name: str, counts: Sequence[int], minimum: int) -> tupl
     return given * (counts[-1] // len(given))
 
 
-def _check_axes(x: ArrayLike, name: str) -> Floats:
+def check_axes(x: ArrayLike, name: str) -> Floats:
     """Return an array with batch, channel and one to three spatial axes, or a kernel."""
     array = check_array(x, name, keep_float32=True)
     if not 3 <= array.ndim <= 5:
@@ -142,7 +142,7 @@ def _check_axes(x: ArrayLike, name: str) -> Floats:
     return array
 
 
-def _check_bias(bias: ArrayLike | None, outputs: int) -> Floats:
+def check_bias(bias: ArrayLike | None, outputs: int) -> Floats:
     if bias is None:
         return np.zeros(outputs, np.float32)
     b = check_array(bias, "bias", ndim=1, keep_float32=True)
@@ -151,7 +151,7 @@ def _check_bias(bias: ArrayLike | None, outputs: int) -> Floats:
     return b
 
 
-def _check_spatial(shape: tuple[int, ...], size: tuple[int, ...], name: str) -> None:
+def check_spatial(shape: tuple[int, ...], size: tuple[int, ...], name: str) -> None:
     """Refuse a tensor that is no kernel of this size: one mode, one per axis, or for 1x1 none."""
     if shape[2:] not in ((prod(size),), size) and (shape[2:] or prod(size) != 1):
         need = f"(Cout, Cin, {prod(size)}) for kernel_size {size}"

@@ -45,9 +45,9 @@ from qcp_ref._door import as_array, shown
 from qcp_ref._results import frozen
 from qcp_ref._wide import Wide, narrow, over, times, wide
 from qcp_ref.factors.quantized import QuantizedCP
-from qcp_ref.grids.grid import Grid, Scale, _check_grid, _check_spread, quantize
-from qcp_ref.layers.conv import _conv, depthwise, pointwise
-from qcp_ref.layers.geometry import Padding, Pair, _check_axes
+from qcp_ref.grids.grid import Grid, Scale, check_grid, check_spread, quantize
+from qcp_ref.layers.conv import dense_conv, depthwise, pointwise
+from qcp_ref.layers.geometry import Padding, Pair, check_axes
 
 __all__ = [
     "IntegerCP",
@@ -108,7 +108,7 @@ def accumulator_bound(
     >>> accumulator_bound([[1, -1], [127, 127]], Grid(8), zero_point=-128).tolist()
     [255, 64770]
     """
-    W = _check_integers(W, "W", -128, 127, min_ndim=2)
+    W = check_whole(W, "W", -128, 127, min_ndim=2)
     grid = _check_activations(grid)
     z = _check_one_zero(zero_point, grid)
     b = _check_bias(bias, len(W))
@@ -171,9 +171,9 @@ def int_conv(
     >>> int_conv(x, [[[[1, 10]]]], zero_point=7, padding=(0, 1))
     array([[[[ 0, 20,  2]]]], dtype=int32)
     """
-    v, W, b = _operands(x, W, zero_point, bias)
-    _check_axes(v, "x")
-    return _conv(v, W, v.ndim - 2, bias=b, **geometry).astype(np.int32)
+    v, W, b = int_operands(x, W, zero_point, bias)
+    check_axes(v, "x")
+    return dense_conv(v, W, v.ndim - 2, bias=b, **geometry).astype(np.int32)
 
 
 def int_linear(
@@ -217,7 +217,7 @@ def int_linear(
     >>> int_linear(np.array([3, 4], dtype=np.int8), [[1, 10]], zero_point=3, bias=[5])
     array([15], dtype=int32)
     """
-    v, W, b = _operands(x, W, zero_point, bias)
+    v, W, b = int_operands(x, W, zero_point, bias)
     if W.ndim != 2 or v.ndim == 0 or v.shape[-1] != W.shape[1]:
         raise ValueError(
             f"x, W: expected shapes (..., Cin) and (Cout, Cin), got {v.shape} and {W.shape}"
@@ -262,7 +262,7 @@ def fixed_point(multiplier: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.in
     >>> [part.tolist() for part in fixed_point([0.25, 0.3])]
     [[1073741824, 1288490189], [-1, -1]]
     """
-    M = _check_multiplier(multiplier)
+    M = check_multiplier(multiplier)
     fraction, shift = np.frexp(M)
     # Exact before the floor: fraction * 2**31 has 31 bits in front of the point and 22 behind it.
     m = np.floor(fraction * 2.0**31 + 0.5).astype(np.int64)
@@ -326,8 +326,8 @@ def requantize(
     ...  for m in ("exact", "single", "double")]
     [[-2, 0, 0, 2], [-1, 0, 1, 2], [-2, -1, 1, 2]]
     """
-    a = _check_integers(acc, "acc", _INT32.min, _INT32.max)
-    M = _check_spread(_check_multiplier(multiplier), "multiplier", a.shape)
+    a = check_whole(acc, "acc", _INT32.min, _INT32.max)
+    M = check_spread(check_multiplier(multiplier), "multiplier", a.shape)
     z = _check_one_zero(zero_point, _check_activations(grid))
     if check_option(mode, "mode", MODES) == "exact":
         return quantize(a * M, grid, 1.0, z)
@@ -399,18 +399,20 @@ class IntegerCP:
 
     def forward(self, x: ArrayLike) -> NDArray[np.integer[Any]]:
         """Run the layer on codes (N, Cin, H, W), or (N, Cin) if there are two plain stages."""
-        codes = _check_integers(x, "x", self.grid.qmin, self.grid.qmax)
+        codes = check_whole(x, "x", self.grid.qmin, self.grid.qmax)
         last = len(self.weights) - 1
         geometry: Any = {n: getattr(self, n) for n in ("stride", "padding", "dilation")}
         linear = codes.ndim == 2 and last == 1 and (*geometry.values(),) == (1, 0, 1)
         codes = codes[..., None] if linear else codes
-        _check_axes(codes, "x")
+        check_axes(codes, "x")
         for n, (W, M) in enumerate(zip(self.weights, self.multipliers, strict=True)):
             v = (codes - self.zero_points[n]).astype(np.float64)
             if 0 < n < last:
                 acc = depthwise(v, W, kernel_size=self.kernel_size, **geometry)
             elif n < last == 1:
-                acc = _conv(v, W.reshape(*W.shape, *[1] * (v.ndim - 2)), v.ndim - 2, **geometry)
+                acc = dense_conv(
+                    v, W.reshape(*W.shape, *[1] * (v.ndim - 2)), v.ndim - 2, **geometry
+                )
             else:
                 acc = pointwise(v, W, bias=self.bias if n == last else None)
             acc, factor = acc.astype(np.int64), M.reshape(1, -1, *[1] * (acc.ndim - 2))
@@ -508,8 +510,7 @@ def integer_cp(
     return IntegerCP(
         (codes[1].T, *codes[2:], codes[0]),
         tuple(
-            _check_multiplier(np.ravel(narrow(m, "cp, scales")), "cp, scales: multiplier")
-            for m in M
+            check_multiplier(np.ravel(narrow(m, "cp, scales")), "cp, scales: multiplier") for m in M
         ),
         b.astype(np.int64),
         z,
@@ -534,7 +535,7 @@ def _double(a: Integers, m: Integers, shift: Integers) -> Integers:
     return np.asarray(np.sign(high) * ((np.abs(high) + ((np.int64(1) << right) >> 1)) >> right))
 
 
-def _operands(
+def int_operands(
     x: ArrayLike, W: ArrayLike, zero_point: int, bias: ArrayLike | None
 ) -> tuple[Array, Array, Array]:
     """Return ``x - zero_point``, weights and bias as floats, if their sums fit int32."""
@@ -564,7 +565,7 @@ def _fold(step: Array) -> tuple[Wide, Wide]:
     return per_row, over(wide(step), per_row) if columns else wide(1.0)
 
 
-def _check_integers(
+def check_whole(
     x: ArrayLike,
     name: str,
     lowest: int,
@@ -584,7 +585,7 @@ def _check_integers(
 def _checked_parts(layer: IntegerCP) -> dict[str, Any]:
     """Return the fields of a layer as they are kept, if they fit each other."""
     given = check_sequence(layer.weights, "weights", "matrices of codes", most=64)
-    W = [_check_integers(w, f"weights[{n}]", -128, 127, ndim=2) for n, w in enumerate(given)]
+    W = [check_whole(w, f"weights[{n}]", -128, 127, ndim=2) for n, w in enumerate(given)]
     chain = [w.shape[::-1] if 0 < n < len(W) - 1 else w.shape for n, w in enumerate(W)]
     if len(W) not in (2, 3) or {s[0] for s in chain[:-1]} != {chain[-1][1]}:
         raise ValueError(
@@ -597,7 +598,7 @@ def _checked_parts(layer: IntegerCP) -> dict[str, Any]:
     given = check_sequence(layer.multipliers, "multipliers", "arrays (one per stage)", most=64)
     outputs = [W[0].shape[0], *(w.shape[1] for w in W[1:-1]), W[-1].shape[0]]
     for n, multiplier in enumerate(given):
-        M = _check_multiplier(multiplier, f"multipliers[{n}]")
+        M = check_multiplier(multiplier, f"multipliers[{n}]")
         if n < len(W) and M.shape not in ((), (1,), (outputs[n],)):
             need = f"one number or {outputs[n]} (one per output channel)"
             raise ValueError(f"multipliers[{n}]: expected {need}, got shape {M.shape}")
@@ -626,19 +627,19 @@ def _check_one_zero(zero_point: Any, grid: Grid, name: str = "zero_point") -> in
 
 def _check_bias(bias: ArrayLike | None, outputs: int) -> NDArray[np.int64]:
     b = np.zeros(outputs, np.int64) if bias is None else bias
-    b = _check_integers(b, "bias", _INT32.min, _INT32.max)
+    b = check_whole(b, "bias", _INT32.min, _INT32.max)
     if b.shape != (outputs,):
         raise ValueError(f"bias: expected shape {(outputs,)} (one per output), got {b.shape}")
     return b
 
 
 def _check_activations(grid: Grid) -> Grid:
-    if _check_grid(grid).bits > 8 or grid.mid_rise or grid.kind != "uniform":
+    if check_grid(grid).bits > 8 or grid.mid_rise or grid.kind != "uniform":
         raise ValueError(f"grid: expected at most 8 bits in equal steps from zero, got {grid}")
     return grid
 
 
-def _check_multiplier(multiplier: ArrayLike, name: str = "multiplier") -> Array:
+def check_multiplier(multiplier: ArrayLike, name: str = "multiplier") -> Array:
     M = check_array(multiplier, name)
     if (M <= 0).any() or (M > _LARGEST_MULTIPLIER).any():
         ends = f"{M.min()} to {M.max()}"
@@ -661,7 +662,7 @@ def _check_weights(cp: Any) -> tuple[list[NDArray[np.int64]], list[Array]]:
     double = 2 if cp.grid.mid_rise else 1
     codes = [double * k.astype(np.int64) + (double - 1) for k in cp.codes]
     for n, k in enumerate(codes):
-        _check_integers(k, f"cp: codes[{n}]", -128, 127)
+        check_whole(k, f"cp: codes[{n}]", -128, 127)
     return codes, [step / double for step in cp.scales]
 
 

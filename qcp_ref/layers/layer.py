@@ -28,16 +28,16 @@ from qcp_ref._checks import (
 from qcp_ref._results import frozen
 from qcp_ref._threads import one_blas_thread
 from qcp_ref._wide import finite, fits, span
-from qcp_ref.factors.descent import _check_rows_grid
+from qcp_ref.factors.descent import check_rows_grid
 from qcp_ref.factors.methods import METHODS, factorize
 from qcp_ref.factors.quantized import QuantizedCP, QuantizedFit
 from qcp_ref.grids.grid import Grid
-from qcp_ref.layers.conv import _cp_conv, cp_linear, kernel_to_tensor, tensor_to_kernel
+from qcp_ref.layers.conv import cp_linear, kernel_to_tensor, tensor_to_kernel, three_stages
 from qcp_ref.layers.cost import rank_for_rate
-from qcp_ref.layers.geometry import Padding, Pair, _axes, _check_axes
-from qcp_ref.layers.output import _check_moment, polish_output
+from qcp_ref.layers.geometry import Padding, Pair, check_axes, window_axes
+from qcp_ref.layers.output import check_moment, polish_output
 from qcp_ref.tensors.cp import CP, reconstruct
-from qcp_ref.tensors.sweep import StageCallback, _stage
+from qcp_ref.tensors.sweep import StageCallback, stage_callback
 
 __all__ = ["CPConv", "CPLinear", "compress_conv", "compress_linear"]
 
@@ -175,7 +175,7 @@ class CPConv:
         """Apply the stages to ``x``, such as (N, Cin, H, W); float32 stays float32."""
         x = check_array(x, "x", ndim=len(self.kernel_size) + 2, keep_float32=True)
         factors, bias = _parts_like(self.cp, self.bias, x)
-        y = _cp_conv(
+        y = three_stages(
             x,
             factors,
             len(self.kernel_size),
@@ -272,14 +272,14 @@ def compress_conv(
     >>> compress_conv(W, rank=5, bits=4).cp.shape
     (8, 4, 9)
     """
-    W = _check_axes(W, "W")
+    W = check_axes(W, "W")
     check_tensor(W, "W")
     b = _checked_bias(bias, W.shape[0])
     kernel_size = W.shape[2:]
     # Refuse bad options before fitting; on an image this large only they can be wrong.
     stride, padding, dilation = check_geometry(stride, padding, dilation)
     sides = (2**20,) * len(kernel_size)
-    _axes(sides, kernel_size, stride, padding, dilation, "dilation")
+    window_axes(sides, kernel_size, stride, padding, dilation, "dilation")
     options: dict[str, Any] = {
         "method": method,
         "rng": rng,
@@ -379,14 +379,14 @@ def _fit(
         rank = rank_for_rate(X.shape, rate)
     grid = bits if isinstance(bits, Grid) else Grid(bits)
     if check_option(options["method"], "method", METHODS) in ("best", "sequential"):
-        _check_rows_grid(grid, "bits")
+        check_rows_grid(grid, "bits")
     if S is not None:  # refuse it before fitting
-        S, grid = _check_moment(S, X.shape, "second_moment"), _check_rows_grid(grid, "bits")
+        S, grid = check_moment(S, X.shape, "second_moment"), check_rows_grid(grid, "bits")
     with one_blas_thread():
         fit = factorize(X, rank, grid, callback=callback, **options)
         if S is None:
             return fit, fit.cp, (fit.error, None)
-        found = polish_output(X, fit.cp, S, callback=_stage(callback, "output"))
+        found = polish_output(X, fit.cp, S, callback=stage_callback(callback, "output"))
     return fit, found.cp, (found.error, found.output_error)
 
 

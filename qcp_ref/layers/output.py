@@ -39,29 +39,29 @@ from qcp_ref._checks import (
 from qcp_ref._results import frozen
 from qcp_ref._wide import Wide, finite, fits, narrow, over, span, times, wide
 from qcp_ref.factors.descent import (
-    _NULL,
-    _check_rows_grid,
-    _in_codes,
-    _in_levels,
-    _in_steps,
-    _pass,
-    _refit,
-    _step,
+    NULL_SHARE,
+    best_scales,
+    check_rows_grid,
+    descent_pass,
+    in_codes,
+    in_levels,
+    in_steps,
+    step_of,
 )
-from qcp_ref.factors.quantized import QuantizedCP, _check_quantized
-from qcp_ref.layers.geometry import Padding, Pair, _axes, _check_axes, _patches
+from qcp_ref.factors.quantized import QuantizedCP, check_quantized
+from qcp_ref.layers.geometry import Padding, Pair, check_axes, window_axes, window_patches
 from qcp_ref.tensors.als import als_update
 from qcp_ref.tensors.cp import (
     CP,
-    _check_cp,
-    _weighted,
     balance,
+    check_cp,
     check_start,
     reconstruct,
     relative_error,
+    weighted_factors,
 )
 from qcp_ref.tensors.sweep import Callback
-from qcp_ref.tensors.tensor import _khatri_rao
+from qcp_ref.tensors.tensor import khatri_rao_core
 
 __all__ = [
     "OutputFit",
@@ -149,12 +149,12 @@ def second_moment(
     array([[ 2.5,  5. ],
            [ 5. , 10. ]])
     """
-    x = _check_axes(x, "x")
+    x = check_axes(x, "x")
     _check_magnitude(x, "x", np.sqrt(_LARGEST))
-    axes = _axes(x.shape[2:], kernel_size, stride, padding, dilation)
+    axes = window_axes(x.shape[2:], kernel_size, stride, padding, dilation)
     entries = x.shape[1] * prod(a.kernel for a in axes)
     S = np.zeros((entries, entries))
-    for _, _, columns in _patches(x, axes):
+    for _, _, columns in window_patches(x, axes):
         patches = columns.transpose(1, 0, 2).reshape(entries, -1).astype(np.float64, copy=False)
         S += patches @ patches.T
     S /= len(x) * prod(a.out for a in axes)
@@ -205,7 +205,7 @@ def output_error(X: ArrayLike, cp: CP, S: ArrayLike) -> float:
     """
     X = check_tensor(X)
     _check_approximation(X, cp)
-    return _output_error(X, _even(cp), _check_moment(S, X.shape))
+    return _output_error(X, _even(cp), check_moment(S, X.shape))
 
 
 def output_normal(
@@ -278,7 +278,7 @@ def output_normal(
             if mode
             else f"row: expected None for mode 0, whose rows have one problem in common, got {row}"
         )
-    S = _check_moment(S, X.shape)
+    S = check_moment(S, X.shape)
     if row is not None:
         row = check_int(row, "row", minimum=0, maximum=X.shape[mode] - 1)
     matrices, shift = _moved(matrices, mode)
@@ -349,7 +349,7 @@ def output_als(
     """
     X = check_tensor(X)
     _check_approximation(X, cp)
-    S = _check_moment(S, X.shape)
+    S = check_moment(S, X.shape)
     tol = check_real(tol, "tol", minimum=0.0)
     check_start(cp, X)
     factors = _even(cp)
@@ -426,13 +426,13 @@ def polish_output(
     (True, 'converged')
     """
     X = check_tensor(X)
-    _check_rows_grid(_check_quantized(cp, X.shape).grid)
-    S = _check_moment(S, X.shape)
+    check_rows_grid(check_quantized(cp, X.shape).grid)
+    S = check_moment(S, X.shape)
     check_start(cp.dequantize(), X, as_it_is=True)
     state = _Codes(X, cp, S)
     limits = (max_sweeps, _STILL, callback)
     history, reason = _iterate(X, state.factors, state.S, state.sweep, limits)
-    best = QuantizedCP([_in_codes(V, cp.grid) for V in state.levels], state.scales, cp.grid)
+    best = QuantizedCP([in_codes(V, cp.grid) for V in state.levels], state.scales, cp.grid)
     fitted = best.dequantize()
     errors = relative_error(X, fitted), _output_error(X, fitted.factors, state.S)
     return OutputFit(best, *errors, np.array(history), reason)
@@ -443,7 +443,7 @@ class _Codes:
 
     def __init__(self, X: Array, cp: QuantizedCP, S: Array) -> None:
         self.X, self.S, self.grid = X, S, cp.grid
-        self.levels = [np.ascontiguousarray(_in_levels(k, cp.grid)) for k in cp.codes]
+        self.levels = [np.ascontiguousarray(in_levels(k, cp.grid)) for k in cp.codes]
         self.scales = [s.copy() for s in cp.scales]
         self.factors = [A.copy() for A in cp.dequantize().factors]
 
@@ -454,18 +454,18 @@ class _Codes:
     def visit(self, mode: int) -> int:
         """Change codes row by row, then the scales."""
         V, A, scale, changes = self.levels[mode], self.factors[mode], self.scales[mode], 0
-        by_row, unit = scale.shape == (len(V), 1), _step(self.grid)
+        by_row, unit = scale.shape == (len(V), 1), step_of(self.grid)
         for rows, F, G in _problems(self.X, self.factors, self.S, mode):
             v, own = V[rows], scale[rows] if by_row else scale
-            steps = _in_steps(F, G, self.grid, own)
-            changes += _pass(v, steps, np.zeros_like(v))
+            steps = in_steps(F, G, self.grid, own)
+            changes += descent_pass(v, steps, np.zeros_like(v))
             if by_row:  # with all else fixed, as the codes of this row have been
-                own = scale[rows] = _refit(F, G, v * unit, own)
+                own = scale[rows] = best_scales(F, G, v * unit, own)
             A[rows] = v * unit * own
         if not by_row:  # to scale a factor, or a column of it, is to scale the first one
             if mode:
                 _, F, G = next(_problems(self.X, self.factors, self.S, 0))
-            ratio = _refit(F, G, self.factors[0], np.ones_like(scale))
+            ratio = best_scales(F, G, self.factors[0], np.ones_like(scale))
             self.scales[mode] = scale * ratio
             A *= ratio
         return changes
@@ -503,7 +503,7 @@ def _problems(
     The caller replaces these rows of the factor, in place, before it asks for the next problem.
     """
     A = factors[0]
-    C = _khatri_rao([B for n, B in enumerate(factors) if n not in (0, mode)], A.shape[1])
+    C = khatri_rao_core([B for n, B in enumerate(factors) if n not in (0, mode)], A.shape[1])
     if mode == 0:  # :eq:`output-normal`
         yield slice(None), X.reshape(len(X), -1) @ (S @ C), _gram(C, S)
         return
@@ -523,7 +523,7 @@ def _problems(
 def _gram(C: Array, S: Array, A: Array | None = None) -> Array:
     """Return ``(A^T A) * (C^T S C)``, or without the first part; noise on its diagonal is zero."""
     G, most = C.T @ S @ C, (C**2).sum(axis=0) * np.trace(S)
-    dead = np.diag(G) <= _NULL * most
+    dead = np.diag(G) <= NULL_SHARE * most
     if A is not None:
         G = G * (A.T @ A)
     G[dead], G[:, dead] = 0, 0
@@ -546,13 +546,13 @@ def _output_size(D: Array, S: Array) -> Wide:
     square = float(((M @ S) * M).sum())
     # Inputs may cancel; what is then left of what Cauchy-Schwarz allows is the rounding of zero.
     most = float(((np.abs(M) @ np.sqrt(np.maximum(np.diag(S), 0.0))) ** 2).sum())
-    return times(wide(np.sqrt(square) if square > _NULL * most else 0.0), unit)
+    return times(wide(np.sqrt(square) if square > NULL_SHARE * most else 0.0), unit)
 
 
 def _even(cp: CP) -> list[Array]:
     """Return factors that can be changed, weights included, balanced if float64 needs it."""
     spans = [span(A) for A in (*cp.factors, cp.weights)]
-    return _weighted(cp) if fits(*spans * 2) else [A.copy() for A in balance(cp).factors]
+    return weighted_factors(cp) if fits(*spans * 2) else [A.copy() for A in balance(cp).factors]
 
 
 def _moved(factors: Sequence[Array], mode: int) -> tuple[list[Array], NDArray[np.int64]]:
@@ -570,12 +570,12 @@ def _moved(factors: Sequence[Array], mode: int) -> tuple[list[Array], NDArray[np
 
 
 def _check_approximation(X: Array, cp: Any) -> None:
-    _check_cp(cp, "cp")
+    check_cp(cp, "cp")
     if cp.shape != X.shape:
         raise ValueError(f"cp: expected shape {X.shape} to fit X, got {cp.shape}")
 
 
-def _check_moment(S: ArrayLike, shape: tuple[int, ...], name: str = "S") -> Array:
+def check_moment(S: ArrayLike, shape: tuple[int, ...], name: str = "S") -> Array:
     """Return a second moment that fits a tensor, or say what is wrong with it."""
     matrix, entries = check_array(S, name, ndim=2), prod(shape[1:])
     if matrix.shape != (entries, entries):

@@ -39,7 +39,7 @@ from qcp_ref._checks import (
 )
 from qcp_ref._kernels import TIE
 from qcp_ref._results import frozen
-from qcp_ref.grids.grid import Grid, Scale, _check_grid
+from qcp_ref.grids.grid import Grid, Scale, check_grid
 from qcp_ref.grids.scale import choose_scale
 
 __all__ = ["Histogram", "activation_scale", "histogram_error", "histogram_range"]
@@ -296,7 +296,7 @@ def activation_scale(
     Scale(scale=array(0.66666667), zero_point=0.0, rule='min-max')
     """
     name, default, most = _RULES[check_option(rule, "rule", list(_RULES))]
-    grid, value = _check_grid(grid), _check_option(rule, name, options, (default, most))
+    grid, value = check_grid(grid), _check_option(rule, name, options, (default, most))
     given = check_sequence(batches, "batches", "arrays")
     arrays = [check_array(x, f"batches[{n}]").ravel() for n, x in enumerate(given)]
     if not arrays:

@@ -44,7 +44,7 @@ from qcp_ref.layers.geometry import Padding, Pair
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
-from qcp_ref.grids.scale import _round_dense
+from qcp_ref.grids.scale import round_dense
 
 __all__ = ["Choice", "frontier", "rank_for_budget"]
 
@@ -351,7 +351,7 @@ def _solve(
     rank, bits = pair
     with one_blas_thread():
         if rank is None:
-            return float(np.linalg.norm(X - _round_dense(X, bits)) / (np.linalg.norm(X) or 1)), None
+            return float(np.linalg.norm(X - round_dense(X, bits)) / (np.linalg.norm(X) or 1)), None
         fit = factorize(X, rank, Grid(bits), **solver)
     return fit.error, fit
 

@@ -40,7 +40,7 @@ from qcp_ref._checks import (
 from qcp_ref._results import frozen
 from qcp_ref.tensors.cp import CP, Degeneracy, balance, check_start, degeneracy, random_cp
 from qcp_ref.tensors.svd import is_matrix, svd_cp
-from qcp_ref.tensors.sweep import Callback, _fit_error, _normal_sweep, dense_error
+from qcp_ref.tensors.sweep import Callback, dense_error, fit_error, normal_sweep
 from qcp_ref.tensors.tensor import unfold
 
 __all__ = ["ALSUpdate", "CPFit", "FitHistory", "als_update", "cp_als"]
@@ -214,7 +214,7 @@ def cp_als(
     max_sweeps = check_count(max_sweeps, "max_sweeps")
     check_option(stop, "stop", STOP_RULES)
     tol = check_real(tol, "tol", minimum=0.0)
-    cp = _initial(X, rank, init, check_rng(rng, "cp_als"))
+    cp = initial_factors(X, rank, init, check_rng(rng, "cp_als"))
     size = float(np.linalg.norm(X))
     if size == 0:
         nothing = CP([np.zeros_like(A) for A in cp.factors])
@@ -286,10 +286,10 @@ def _sweep(X: Array, cp: CP, size: float) -> tuple[CP, tuple[float, float, int]]
     """Update every mode once; return the balanced factors and the history row."""
     factors = list(cp.factors)
     singular = 0
-    for mode, F, G in _normal_sweep(X, factors):
+    for mode, F, G in normal_sweep(X, factors):
         factors[mode], flat = _least_squares(F, G)
         singular += flat
-    error, floor = _fit_error(X, size, factors, F, G)
+    error, floor = fit_error(X, size, factors, F, G)
     return balance(CP(factors)), (error, floor, singular)
 
 
@@ -307,7 +307,7 @@ def _history(rows: list[tuple[float, float, int]]) -> FitHistory:
     return FitHistory(np.array(error), np.array(floor), np.array(singular))
 
 
-def _initial(X: Array, rank: int, init: str | CP, rng: "np.random.Generator") -> CP:
+def initial_factors(X: Array, rank: int, init: str | CP, rng: "np.random.Generator") -> CP:
     """Return the start as a balanced CP tensor in float64."""
     if isinstance(init, CP):
         if init.shape != X.shape or init.rank != rank:

@@ -39,7 +39,7 @@ from qcp_ref._checks import (
 from qcp_ref._door import shown
 from qcp_ref._results import frozen
 from qcp_ref._wide import Span, Wide, bilinear, fits, narrow, over, root, span, times, total, wide
-from qcp_ref.tensors.tensor import _khatri_rao, gram, wide_khatri_rao, wide_products
+from qcp_ref.tensors.tensor import gram, khatri_rao_core, wide_khatri_rao, wide_products
 
 __all__ = [
     "CP",
@@ -195,10 +195,10 @@ def reconstruct(cp: CP) -> Array:
     array([[ 3.,  4.,  5.],
            [ 6.,  8., 10.]])
     """
-    _check_cp(cp, "cp")
+    check_cp(cp, "cp")
     if fits(*_spans(cp)):
-        A, *rest = _weighted(cp)
-        return (A @ _khatri_rao(rest, cp.rank).T).reshape(cp.shape)
+        A, *rest = weighted_factors(cp)
+        return (A @ khatri_rao_core(rest, cp.rank).T).reshape(cp.shape)
     first, *others = map(wide, (cp.factors[0], cp.weights[None], *cp.factors[1:]))
     right = wide_khatri_rao(others).of(np.transpose)
     return narrow(bilinear(np.matmul, first, right), "cp").reshape(cp.shape)
@@ -289,8 +289,8 @@ def inner(left: CP, right: CP) -> float:
     >>> inner(cp, cp)
     250.0
     """
-    _check_cp(left, "left")
-    _check_cp(right, "right")
+    check_cp(left, "left")
+    check_cp(right, "right")
     if left.shape != right.shape:
         raise ValueError(f"right: expected shape {left.shape} (that of left), got {right.shape}")
     if not fits(*_spans(left), *_spans(right)):
@@ -334,7 +334,7 @@ def norm(cp: CP) -> float:
     >>> norm(CP([[[3], [4]], [[1], [0]]], [2]))
     10.0
     """
-    _check_cp(cp, "cp")
+    check_cp(cp, "cp")
     return float(narrow(root(_square(cp)), "cp"))
 
 
@@ -518,7 +518,7 @@ def align(cp: CP, reference: CP) -> Alignment:
     """
     from scipy.optimize import linear_sum_assignment
 
-    _check_cp(reference, "reference")
+    check_cp(reference, "reference")
     mine, theirs = normalize(cp), normalize(reference)
     if mine.shape != theirs.shape or mine.rank != theirs.rank:
         raise ValueError(
@@ -653,7 +653,7 @@ def random_cp(shape: Iterable[int], rank: int, *, rng: Rng) -> CP:
     return CP([generator.standard_normal((side, rank)) for side in sides])
 
 
-def _check_cp(cp: Any, name: str) -> None:
+def check_cp(cp: Any, name: str) -> None:
     if not isinstance(cp, CP):
         raise TypeError(
             f"{name}: expected a CP, got {type(cp).__name__}; "
@@ -661,7 +661,7 @@ def _check_cp(cp: Any, name: str) -> None:
         )
 
 
-def _weighted(cp: CP) -> list[Array]:
+def weighted_factors(cp: CP) -> list[Array]:
     """Return the factors in float64, the weights multiplied into the last one."""
     factors = [A.astype(np.float64) for A in cp.factors]
     factors[-1] = factors[-1] * cp.weights
@@ -719,7 +719,7 @@ def column_norms(A: NDArray[Any]) -> Wide:
 
 def _units(cp: CP) -> tuple[list[Array], Wide]:
     """Return the factors with columns of length 1, or 0, and the components' norms with signs."""
-    _check_cp(cp, "cp")
+    check_cp(cp, "cp")
     norms, units = wide(cp.weights), []
     for A in cp.factors:
         lengths = column_norms(A)

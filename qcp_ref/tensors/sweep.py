@@ -18,7 +18,7 @@ import numpy as np
 
 from qcp_ref._checks import Array
 from qcp_ref.tensors.cp import CP, reconstruct
-from qcp_ref.tensors.tensor import _sweep
+from qcp_ref.tensors.tensor import sweep_core
 
 __all__: list[str] = []
 
@@ -29,14 +29,14 @@ Callback = Callable[[int, float], object]
 StageCallback = Callable[[str, int, float], object]
 
 
-def _normal_sweep(X: Array, factors: list[Array]) -> Iterator[tuple[int, Array, Array]]:
+def normal_sweep(X: Array, factors: list[Array]) -> Iterator[tuple[int, Array, Array]]:
     """Go through the modes as :func:`mttkrp_sweep`; yield mode, MTTKRP and Gram matrix.
 
     For solvers, whose tensors and factors are in range. The Gram matrix of each single factor is
     formed once, and again when it has changed.
     """
     others = [A.T @ A for A in factors[1:]]  # of all modes but the one whose turn it is
-    for mode, F in _sweep(np.ascontiguousarray(X), factors):
+    for mode, F in sweep_core(np.ascontiguousarray(X), factors):
         if mode:
             A = factors[mode - 1]
             others[mode - 1] = A.T @ A
@@ -46,7 +46,7 @@ def _normal_sweep(X: Array, factors: list[Array]) -> Iterator[tuple[int, Array, 
         yield mode, F, G
 
 
-def _fit_error(
+def fit_error(
     X: Array, size: float, factors: list[Array], F: Array, G: Array
 ) -> tuple[float, float]:
     """Relative error after the last mode's update and the level of its noise :eq:`als-floor`."""
@@ -73,5 +73,5 @@ def summing_noise(cp: CP) -> float:
     return float(np.finfo(np.float64).eps * cp.rank * np.linalg.norm(parts))
 
 
-def _stage(callback: StageCallback | None, stage: str) -> Callback | None:
+def stage_callback(callback: StageCallback | None, stage: str) -> Callback | None:
     return None if callback is None else partial(callback, stage)

@@ -172,7 +172,7 @@ def khatri_rao(matrices: Sequence[ArrayLike]) -> Array:
     """
     A = check_factors(matrices, "matrices")
     if fits(*map(span, A)):
-        return _khatri_rao(A, A[0].shape[1])
+        return khatri_rao_core(A, A[0].shape[1])
     return narrow(wide_khatri_rao([wide(B) for B in A]), "matrices")
 
 
@@ -337,14 +337,14 @@ def mttkrp_sweep(X: ArrayLike, factors: list[ArrayLike]) -> Iterator[tuple[int, 
             f"factors: expected a list, which can be read again, got {type(factors).__name__}"
         )
     matrices = check_factors(factors, shape=X.shape)
-    core, own, inside = _sweep(X, matrices), span(X), True
+    core, own, inside = sweep_core(X, matrices), span(X), True
     for mode in range(X.ndim):
         matrices[:] = check_factors(factors, shape=X.shape)
         inside = inside and fits(own, *_spans(matrices, mode))
         yield mode, next(core)[1] if inside else _wide_mttkrp(X, matrices, mode)
 
 
-def _sweep(X: Array, factors: list[Array]) -> Iterator[tuple[int, Array]]:
+def sweep_core(X: Array, factors: list[Array]) -> Iterator[tuple[int, Array]]:
     """Spell out :eq:`tensor-sweep` for a C-contiguous tensor."""
     yield 0, _mttkrp(X, factors, 0)
     # T[r, rest] = sum_i A_0[i, r] X[i, rest]; each updated factor then contracts one more mode
@@ -353,13 +353,13 @@ def _sweep(X: Array, factors: list[Array]) -> Iterator[tuple[int, Array]]:
     rank = T.shape[0]
     for mode in range(1, X.ndim - 1):
         T = T.reshape(rank, X.shape[mode], -1)
-        right = _khatri_rao(factors[mode + 1 :], rank)
+        right = khatri_rao_core(factors[mode + 1 :], rank)
         yield mode, np.matmul(T, right.T[:, :, None])[:, :, 0].T
         T = np.matmul(factors[mode].T[:, None, :], T)[:, 0, :]
     yield X.ndim - 1, T.T
 
 
-def _khatri_rao(matrices: Sequence[Array], rank: int) -> Array:
+def khatri_rao_core(matrices: Sequence[Array], rank: int) -> Array:
     product = np.ones((1, rank))  # the empty product: mode 0 has nothing before it
     for A in matrices:
         product = (product[:, None, :] * A[None, :, :]).reshape(-1, rank)
@@ -408,7 +408,7 @@ def _mttkrp(X: Array, factors: Sequence[Array], mode: int) -> Array:
 def _mttkrp_block(X: Array, factors: Sequence[Array], mode: int) -> Array:
     """Contract the longer side by one matrix product, the shorter one component by component."""
     side, rank = factors[mode].shape
-    left, right = _khatri_rao(factors[:mode], rank), _khatri_rao(factors[mode + 1 :], rank)
+    left, right = khatri_rao_core(factors[:mode], rank), khatri_rao_core(factors[mode + 1 :], rank)
     before, after = len(left), len(right)
     if after >= before:
         T = (X.reshape(-1, after) @ right).reshape(before, side, rank)

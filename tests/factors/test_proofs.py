@@ -58,7 +58,7 @@ from qcp_ref.factors.proofs import (
     relaxed,
     search_rows,
 )
-from qcp_ref.factors.rows import METHODS, _triangle
+from qcp_ref.factors.rows import METHODS, root_triangle
 
 THIS = sys.modules[__name__]
 ROWS = 50_000 if os.environ.get("HYPOTHESIS_PROFILE") == "long" else 1_250
@@ -138,8 +138,8 @@ def test_powers_of_two_in_columns_change_no_code(seed, rank, method, near):
     other = solve_rows(F * two, G * np.outer(two, two), Grid(3), scale / two, method=method)
     assert np.array_equal(one.codes, other.codes)
     assert np.array_equal(one.bound, other.bound) and np.array_equal(one.proved, other.proved)
-    L, order = _triangle(G, "natural")
-    assert np.array_equal(_triangle(G * np.outer(two, two), "natural")[0], L * two[order, None])
+    L, order = root_triangle(G, "natural")
+    assert np.array_equal(root_triangle(G * np.outer(two, two), "natural")[0], L * two[order, None])
 
 
 def readable(z, L, start, box, budget, slack):
@@ -834,7 +834,7 @@ rows_margin, rows_objectives = rows.margin, rows.objectives
         (test_no_proof_is_false, {"solve_rows": patched(best_row=float_decision)}),
         (
             test_powers_of_two_in_columns_change_no_code,
-            {"_triangle": absolute_ridge},
+            {"root_triangle": absolute_ridge},
         ),
         (test_levels_are_taken_as_by_the_kernel, {"nearest_left": ties_from_below}),
         (test_the_readable_search_and_the_kernel_find_the_same, {"Trees": NarrowTrees}),

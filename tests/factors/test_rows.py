@@ -13,8 +13,15 @@ from support import arrays, caught, exact, law, seeds
 import qcp_ref as right
 from qcp_ref import Grid, dequantize, loops, quantize, refit_scale, solve_rows
 from qcp_ref.factors import descent, proofs, rows
-from qcp_ref.factors.descent import _descend, _in_codes, _in_levels, _in_steps, _nearest, _pass
-from qcp_ref.factors.rows import _order, _triangle
+from qcp_ref.factors.descent import (
+    descend_columns,
+    descent_pass,
+    in_codes,
+    in_levels,
+    in_steps,
+    nearest_level,
+)
+from qcp_ref.factors.rows import _order, root_triangle
 
 THIS = sys.modules[__name__]
 
@@ -145,17 +152,17 @@ def test_descent_never_rises_and_ends_at_a_row_no_code_improves(problem, seed):
 
 def gptq(F, G, decided, grid, scale):
     """Round one column after the other; push its error to those that are left (in steps)."""
-    steps = _in_steps(F, G, grid, scale)
+    steps = in_steps(F, G, grid, scale)
     H = np.linalg.inv(steps.G)
     T, left = steps.F @ H, list(range(len(G)))
     V = np.zeros_like(T)
     for r in decided:
-        V[:, r] = _nearest(T[:, r], steps.box)
+        V[:, r] = nearest_level(T[:, r], steps.box)
         error = (T[:, r] - V[:, r]) / H[r, r]
         T -= np.outer(error, H[r])
         H = H - np.outer(H[:, r], H[r]) / H[r, r]
         left.remove(r)
-    return _in_codes(V, grid)
+    return in_codes(V, grid)
 
 
 @st.composite
@@ -168,15 +175,15 @@ def regular_problems(draw, most=6):
 @given(regular_problems(), st.sampled_from(["greedy", "natural"]))
 def test_the_nearest_plane_is_gptq_and_exact_conditional_rounding(problem, order):
     F, G, grid, scale = problem
-    steps = _in_steps(F, G, grid, scale)
-    decided = _triangle(steps.G, order)[1][::-1]
+    steps = in_steps(F, G, grid, scale)
+    decided = root_triangle(steps.G, order)[1][::-1]
     fit = solve_rows(F, G, grid, scale, method="babai", order=order)
     box = tuple(Fraction(b) for b in steps.box)
     for row, f in enumerate(exact(steps.F)):
         wanted = loops.nearest_plane(f, exact(steps.G), decided.tolist(), box)
         # a tie that rounding may decide either way is no disagreement
         assume(all(nearly_no_tie(f, exact(steps.G), decided.tolist(), wanted, box)))
-        assert exact(_in_levels(fit.codes[row], grid)) == wanted
+        assert exact(in_levels(fit.codes[row], grid)) == wanted
     assert np.array_equal(gptq(F, G, decided, grid, scale), fit.codes)
     assert np.array_equal(
         solve_rows(F, G, grid, scale, method="k-best", order=order, width=1).codes, fit.codes
@@ -220,16 +227,16 @@ def test_the_greedy_order_decides_the_best_determined_column_first():
 def test_one_pass_equals_plain_loops(problem, seed, width):
     F, G, grid, scale = problem
     rng = np.random.default_rng([seed, 47])
-    steps = _in_steps(F, G, grid, scale)
+    steps = in_steps(F, G, grid, scale)
     codes = rng.choice(quantize(grid.levels, grid, 1.0), size=F.shape)
-    V = _in_levels(codes, grid)
+    V = in_levels(codes, grid)
     dither = np.round(rng.standard_normal(F.shape), 2)
     wanted = [
         loops.descend(*map(exact, (f, steps.G, v, d)), tuple(map(Fraction, steps.box)))
         for f, v, d in zip(steps.F, V, dither, strict=True)
     ]
     found = V.copy()
-    changed = _descend(found, steps.F - V @ steps.G, steps.G, dither, steps.box)
+    changed = descend_columns(found, steps.F - V @ steps.G, steps.G, dither, steps.box)
     for row, v in enumerate(wanted):
         assume(clear(exact(steps.F[row]), exact(steps.G), exact(V[row]), v, exact(dither[row])))
         assert exact(found[row]) == v
@@ -237,7 +244,7 @@ def test_one_pass_equals_plain_loops(problem, seed, width):
     by_blocks = V.copy()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(descent, "_BLOCK", width)
-        assert _pass(by_blocks, steps, dither) == changed
+        assert descent_pass(by_blocks, steps, dither) == changed
     assert np.array_equal(by_blocks, found)
 
 
@@ -363,7 +370,7 @@ def test_defaults_are_those_that_the_text_names(monkeypatch):
 
     def k_best(z, L, box, width):
         asked.append(width)
-        return descent._nearest(np.zeros_like(z), box)
+        return descent.nearest_level(np.zeros_like(z), box)
 
     def search(z, L, start, box, budget, slack):
         asked.append(budget)
@@ -412,7 +419,7 @@ def test_kernels_are_taken_where_there_is_a_compiler(monkeypatch):
         raise AssertionError("the other form")
 
     slow, fast = (
-        ((descent, "_descend"), (proofs, "Trees")),
+        ((descent, "descend_columns"), (proofs, "Trees")),
         ((descent, "descend"), (proofs, "sphere")),
     )
     for chapter, name in slow if compiles else fast:
@@ -564,7 +571,7 @@ def test_codes_of_a_binary_grid_are_minus_one_and_one():
 @given(regular_problems(), st.sampled_from(["greedy", "natural"]))
 def test_the_triangle_of_a_regular_matrix_is_its_cholesky_factor(problem, order):
     G = problem[1]
-    L, last_first = _triangle(G, order)
+    L, last_first = root_triangle(G, order)
     assert (np.triu(L, 1) == 0).all() and (np.diag(L) > 0).all()
     assert np.allclose(L @ L.T, G[np.ix_(last_first, last_first)], rtol=1e-13, atol=1e-13)
     assert sorted(last_first.tolist()) == list(range(len(G)))
@@ -578,7 +585,7 @@ def test_a_singular_matrix_gets_the_least_ridge_at_unit_diagonal(order):
     pair = np.kron(np.eye(2), np.ones((2, 2)))
     for unit in (np.ones((4, 4)), (4 * np.eye(4) - 1) / 3, pair):
         G = unit * np.outer(lengths, lengths)
-        L, order_of = _triangle(G, order)
+        L, order_of = root_triangle(G, order)
         back = (L @ L.T)[np.ix_(np.argsort(order_of), np.argsort(order_of))]
         off = (back - G) / np.outer(lengths, lengths)
         assert abs(off).max() < 1e-12 and np.diag(off).min() > -1e-14
@@ -588,13 +595,13 @@ def test_a_singular_matrix_gets_the_least_ridge_at_unit_diagonal(order):
 def test_a_slightly_indefinite_matrix_gets_a_ridge_of_about_that_size():
     for least in (-1e-6, -1e-9):
         G = np.array([[1.0, 1.0 - least], [1.0 - least, 1.0]])
-        L, _ = _triangle(G, "natural")
+        L, _ = root_triangle(G, "natural")
         off = (L @ L.T - G)[[0, 1], [0, 1]]
         assert (off > -1.5 * least).all() and (off < -2.5 * least).all()
 
 
 def test_a_component_of_zeros_has_any_pivot():
-    L, order = _triangle(np.diag([4.0, 0.0, 9.0]), "natural")
+    L, order = root_triangle(np.diag([4.0, 0.0, 9.0]), "natural")
     assert L[0, 0] == 2 and L[2, 2] == 3 and L[1, 1] > 0 and order.tolist() == [0, 1, 2]
 
 
@@ -645,8 +652,8 @@ def test_of_equally_good_branches_the_first_is_kept():
 def test_branches_without_limit_are_the_neighbours_of_every_decision(problem):
     F, G, grid, scale = problem
     fit = solve_rows(F, G, grid, scale, method="k-best", width=27)
-    steps = _in_steps(F, G, grid, scale)
-    L, last_first = _triangle(steps.G, "greedy")
+    steps = in_steps(F, G, grid, scale)
+    L, last_first = root_triangle(steps.G, "greedy")
     z = np.linalg.solve(L, steps.F[:, last_first].T).T
     low, high, offset = steps.box
     for row in range(len(F)):
@@ -669,7 +676,7 @@ def test_branches_without_limit_are_the_neighbours_of_every_decision(problem):
                 ]
             branches = longer
         least = min(distance for _, distance in branches)
-        V = _in_levels(fit.codes[row], grid)[last_first]
+        V = in_levels(fit.codes[row], grid)[last_first]
         assert ((z[row] - V @ L) ** 2).sum() <= least * (1 + 1e-9) + 1e-9
 
 
@@ -764,10 +771,10 @@ def stops_early(fit, F, G, grid, scale, options):
     """Descent that forgets to look again."""
     if options.get("method") != "descent" or options.get("start") is None:
         return fit
-    steps = _in_steps(F, G, grid, np.asarray(scale))
-    V = _in_levels(options["start"], grid)
-    _descend(V, steps.F - V @ steps.G, steps.G, np.zeros_like(V), steps.box)
-    codes = _in_codes(V, grid)
+    steps = in_steps(F, G, grid, np.asarray(scale))
+    V = in_levels(options["start"], grid)
+    descend_columns(V, steps.F - V @ steps.G, steps.G, np.zeros_like(V), steps.box)
+    codes = in_codes(V, grid)
     return fit._replace(codes=codes, objective=objective(F, G, values(codes, grid, scale)))
 
 
@@ -778,7 +785,7 @@ def boasts(fit, *_):
 def at_once(V, steps, dither):
     """All columns by the residual of the beginning."""
     before, curvature = V.copy(), np.maximum(np.diag(steps.G), 1e-9)
-    V[:] = _nearest(V + (steps.F - V @ steps.G) / curvature + dither, steps.box)
+    V[:] = nearest_level(V + (steps.F - V @ steps.G) / curvature + dither, steps.box)
     return int(np.count_nonzero(before != V))
 
 
@@ -831,7 +838,7 @@ def shared_refit(F, G, codes, grid, scale):
             test_the_nearest_plane_is_gptq_and_exact_conditional_rounding,
             {"solve_rows": replaced(method="round")},
         ),
-        (test_one_pass_equals_plain_loops, {"_pass": at_once}),
+        (test_one_pass_equals_plain_loops, {"descent_pass": at_once}),
         (
             test_a_new_scale_never_raises_the_objective_and_one_is_the_best,
             {"refit_scale": half_refit},

@@ -216,9 +216,9 @@ def test_factors_far_apart_in_length_come_together():
 
 
 def test_noise_moves_as_many_codes_as_the_theory_says():
-    share = erfc(0.5 / search._NOISE / sqrt(2))
+    share = erfc(0.5 / search.NOISE / sqrt(2))
     assert 0.15 < share < 0.16
-    draws = search._NOISE * np.random.default_rng(79).standard_normal(100_000)
+    draws = search.NOISE * np.random.default_rng(79).standard_normal(100_000)
     assert abs((np.abs(draws) > 0.5).mean() - share) < 0.005
 
 

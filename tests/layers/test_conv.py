@@ -605,8 +605,8 @@ def test_ordinary_numbers_are_computed_in_their_type_and_not_taken_apart(d, dtyp
 def test_blocks_hold_as_much_as_fits(channels, monkeypatch):
     monkeypatch.setattr(geometry, "_BLOCK_BYTES", 8000)
     for shape, kernel in (((7, channels, 6, 8), (2, 3)), ((1, channels, 9, 40), (3, 3))):
-        axes = geometry._axes(shape[2:], kernel, 1, 0, 1)
-        blocks = [columns for *_, columns in geometry._patches(np.ones(shape), axes)]
+        axes = geometry.window_axes(shape[2:], kernel, 1, 0, 1)
+        blocks = [columns for *_, columns in geometry.window_patches(np.ones(shape), axes)]
         entries, pixels = channels * prod(kernel), prod(a.out for a in axes)
         assert all(columns.shape[1] == entries for columns in blocks)
         # Each holds as many images, or rows of one image, as the limit allows; one at least.
@@ -1158,11 +1158,11 @@ def test_faults_of_range_and_type_are_caught(test, fault):
 
 
 def right(x, W, **options):
-    return conv._conv(x, W, x.ndim - 2, **options)
+    return conv.dense_conv(x, W, x.ndim - 2, **options)
 
 
 def right_stages(x, cp, *, kernel_size, **options):
-    return conv._cp_conv(x, cp, x.ndim - 2, kernel_size, **options)
+    return conv.three_stages(x, cp, x.ndim - 2, kernel_size, **options)
 
 
 def convolution(x, W, **options):
@@ -1193,7 +1193,7 @@ axes_reversed = _fault_of_padding(lambda d: np.arange(2 * d).reshape(2, d)[:, ::
 def pads_of_other_axes(x, W, *, padding=0, stride=1, dilation=1, **options):
     """Takes the sides for 'same' from the axes before: channels instead of rows, and so on."""
     if padding == "same":
-        axes = geometry._axes(x.shape[1:-1], W.shape[2:], stride, "same", dilation)
+        axes = geometry.window_axes(x.shape[1:-1], W.shape[2:], stride, "same", dilation)
         # More zeros at the end where the kernel would not fit otherwise.
         after = [
             max(a.padded - a.before - a.size, a.span - n)
@@ -1207,7 +1207,7 @@ def same_lower(x, W, *, padding=0, **options):
     """Puts the odd zero of 'same' at the start."""
     if padding == "same":
         stride, dilation = options.get("stride", 1), options.get("dilation", 1)
-        axes = geometry._axes(x.shape[2:], W.shape[2:], stride, "same", dilation)
+        axes = geometry.window_axes(x.shape[2:], W.shape[2:], stride, "same", dilation)
         after = (a.padded - a.before - a.size for a in axes)
         padding = (*after, *(a.before for a in axes))
     return right(x, W, padding=padding, **options)

@@ -321,6 +321,28 @@ def check_names(root):
     return complaints
 
 
+def check_underscores(root):
+    """No underscore name crosses a file: neither by an import nor as a module's attribute."""
+    complaints, sources = [], modules(root)
+    for name, source in sources.items():
+        tree, inside = ast.parse(source), set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("qcp_ref"):
+                for alias in node.names:
+                    place = f"{node.module}.{alias.name}".removeprefix("qcp_ref.")
+                    if place in sources:
+                        inside.add(alias.asname or alias.name)
+                    elif re.match(r"_(?!_)", alias.name):
+                        complaints.append(f"{name}: {alias.name} of {node.module} is its own")
+        complaints += [
+            f"{name}: {node.attr} of {node.value.id} is its own"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+            if node.value.id in inside and re.match(r"_(?!_)", node.attr)
+        ]
+    return complaints
+
+
 def check_labels(root):
     """Each equation is labelled once, in the theory page of its chapter; each citation resolves."""
     complaints, labels = [], Counter()
@@ -490,8 +512,8 @@ def check_notebooks(root):
 
 RULES = [
     *[check_reading_order, check_packages, check_silence, check_budgets, check_names],
-    *[check_labels, check_docstrings, check_laws, check_companions, check_machine_paths],
-    check_notebooks,
+    *[check_underscores, check_labels, check_docstrings, check_laws, check_companions],
+    *[check_machine_paths, check_notebooks],
 ]
 
 
@@ -727,6 +749,14 @@ ADDED = {
         ("grid", '__all__ = ["b"]\n', "__all__ names b, which is not defined"),
         ("__init__", "from qcp_ref.tensors.cp import _late\n", "does not re-export"),
         ("tensors/__init__", "x = 1\n", "tensors: a part's __init__ holds a docstring"),
+    ],
+    check_underscores: [
+        (
+            "cp",
+            "def _f():\n    from qcp_ref.tensors.tensor import _x\n",
+            "cp: _x of qcp_ref.tensors",
+        ),
+        ("cp", "from qcp_ref.tensors import tensor\ntensor._x()\n", "cp: _x of tensor is its own"),
     ],
     check_labels: [
         ("cp", "# see :eq:`cp-missing`\n", "cites the unknown equation cp-missing"),

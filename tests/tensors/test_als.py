@@ -336,7 +336,7 @@ def test_the_floor_counts_all_terms_by_magnitude():
     # 2 beside 3 - 2: terms 2**2, twice 6 and 4, and 9, 6, 6, 4: together 49, of which 1 is left.
     factors = [np.array([[1.0, 1.0]]), np.array([[3.0, -2.0]])]
     X = np.array([[2.0]])
-    error, floor = sweep._fit_error(X, 2.0, factors, mttkrp(X, factors, 1), gram(factors, 1))
+    error, floor = sweep.fit_error(X, 2.0, factors, mttkrp(X, factors, 1), gram(factors, 1))
     assert error == 0.5 and abs(floor / np.sqrt(EPS) - 7) < 1e-12
 
 
@@ -346,11 +346,11 @@ def test_the_floor_of_what_does_not_cancel_is_that_of_the_sum(seed, shape, rank)
     X, factors = rng.uniform(1, 2, shape), [rng.uniform(0, 1, (side, rank)) for side in shape]
     last, size = len(shape) - 1, np.linalg.norm(X)
     F, G = mttkrp(X, factors, last), gram(factors, last)
-    error, floor = sweep._fit_error(X, size, factors, F, G)
+    error, floor = sweep.fit_error(X, size, factors, F, G)
     both = np.linalg.norm(X + reconstruct(CP(factors))) / size
     if error > 1e-6:
         assert abs(floor - 2 * np.sqrt(EPS) * both) <= 1e-12 * floor
-    _, scaled = sweep._fit_error(4 * X, 4 * size, [*factors[:-1], 4 * factors[-1]], 4 * F, G)
+    _, scaled = sweep.fit_error(4 * X, 4 * size, [*factors[:-1], 4 * factors[-1]], 4 * F, G)
     assert scaled == floor
 
 
@@ -384,7 +384,7 @@ def test_a_tall_matrix_of_low_rank_has_zero_columns_beyond_it():
 
 def test_columns_beyond_the_side_are_about_as_long():
     X = np.random.default_rng(11).standard_normal((300, 2, 1, 2))
-    start = als._initial(X, 40, "svd", np.random.default_rng(12))
+    start = als.initial_factors(X, 40, "svd", np.random.default_rng(12))
     lengths = np.linalg.norm(start.factors[0], axis=0)
     assert np.allclose(lengths[:4], 1) and 0.9 < lengths[4:].mean() < 1.1
 

@@ -237,7 +237,7 @@ def test_any_memory_layout_and_dtype_gives_the_same(mode):
 def test_solvers_get_mttkrp_and_gram_of_the_factors_updated_so_far(case):
     X, factors = case
     modes = []
-    for mode, F, G in sweep._normal_sweep(np.asfortranarray(X), factors):
+    for mode, F, G in sweep.normal_sweep(np.asfortranarray(X), factors):
         assert_same(F, loops.mttkrp(exact(X), exact(factors), mode))
         assert_same(G, loops.gram(exact(factors), mode))
         np.multiply(G, 3.0, out=G)  # belongs to the caller
@@ -395,7 +395,7 @@ def stale_sweep(X, factors):
 def unscaled(name):
     """The plain formula, which leaves the range half-way."""
     plain = {
-        "khatri_rao": lambda A: tensor._khatri_rao(A, A[0].shape[1]),
+        "khatri_rao": lambda A: tensor.khatri_rao_core(A, A[0].shape[1]),
         "mttkrp": tensor._mttkrp,
         "gram": lambda A, mode=None: np.prod([B.T @ B for n, B in enumerate(A) if n != mode], 0),
     }[name]
@@ -408,7 +408,7 @@ def unscaled(name):
 
 
 def unscaled_sweep(X, factors):
-    sweep = tensor._sweep(X, factors)
+    sweep = tensor.sweep_core(X, factors)
     for _ in factors:
         with np.errstate(all="ignore"):
             found = next(sweep)
