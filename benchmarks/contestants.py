@@ -105,10 +105,10 @@ class Reference(Contestant):
         F, G = normal_equations(side, rank)
         grid, start = self.q.Grid(bits), factors((side,), rank)[0]
         scale = self.q.choose_scale(start, grid).scale
-        V = descent._in_levels(self.q.quantize(start, grid, scale), grid)
-        steps = descent._in_steps(F, G, grid, scale)
+        V = descent.in_levels(self.q.quantize(start, grid, scale), grid)
+        steps = descent.in_steps(F, G, grid, scale)
         noise = 0.35 * np.random.default_rng(6).standard_normal(V.shape)
-        return repeated(lambda: descent._pass(V.copy(), steps, noise))
+        return repeated(lambda: descent.descent_pass(V.copy(), steps, noise))
 
     def conv(self, channels: int, side: int, rank: int, batch: int) -> Timed:
         """Run the factorized convolution in float32."""

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from search_draws import GRIDS, assert_on_grid, axes, few, grids, random_tensor
+from quantized_draws import assert_on_grid, axes
+from search_draws import GRIDS, few, grids, random_tensor
 from support import caught, law, seeds
 
 import qcp_ref as right

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from search_draws import assert_on_grid, axes, differs, grids, problems, random_tensor, tied
+from quantized_draws import assert_on_grid, axes
+from search_draws import differs, grids, problems, random_tensor, tied
 from support import caught, exact, law, seeds
 
 import qcp_ref as right

@@ -2,6 +2,7 @@
 
 import numpy as np
 from hypothesis import strategies as st
+from quantized_draws import axes
 from support import seeds, shapes
 
 from qcp_ref import Grid, QuantizedCP, quantize, quantize_cp, random_cp
@@ -16,7 +17,6 @@ GRIDS = [
     Grid(2, kind="ternary"),
 ]
 grids = st.sampled_from(GRIDS)
-axes = st.sampled_from([None, 0, 1])
 
 
 def random_tensor(seed, shape):
@@ -35,11 +35,6 @@ def problems(draw, most=3):
         codes = [rng.choice(quantize(grid.levels, grid, 1.0), size=k.shape) for k in q.codes]
         q = QuantizedCP(codes, q.scales, grid)
     return X, q
-
-
-def assert_on_grid(q):
-    for k, s, A in zip(q.codes, q.scales, q.dequantize().factors, strict=True):
-        assert np.array_equal(quantize(A, q.grid, s), k)
 
 
 def differs(X, Y, q):
