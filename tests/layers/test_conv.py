@@ -615,7 +615,7 @@ def test_blocks_hold_as_much_as_fits(channels, monkeypatch):
         assert len(blocks) == -(-7 // each) > 1
         assert max(columns.nbytes for columns in blocks) <= max(8000, 8 * entries * pixels)
     sizes = []
-    for name in ("_pointwise", "_depthwise"):
+    for name in ("_pointwise", "depthwise_plain"):
         inner = getattr(conv, name)
         monkeypatch.setattr(
             conv, name, lambda x, *a, f=inner, **o: (sizes.append(len(x)), f(x, *a, **o))[1]
