@@ -185,7 +185,7 @@ class QuantizedHistory(NamedTuple):
 
 @frozen
 class QuantizedFit(NamedTuple):
-    """Result of :func:`qcp_ref.factors.ao_admm.ao_admm`, and of all methods of the next chapter.
+    """Result of :func:`qcp_ref.factors.ao_admm.ao_admm`, and of all methods by name.
 
     ``cp`` is the best iterate, ``error`` its relative error, ``relaxed`` the float factors that it
     was rounded from (the last ``T`` of ADMM, gathered around the levels), ``start_error`` the

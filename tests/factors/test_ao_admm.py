@@ -36,28 +36,6 @@ from qcp_ref.factors import quantized
 THIS = sys.modules[__name__]
 
 
-@st.composite
-def grid_tensors(draw):
-    """A balanced tensor on a grid, one scale per factor or per column, and that choice.
-
-    The columns of a component are permutations of each other, up to signs.
-    """
-    kind, bits = draw(st.sampled_from(["full", "narrow", "mid-rise"])), draw(st.integers(2, 16))
-    grid = Grid(bits, narrow=kind == "narrow", mid_rise=kind == "mid-rise")
-    modes, rank, side = draw(st.integers(2, 3)), draw(st.integers(1, 3)), draw(st.integers(1, 5))
-    axis, rng = draw(st.sampled_from([None, 1])), np.random.default_rng(draw(seeds))
-    magnitudes = rng.integers(0, grid.qmax + 1, (side, rank))
-    # One among them, in each column: there is no common divisor. At full range or far from it.
-    magnitudes //= draw(st.sampled_from([1, 1, 2, 100]))
-    magnitudes[0] = kind != "mid-rise"
-    codes = []
-    for _ in range(modes):
-        k = np.stack([rng.permutation(column) for column in magnitudes.T], axis=1)
-        codes.append(np.where(rng.random(k.shape) < 0.5, k, -k - (kind == "mid-rise")))
-    scale = np.ldexp(rng.uniform(1, 2, rank if axis else ()), draw(st.integers(-200, 200)))
-    return QuantizedCP(codes, [scale[None] if axis else scale] * modes, grid), axis
-
-
 @law("ao_admm.grid", "ao_admm.error", "ao_admm.best")
 @given(
     shapes(max_dims=3),

@@ -263,7 +263,7 @@ def test_codes_of_many_bits_are_found_again(bits, data, s):
     codes[0] = grid.qmax - 1
     x = codes * 1.0
     found = near_best_of(sides_of(x, grid), tables_of(grid), SPAN, 0.0)
-    assert 1.0 in found and (gain(x, grid, 1.0) == energy(x))
+    assert gain(x, grid, 1.0) == energy(x) and 1.0 in found
     scaled = codes * s  # rounded: the codes of the best scale need not be these, its error is least
     scales = near_best_of(sides_of(scaled, grid), tables_of(grid), SPAN, 0.0)
     least = min(Exact(scaled, grid).error(float(t), 0) for t in scales)

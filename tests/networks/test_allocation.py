@@ -23,15 +23,6 @@ THIS = sys.modules[__name__]
 # --- rank -----------------------------------------------------------------------------------------
 
 
-def agrees(expected, price, shape, limit, **options):
-    """The rank is the expected one; where there is none, the message says what one costs."""
-    try:
-        found, message = rank_for_budget(shape, limit, **options), ""
-    except ValueError as refused:
-        found, message = 0, str(refused)
-    assert found == expected and (found or f"expected at least {price(1)} " in message)
-
-
 @law("allocate.all", "allocate.within")
 @given(knapsacks())
 def test_exact_equals_trying_all(problem):
