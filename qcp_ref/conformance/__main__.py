@@ -11,7 +11,7 @@ from collections import Counter
 from typing import Any
 
 from qcp_ref.conformance.adapter import Adapter
-from qcp_ref.conformance.plugin import chosen_adapter
+from qcp_ref.conformance.plugin import chosen_cases
 from qcp_ref.conformance.runner import Report, Session
 from qcp_ref.conformance.spec import LEVELS
 from qcp_ref.conformance.vectors import SUITE, counts, kills, load, smoke
@@ -49,7 +49,7 @@ def _cases(options: argparse.Namespace) -> list[dict[str, Any]]:
     for pattern in wanted or ():
         if not any(matches(pattern, case["id"]) for case in cases):
             raise ValueError(f"case: {pattern!r} matches no case; see --list")
-    cases = chosen_adapter(cases, options.levels)
+    cases = chosen_cases(cases, options.levels)
     if wanted is None:
         return cases
     return [case for case in cases if any(matches(pattern, case["id"]) for pattern in wanted)]

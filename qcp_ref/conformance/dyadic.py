@@ -85,6 +85,7 @@ def nest(flat: Sequence[Any], shape: Sequence[int]) -> Any:
 
 
 def flat_numbers(nested: Any) -> list[Any]:
+    """Return the numbers of nested lists, in row-major order."""
     if isinstance(nested, (list, tuple)):
         return [entry for part in nested for entry in flat_numbers(part)]
     return [nested]

@@ -47,7 +47,7 @@ class _Run:
         self.xfails = []
         if options.get("xfails"):
             self.xfails = read(options["xfails"], SUITE, [case["id"] for case in cases])
-        self.cases = chosen_adapter(cases, options.get("levels"))
+        self.cases = chosen_cases(cases, options.get("levels"))
         self.session: Any = None
         self.results: list[Any] = []
 
@@ -62,7 +62,8 @@ class _Run:
         return self.results[-1]
 
 
-def chosen_adapter(cases: list[Any], levels: str | None) -> list[Any]:
+def chosen_cases(cases: list[Any], levels: str | None) -> list[Any]:
+    """Return the cases of the levels that were asked for, or all of them."""
     from qcp_ref.conformance.spec import LEVELS, OPS
 
     wanted = levels.replace(",", " ").split() if levels else list(LEVELS)

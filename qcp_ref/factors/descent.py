@@ -57,6 +57,7 @@ def _refit_columns(F: Array, G: Array, levels: Array, scale: Array) -> Array:
 
 
 def check_rows_grid(grid: Any, name: str = "grid") -> Grid:
+    """Refuse a grid whose levels are not equally far apart."""
     checked = check_grid(grid)
     if checked.kind == "log2":
         raise ValueError(f"{name}: expected levels in equal steps, got a log2 grid; use 'authors'")
@@ -74,6 +75,7 @@ def in_levels(codes: NDArray[Any], grid: Grid) -> Array:
 
 
 def in_codes(V: Array, grid: Grid) -> NDArray[np.integer[Any]]:
+    """Return the codes of levels: the inverse of `in_levels`."""
     codes = 2.0 * V if grid.kind == "binary" else V - grid.offset
     return codes.astype(grid.dtype)
 

@@ -410,10 +410,12 @@ def _excess(A: Array) -> Array:
 
 
 def refuse_zero_points(rule: Any) -> None:
+    """Refuse a scale rule that also chooses a zero point."""
     if isinstance(rule, str) and rule in AFFINE:
         raise ValueError(f"rule: factors have no zero points, got {shown(rule)}; use 'mse-exact'")
 
 
 def history_of(rows: list[tuple[float, list[float], list[int]]]) -> QuantizedHistory:
+    """Collect error, gap and changed codes of each step, one row a step."""
     error, gap, steps = zip(*rows, strict=True) if rows else ((), (), ())
     return QuantizedHistory(np.array(error), np.array(gap), np.array(steps, dtype=np.int64))

@@ -328,6 +328,7 @@ def check_range(F: Array, G: Array, step: Array) -> None:
 def check_codes(
     codes: ArrayLike, shape: tuple[int, ...], grid: Grid, name: str = "codes"
 ) -> NDArray[Any]:
+    """Return codes of this shape that lie on the grid."""
     k = check_integers(codes, name)
     if k.shape != shape or off_grid(k, grid):
         raise ValueError(

@@ -312,6 +312,7 @@ def dequantize(
 
 
 def check_grid(grid: Any) -> Grid:
+    """Return the grid, or refuse what is none."""
     return check_class(grid, "grid", Grid)
 
 
@@ -330,6 +331,7 @@ def check_spread(value: ArrayLike, name: str, shape: tuple[int, ...]) -> Array:
 
 
 def check_scale(scale: ArrayLike, shape: tuple[int, ...]) -> Array:
+    """Return scales above 0 that meet an array of this shape."""
     array = check_spread(scale, "scale", shape)
     if (array <= 0).any():
         raise ValueError(f"scale: expected numbers above 0, got {array.min()}")
@@ -353,6 +355,7 @@ def check_zero(zero_point: ArrayLike, grid: Grid, shape: tuple[int, ...]) -> Arr
 
 
 def off_grid(codes: NDArray[Any], grid: Grid) -> bool:
+    """Say whether a code lies outside the grid."""
     inside = grid.qmin <= codes.min() and codes.max() <= grid.qmax
     return not inside or (grid.kind == "binary" and not codes.all())
 

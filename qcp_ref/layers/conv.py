@@ -844,11 +844,13 @@ def _add_bias(y: Floats, bias: Floats) -> Floats:
 
 
 def same_dtype(*arrays: Floats) -> list[Floats]:
+    """Return the arrays in the type that holds all of them: float32 or float64."""
     dtype = np.result_type(*arrays)
     return [array.astype(dtype, copy=False) for array in arrays]
 
 
 def check_channels(x: Floats, channels: int, name: str) -> None:
+    """Refuse images whose channels the kernel does not have."""
     if x.shape[1] != channels:
         raise ValueError(
             f"x: expected {channels} channels on axis 1 (as {name} has), got {x.shape[1]}; "

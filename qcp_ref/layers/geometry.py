@@ -114,11 +114,13 @@ def axis_sources(axes: tuple[Axis, ...]) -> NDArray[np.int64]:
 
 
 def image_blocks(count: int, bytes_each: int) -> Iterator[slice]:
+    """Cut a batch into slices whose work arrays stay in the processor's cache."""
     step = max(1, _BLOCK_BYTES // bytes_each)
     return (slice(start, start + step) for start in range(0, count, step))
 
 
 def padded_bytes(x: Floats, C: Floats, axes: Sequence[Axis]) -> int:
+    """Return the bytes of one padded image with the channels of ``C``."""
     return int(x.itemsize * C.shape[1]) * prod(a.padded for a in axes)
 
 
@@ -143,6 +145,7 @@ def check_axes(x: ArrayLike, name: str) -> Floats:
 
 
 def check_bias(bias: ArrayLike | None, outputs: int) -> Floats:
+    """Return one number per output; zeros where there is no bias."""
     if bias is None:
         return np.zeros(outputs, np.float32)
     b = check_array(bias, "bias", ndim=1, keep_float32=True)

@@ -574,6 +574,7 @@ def check_whole(
     ndim: int | None = None,
     min_ndim: int = 0,
 ) -> NDArray[np.int64]:
+    """Return integers within these ends, as int64."""
     array = check_integers(x, name)
     check_array(array, name, ndim=ndim, min_ndim=min_ndim)
     if array.min() < lowest or array.max() > highest:
@@ -640,6 +641,7 @@ def _check_activations(grid: Grid) -> Grid:
 
 
 def check_multiplier(multiplier: ArrayLike, name: str = "multiplier") -> Array:
+    """Return multipliers that 31 bits and a shift represent."""
     M = check_array(multiplier, name)
     if (M <= 0).any() or (M > _LARGEST_MULTIPLIER).any():
         ends = f"{M.min()} to {M.max()}"

@@ -654,6 +654,7 @@ def random_cp(shape: Iterable[int], rank: int, *, rng: Rng) -> CP:
 
 
 def check_cp(cp: Any, name: str) -> None:
+    """Refuse what is not a `CP`."""
     if not isinstance(cp, CP):
         raise TypeError(
             f"{name}: expected a CP, got {type(cp).__name__}; "

@@ -74,4 +74,5 @@ def summing_noise(cp: CP) -> float:
 
 
 def stage_callback(callback: StageCallback | None, stage: str) -> Callback | None:
+    """Return the callback of one stage, which no longer has to name it."""
     return None if callback is None else partial(callback, stage)

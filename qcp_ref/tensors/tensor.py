@@ -360,6 +360,7 @@ def sweep_core(X: Array, factors: list[Array]) -> Iterator[tuple[int, Array]]:
 
 
 def khatri_rao_core(matrices: Sequence[Array], rank: int) -> Array:
+    """Khatri-Rao product without checks; of no matrices, a row of ones."""
     product = np.ones((1, rank))  # the empty product: mode 0 has nothing before it
     for A in matrices:
         product = (product[:, None, :] * A[None, :, :]).reshape(-1, rank)

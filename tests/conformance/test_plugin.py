@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from qcp_ref.conformance import suite
-from qcp_ref.conformance.plugin import chosen_adapter
+from qcp_ref.conformance.plugin import chosen_cases
 from qcp_ref.conformance.spec import OPS
 from qcp_ref.conformance.vectors import SUITE, load
 
@@ -125,10 +125,10 @@ def test_a_report_that_cannot_be_written_does_not_cost_the_results(project):
 
 def test_levels_choose_cases():
     cases = load()
-    assert chosen_adapter(cases, None) == cases
-    assert {OPS[case["op"]].level for case in chosen_adapter(cases, "L0, L2")} == {"L0", "L2"}
+    assert chosen_cases(cases, None) == cases
+    assert {OPS[case["op"]].level for case in chosen_cases(cases, "L0, L2")} == {"L0", "L2"}
     with pytest.raises(ValueError, match="L7"):
-        chosen_adapter(cases, "L7")
+        chosen_cases(cases, "L7")
 
 
 def test_a_suite_is_a_class_of_tests():
