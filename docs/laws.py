@@ -1,7 +1,7 @@
 """The laws of the book: what the public docstrings state, which property tests hold it.
 
 Read from the sources, without importing them, by docs/conf.py for a page and by
-tests/project/test_structure.py for its complaints. Rules of reading:
+tests/structure/test_laws.py for its complaints. Rules of reading:
 
 - A law is a bullet ``- *slug*: text`` of the list headed ``**Laws**`` in the docstring of a public
   function, class or method. Its name is ``function.slug``, ``Class.slug`` or ``Class.method.slug``.
