@@ -25,8 +25,9 @@ import pypandoc
 import qcp_ref
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
-import code_map  # noqa: E402 - it stands beside this file
+sys.path.insert(0, str(HERE / "_ext"))
+import code_map  # noqa: E402 - what stands in docs/_ext builds pages
+import figures  # noqa: E402
 import laws  # noqa: E402
 import speed  # noqa: E402
 
@@ -247,13 +248,13 @@ def describe_quality(app):
     measured = results("quality")
     layer, machine = measured["layer"], measured["machine"]
 
-    def figures(errors):
+    def spread(errors):
         return f"{median(errors):.4f}", f"{min(errors):.4f} to {max(errors):.4f}"
 
     def row(first, run):
         means = [fmean(column) for column in zip(*run["errors"].values(), strict=True)]
         own = run["errors"][layer]
-        return [first, *figures(means), figures(own)[0], f"{median(run['seconds']):.1f}"]
+        return [first, *spread(means), spread(own)[0], f"{median(run['seconds']):.1f}"]
 
     header = ["", "mean of the layers", "range", f"``{layer}``", "seconds"]
     floats, dense = measured["float"], measured["dense"]
@@ -270,7 +271,7 @@ def describe_quality(app):
     sizes = [["bits", "rank", "sweeps", "bits in all", "error", "range"]]
     sizes += [
         [f"{run[key]}" for key in ("bits", "rank", "sweeps", "total_bits")]
-        + [*figures(run["errors"])]
+        + [*spread(run["errors"])]
         for run in measured["equal_size"]
     ]
     origin = measured["weights"]["file"]
@@ -330,10 +331,7 @@ def describe_reproduction(app):
 
 def draw_figures(app):
     """Draw the figures of the theory pages."""
-    sys.path.insert(0, str(HERE))
-    from figures import write as draw
-
-    draw(GENERATED / "figures")
+    figures.write(GENERATED / "figures")
 
 
 def describe_speed(app):

@@ -1,16 +1,9 @@
 """Every equation says where it comes from, is cited by code, and that code is tested."""
 
-import importlib.util
-from pathlib import Path
-
+import code_map
 import pytest
 
 from qcp_ref.conformance.spec import OPS
-
-MODULE = Path(__file__).parents[2] / "docs" / "code_map.py"
-spec = importlib.util.spec_from_file_location("code_map", MODULE)
-code_map = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(code_map)
 
 MATHS = ".. math::\n   :label: {}\n\n   x = x\n\n   y = y\n\n"
 THEORY = f"Maths\n=====\n\nThe sum is [derived]\n\n{MATHS.format('als-sum')}"

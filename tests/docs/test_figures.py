@@ -1,6 +1,5 @@
 """The figures of the theory pages: drawn, always the same, and true to what is said of them."""
 
-import importlib.util
 from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -13,10 +12,9 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def figures():
-    spec = importlib.util.spec_from_file_location("figures", ROOT / "docs" / "figures.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    import figures  # it draws, so it takes its time to import
+
+    return figures
 
 
 def test_all_figures_are_drawn_twice_and_alike(figures, tmp_path):

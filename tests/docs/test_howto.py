@@ -15,7 +15,7 @@ from qcp_ref.conformance import spec
 from qcp_ref.conformance.__main__ import main
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = DOCS / "conformance"
+PAGES = DOCS / "conformance" / "examples"
 
 
 def test_the_adapter_is_short():
@@ -68,14 +68,14 @@ def choose_scale(x, *, qmin, qmax, rule):
 def torch_layer(monkeypatch):
     """Run the file that is shown in parts; return what it defines, and prints."""
     pytest.importorskip("torch")
-    monkeypatch.syspath_prepend(DOCS / "howto")
+    monkeypatch.syspath_prepend(DOCS / "howto" / "examples")
     with redirect_stdout(StringIO()) as output:
-        found = runpy.run_path(str(DOCS / "howto" / "torch_use.py"))
+        found = runpy.run_path(str(DOCS / "howto" / "examples" / "torch_use.py"))
     return {**found, "output": output.getvalue()}
 
 
 def test_the_torch_layer_has_the_names_and_holds_its_own_check(torch_layer):
-    assert torch_layer["output"] == (DOCS / "howto" / "torch_names.txt").read_text()
+    assert torch_layer["output"] == (DOCS / "howto" / "examples" / "torch_names.txt").read_text()
 
 
 def test_the_torch_layer_keeps_its_codes(torch_layer):

@@ -1,7 +1,6 @@
 """The page on speed: what its tables count, extrapolate and leave out."""
 
 import json
-import sys
 from math import prod
 from pathlib import Path
 
@@ -12,11 +11,8 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def speed():
-    sys.path.insert(0, str(ROOT / "docs"))
-    try:
-        import speed
-    finally:
-        sys.path.remove(str(ROOT / "docs"))
+    import speed
+
     return speed
 
 

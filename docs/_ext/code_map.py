@@ -20,7 +20,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 KINDS = ("abstract", "authors' code", "source: ", "derived", "beyond the paper")
 TAG = re.compile(rf"\[((?:{'|'.join(KINDS)})[^\[\]`]*)\]")
 CITED = re.compile(r":eq:`([^`<]+)`(?:[\s#]+to[\s#]+:eq:`([^`<]+)`)?")

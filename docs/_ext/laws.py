@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from code_map import closure, labels_of, module_name
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SLUG = re.compile(r"\*([a-z0-9]+(?:-[a-z0-9]+)*)\*: +(?=\S)")
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 FAULTS = 3  # of each chapter, at least, are caught by tests that cite its laws
