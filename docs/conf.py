@@ -21,6 +21,7 @@ from types import SimpleNamespace
 
 import nbsphinx
 import pypandoc
+from sphinx.util import logging
 
 import qcp_ref
 
@@ -29,10 +30,12 @@ sys.path.insert(0, str(HERE / "_ext"))
 import code_map  # noqa: E402 - what stands in docs/_ext builds pages
 import figures  # noqa: E402
 import laws  # noqa: E402
+import parts  # noqa: E402
 import speed  # noqa: E402
 
 ROOT = HERE.parent
 GENERATED = HERE / "_generated"
+logger = logging.getLogger("qcp_ref")
 
 # nbsphinx calls pandoc by name; the wheel brings one along.
 os.environ["PATH"] = os.pathsep.join(
@@ -233,6 +236,16 @@ def map_code(app):
     write(GENERATED / "code_map.rst", code_map.page(code_map.read(), operations).encode())
 
 
+def describe_parts(app):
+    """Write what each part says of itself, and how large the parts are; print the sizes."""
+    for name in ("bounds", *parts.ORDER[1:], "loops", "conformance"):
+        write(GENERATED / f"part-{name}.rst", f"{parts.sentence(ROOT, name)}\n".encode())
+    rows = parts.table(parts.read(ROOT))
+    write(GENERATED / "sizes.rst", f"{grid(rows)}\n".encode())
+    for first, *rest in rows:
+        logger.info("%s%s", first.ljust(14), "".join(cell.rjust(8) for cell in rest))
+
+
 def list_laws(app):
     """Write the tables of laws and the tests that hold them."""
     write(GENERATED / "laws.rst", laws.page(laws.read()).encode())
@@ -376,6 +389,7 @@ def setup(app):
     app.connect("builder-inited", describe_speed)
     app.connect("builder-inited", map_code)
     app.connect("builder-inited", list_laws)
+    app.connect("builder-inited", describe_parts)
     app.connect("builder-inited", show_help)
     app.connect("builder-inited", describe_reproduction)
     app.connect("builder-inited", draw_figures)

@@ -5,7 +5,8 @@ import re
 
 import pytest
 from planted import add
-from tree import CHAPTERS, PARTS, ROOT, modules
+from sources import modules
+from tree import CHAPTERS, PARTS, ROOT
 
 # Chapters without equations of their own: they serve others, or share a page with one.
 PAGES = {

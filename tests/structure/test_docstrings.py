@@ -5,7 +5,8 @@ import re
 
 import pytest
 from planted import CLASS_TEXT, add, replace
-from tree import BOOK, CHAPTERS, FUNCTIONS, ROOT, literal_all, modules, parameters
+from sources import FUNCTIONS, literal_all, modules
+from tree import BOOK, CHAPTERS, ROOT, parameters
 
 
 def check_docstrings(root):

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from planted import MATH, add, replace
-from tree import ROOT, modules
+from sources import modules
+from tree import ROOT
 
 
 def check_labels(root):

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 from planted import add
-from tree import ALONE, ROOT, imports, modules, ring
+from sources import imports, modules
+from tree import ALONE, ROOT, ring
 
 PACKAGES = {
     "book": {"numpy", "scipy", "numba", "threadpoolctl"},

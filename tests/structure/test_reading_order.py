@@ -4,7 +4,8 @@ import ast
 
 import pytest
 from planted import add
-from tree import ALONE, BOOK, CHAPTERS, PARTS, RINGS, ROOT, imports, modules, ring
+from sources import imports, modules, target
+from tree import ALONE, BOOK, CHAPTERS, PARTS, RINGS, ROOT, ring
 
 FLOOR = {"tensors": 1, "grids": 1, "factors": 2, "layers": 3, "networks": 4}
 
@@ -20,14 +21,9 @@ def check_reading_order(root):
         for module, imported, _ in imports(ast.parse(source)):
             if module.startswith("."):
                 complaints.append(f"{name}: relative import of {module}")
-            if module.split(".")[0] != "qcp_ref":
-                continue
-            target = ".".join(module.split(".")[1:])
-            inner = f"{target}.{imported}".strip(".")
-            if inner in sources:
-                target = inner
-            if not allowed(name, target or None):
-                complaints.append(f"{name}: may not import {target or 'the whole package'}")
+            wanted = target(module, imported, sources)
+            if wanted is not None and not allowed(name, wanted or None):
+                complaints.append(f"{name}: may not import {wanted or 'the whole package'}")
     return complaints
 
 
@@ -37,9 +33,9 @@ def has_place(name):
     return name in [*BOOK, *PARTS, "__init__", "__main__"] or top in [*RINGS[1:], *ALONE]
 
 
-def allowed(importer, target):
+def allowed(importer, wanted):
     """May this module import that one (None: the package itself)?"""
-    own, other = importer.split(".")[0], target and target.split(".")[0]
+    own, other = importer.split(".")[0], wanted and wanted.split(".")[0]
     if own == other and own not in PARTS:
         return True  # inside a ring, or inside the loops
     if importer == "__main__":
@@ -47,17 +43,17 @@ def allowed(importer, target):
     if own in ALONE or other == "minimal":  # to be read and to be checked: nothing is built on it
         return False
     if importer == "__init__":
-        return target in CHAPTERS
+        return wanted in CHAPTERS
     if ring(importer) == "book":
-        if target not in BOOK or importer not in BOOK:
+        if wanted not in BOOK or importer not in BOOK:
             return False
         floors = FLOOR.get(other, 0), FLOOR.get(own, 0)
         return floors[0] < floors[1] or (
-            other in {own, target} and BOOK.index(target) < BOOK.index(importer)
+            other in {own, wanted} and BOOK.index(wanted) < BOOK.index(importer)
         )
     if other == "loops":
         return own == "conformance"
-    return target is None or RINGS.index(ring(target)) < RINGS.index(ring(importer))
+    return wanted is None or RINGS.index(ring(wanted)) < RINGS.index(ring(importer))
 
 
 def test_this_project():

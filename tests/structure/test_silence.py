@@ -4,7 +4,8 @@ import ast
 
 import pytest
 from planted import add
-from tree import ROOT, modules, ring
+from sources import modules
+from tree import ROOT, ring
 
 COMMANDS = {"conformance.__main__"}  # outside the app, what may print
 

@@ -4,7 +4,8 @@ import ast
 
 import pytest
 from planted import FIRST, SECOND, add, replace
-from tree import BOOK, CHAPTERS, PARTS, ROOT, defined, imports, literal_all, modules, ring
+from sources import imports, literal_all, modules
+from tree import BOOK, CHAPTERS, PARTS, ROOT, defined, ring
 
 
 def check_names(root):

@@ -1,33 +1,15 @@
 """No underscore name crosses a file."""
 
-import ast
-import re
-
 import pytest
 from planted import add
-from tree import ROOT, modules
+from sources import crossing, modules
+from tree import ROOT
 
 
 def check_underscores(root):
     """No underscore name crosses a file: neither by an import nor as a module's attribute."""
-    complaints, sources = [], modules(root)
-    for name, source in sources.items():
-        tree, inside = ast.parse(source), set()
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("qcp_ref"):
-                for alias in node.names:
-                    place = f"{node.module}.{alias.name}".removeprefix("qcp_ref.")
-                    if place in sources:
-                        inside.add(alias.asname or alias.name)
-                    elif re.match(r"_(?!_)", alias.name):
-                        complaints.append(f"{name}: {alias.name} of {node.module} is its own")
-        complaints += [
-            f"{name}: {node.attr} of {node.value.id} is its own"
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
-            if node.value.id in inside and re.match(r"_(?!_)", node.attr)
-        ]
-    return complaints
+    found = crossing(modules(root))
+    return [f"{module}: {name} of {owner} is its own" for module, name, owner in found]
 
 
 def test_this_project():
