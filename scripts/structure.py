@@ -1,13 +1,14 @@
 """Measure the shape of a checkout of this project, or of several ones side by side.
 
-    python scripts/structure.py [CHECKOUT ...] [--static] [--tests] [--out FILE]
+    python scripts/structure.py [CHECKOUT ...] [--static] [--tests] [--changelog] [--out FILE]
 
 A checkout is a folder, this one if none is given; ``git worktree add FOLDER COMMIT`` makes one of
 an earlier state. Read off the sources: the parts with their files, lines of code and public names,
 folders of modules, imports, circles of imports, underscore names that cross files, and how deep
 calls go. Run, unless ``--static`` is given: how often arguments are checked, and the seconds of an
 import and of the demo; with ``--tests`` also those of the test command of the README. The numbers
-are printed as a table and written to a JSON file.
+are printed as a table and written to a JSON file; ``--changelog`` puts those of the parts, of the
+first checkout and of the last one, into the table of CHANGELOG.md that says why the parts grew.
 
 Calls are followed where a name says what is called: functions and classes, methods of ``self`` and
 of a class that is named. What a method of some other object does is not followed. Functions that
@@ -36,6 +37,7 @@ sys.path.insert(0, str(ROOT / "docs" / "_ext"))
 import parts  # noqa: E402 - it reads sources for the site, too
 from sources import FUNCTIONS, code_lines, crossing, imports, modules, target  # noqa: E402
 
+CHANGELOG = ROOT / "CHANGELOG.md"
 OUT = ROOT / "benchmarks" / "results" / "structure.json"
 ENTRY, STEP = "compress_conv", "admm"  # whose calls are followed
 ROUNDS = 7  # imports that are timed
@@ -49,6 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("checkouts", nargs="*", type=Path, default=[ROOT], metavar="CHECKOUT")
     parser.add_argument("--static", action="store_true", help="run nothing, only read")
     parser.add_argument("--tests", action="store_true", help="time the tests as well: minutes")
+    parser.add_argument("--changelog", action="store_true", help="refresh its table of the parts")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args(arguments)
     measured = {}
@@ -61,6 +64,10 @@ def main(arguments: list[str] | None = None) -> int:
     command = " ".join(["python scripts/structure.py", *measured, *flags])
     result = {"command": command, "machine": machine(), "checkouts": measured}
     options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if options.changelog:
+        first, *_, last = measured.values()
+        text = CHANGELOG.read_text(encoding="utf-8")
+        CHANGELOG.write_text(refreshed(text, first, last), encoding="utf-8")
     print(table(measured))
     return 0
 
@@ -388,6 +395,19 @@ def table(measured: dict[str, Any]) -> str:
     lines += [(name, *(column.get(name, "") for column in columns.values())) for name in names]
     width = max(map(len, names)) + 2
     return "\n".join(f.ljust(width) + "".join(c.rjust(14) for c in rest) for f, *rest in lines)
+
+
+def refreshed(text: str, first: dict[str, Any], last: dict[str, Any]) -> str:
+    """Return the changelog with other numbers in the rows of the parts."""
+    was, now = ({**row["parts"], "the book": row["the book"]} for row in (first, last))
+    for name in was:
+        cells = [f"{was[name][key]} to {now[name][key]}" for key in ("lines", "names")]
+        numbers = r"\d+ to \d+"
+        row = rf"^\| {re.escape(name)} \| {numbers} \| {numbers} \|"
+        text, count = re.subn(row, f"| {name} | {' | '.join(cells)} |", text, flags=re.MULTILINE)
+        if count != 1:
+            raise SystemExit(f"CHANGELOG.md: expected one row of {name}, got {count}")
+    return text
 
 
 if __name__ == "__main__":

@@ -103,6 +103,17 @@ def test_the_table_has_a_line_for_each_number(measured):
     assert lines["calls below compress_conv: depth"] == "5"
 
 
+def test_the_table_of_the_changelog_is_refreshed(structure):
+    rows = {"tensors": {"lines": 3, "names": 2}, "the book": {"lines": 10, "names": 4}}
+    first = {"parts": {"tensors": rows["tensors"]}, "the book": rows["the book"]}
+    last = {"parts": {"tensors": rows["the book"]}, "the book": rows["the book"]}
+    text = "| tensors | 1 to 1 | 1 to 1 | SVD |\n| the book | 0 to 0 | 0 to 0 | x |\n"
+    right = "| tensors | 3 to 10 | 2 to 4 | SVD |\n| the book | 10 to 10 | 4 to 4 | x |\n"
+    assert structure.refreshed(text, first, last) == right
+    with pytest.raises(SystemExit, match="one row of the book, got 0"):
+        structure.refreshed(text.replace("the book", "all"), first, last)
+
+
 def test_the_changelog_says_of_each_part_what_was_measured():
     first, last = RESULTS["checkouts"].values()
     text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
