@@ -50,6 +50,7 @@ release = metadata.version("qcp-ref")
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
+    "sphinx.ext.githubpages",  # the file that keeps folders with an underscore
     "sphinx.ext.intersphinx",
     "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
