@@ -8,7 +8,7 @@ folders of modules, imports, circles of imports, underscore names that cross fil
 calls go. Run, unless ``--static`` is given: how often arguments are checked, and the seconds of an
 import and of the demo; with ``--tests`` also those of the test command of the README. The numbers
 are printed as a table and written to a JSON file; ``--changelog`` puts those of the parts, of the
-first checkout and of the last one, into the table of CHANGELOG.md that says why the parts grew.
+first checkout and of the last one, into the list of CHANGELOG.md that says why the parts grew.
 
 Calls are followed where a name says what is called: functions and classes, methods of ``self`` and
 of a class that is named. What a method of some other object does is not followed. Functions that
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("checkouts", nargs="*", type=Path, default=[ROOT], metavar="CHECKOUT")
     parser.add_argument("--static", action="store_true", help="run nothing, only read")
     parser.add_argument("--tests", action="store_true", help="time the tests as well: minutes")
-    parser.add_argument("--changelog", action="store_true", help="refresh its table of the parts")
+    parser.add_argument("--changelog", action="store_true", help="refresh its list of the parts")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args(arguments)
     measured = {}
@@ -398,15 +398,14 @@ def table(measured: dict[str, Any]) -> str:
 
 
 def refreshed(text: str, first: dict[str, Any], last: dict[str, Any]) -> str:
-    """Return the changelog with other numbers in the rows of the parts."""
+    """Return the changelog with other numbers in the list of the parts."""
     was, now = ({**row["parts"], "the book": row["the book"]} for row in (first, last))
     for name in was:
-        cells = [f"{was[name][key]} to {now[name][key]}" for key in ("lines", "names")]
-        numbers = r"\d+ to \d+"
-        row = rf"^\| {re.escape(name)} \| {numbers} \| {numbers} \|"
-        text, count = re.subn(row, f"| {name} | {' | '.join(cells)} |", text, flags=re.MULTILINE)
+        cells = [f"{was[name][key]} to {now[name][key]} {key}" for key in ("lines", "names")]
+        row = rf"^- \*\*{re.escape(name)}\*\*, \d+ to \d+ lines, \d+ to \d+ names:"
+        text, count = re.subn(row, f"- **{name}**, {', '.join(cells)}:", text, flags=re.MULTILINE)
         if count != 1:
-            raise SystemExit(f"CHANGELOG.md: expected one row of {name}, got {count}")
+            raise SystemExit(f"CHANGELOG.md: expected one line of {name}, got {count}")
     return text
 
 

@@ -103,22 +103,25 @@ def test_the_table_has_a_line_for_each_number(measured):
     assert lines["calls below compress_conv: depth"] == "5"
 
 
-def test_the_table_of_the_changelog_is_refreshed(structure):
+def test_the_list_of_the_changelog_is_refreshed(structure):
     rows = {"tensors": {"lines": 3, "names": 2}, "the book": {"lines": 10, "names": 4}}
     first = {"parts": {"tensors": rows["tensors"]}, "the book": rows["the book"]}
     last = {"parts": {"tensors": rows["the book"]}, "the book": rows["the book"]}
-    text = "| tensors | 1 to 1 | 1 to 1 | SVD |\n| the book | 0 to 0 | 0 to 0 | x |\n"
-    right = "| tensors | 3 to 10 | 2 to 4 | SVD |\n| the book | 10 to 10 | 4 to 4 | x |\n"
+    text = "- **tensors**, 1 to 1 lines, 1 to 1 names: SVD.\n"
+    text += "- **the book**, 0 to 0 lines, 0 to 0 names: more.\n"
+    right = "- **tensors**, 3 to 10 lines, 2 to 4 names: SVD.\n"
+    right += "- **the book**, 10 to 10 lines, 4 to 4 names: more.\n"
     assert structure.refreshed(text, first, last) == right
-    with pytest.raises(SystemExit, match="one row of the book, got 0"):
+    with pytest.raises(SystemExit, match="one line of the book, got 0"):
         structure.refreshed(text.replace("the book", "all"), first, last)
 
 
 def test_the_changelog_says_of_each_part_what_was_measured():
     first, last = RESULTS["checkouts"].values()
     text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| (\S.*?) \| (\d+) to (\d+) \| (\d+) to (\d+) \| \w", text, re.MULTILINE)
-    said = {name.strip("`"): [int(n) for n in numbers] for name, *numbers in rows}
+    line = r"^- \*\*(.*)\*\*, (\d+) to (\d+) lines, (\d+) to (\d+) names: \w"
+    found = re.findall(line, text, re.MULTILINE)
+    said = {name: [int(n) for n in numbers] for name, *numbers in found}
     parts = [*first["parts"], "the book"]
     was, now = (row["parts"] | {"the book": row["the book"]} for row in (first, last))
     assert said == {
