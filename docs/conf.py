@@ -16,7 +16,6 @@ import sys
 import zlib
 from importlib import metadata
 from pathlib import Path
-from statistics import fmean, median
 from types import SimpleNamespace
 
 import nbsphinx
@@ -30,6 +29,7 @@ sys.path.insert(0, str(HERE / "_ext"))
 import code_map  # noqa: E402 - what stands in docs/_ext builds pages
 import figures  # noqa: E402
 import laws  # noqa: E402
+import measured  # noqa: E402
 import parts  # noqa: E402
 import speed  # noqa: E402
 
@@ -242,7 +242,7 @@ def describe_parts(app):
     for name in ("bounds", *parts.ORDER[1:], "loops", "conformance"):
         write(GENERATED / f"part-{name}.rst", f"{parts.sentence(ROOT, name)}\n".encode())
     rows = parts.table(parts.read(ROOT))
-    write(GENERATED / "sizes.rst", f"{grid(rows)}\n".encode())
+    write(GENERATED / "sizes.rst", f"{measured.grid(rows)}\n".encode())
     for first, *rest in rows:
         logger.info("%s%s", first.ljust(14), "".join(cell.rjust(8) for cell in rest))
 
@@ -257,110 +257,20 @@ def results(name):
     return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text("utf-8"))
 
 
-def describe_quality(app):
-    """Write the measured tables of the search page from benchmarks/results/quality.json."""
-    measured = results("quality")
-    layer, machine = measured["layer"], measured["machine"]
-
-    def spread(errors):
-        return f"{median(errors):.4f}", f"{min(errors):.4f} to {max(errors):.4f}"
-
-    def row(first, run):
-        means = [fmean(column) for column in zip(*run["errors"].values(), strict=True)]
-        own = run["errors"][layer]
-        return [first, *spread(means), spread(own)[0], f"{median(run['seconds']):.1f}"]
-
-    header = ["", "mean of the layers", "range", f"``{layer}``", "seconds"]
-    floats, dense = measured["float"], measured["dense"]
-    rows = [
-        header,
-        ["float, least squares", f"{fmean(floats.values()):.4f}", "", f"{floats[layer]:.4f}", ""],
-    ]
-    rows += [row(f"{run['bits']} bits, {run['method']}", run) for run in measured["runs"]]
-    for name in dense[layer]:
-        average = fmean(errors[name] for errors in dense.values())
-        rows.append([f"dense, {name}", f"{average:.4f}", "", f"{dense[layer][name]:.4f}", ""])
-    sweeps = [["sweeps", *header[1:]]]
-    sweeps += [row(f"{run['sweeps']}", run) for run in measured["curve"]]
-    sizes = [["bits", "rank", "sweeps", "bits in all", "error", "range"]]
-    sizes += [
-        [f"{run[key]}" for key in ("bits", "rank", "sweeps", "total_bits")]
-        + [*spread(run["errors"])]
-        for run in measured["equal_size"]
-    ]
-    origin = measured["weights"]["file"]
-    if "sha256" in measured["weights"]:
-        origin = f"``{origin}`` (SHA-256 {measured['weights']['sha256'][:12]}...)"
-    facts = ", ".join(f"{name} {value}" for name, value in machine.items())
-    text = f"""
-Measured on the {len(floats)} kernels of {origin}, rate {measured["rate"]}, by
-``{measured["command"]}`` ({facts}): relative Frobenius errors, medians over seeds; seconds are
-those of all layers together on two processes. Dense quantizers of 2 bits take as much room as
-4 bits at rate 2 :eq:`cost-equal`.
-
-{grid(rows)}
-
-Method 'best' with more and more sweeps of noise:
-
-{grid(sweeps)}
-
-Fewer bits and more components: ``{layer}`` at one size, scales included:
-
-{grid(sizes)}
-"""
-    write(GENERATED / "quality.rst", text.encode())
-
-
-REPRODUCTION = {  # names of benchmarks/reproduction.py
-    "rounded": "least squares, rounded",
-    "default": "``method='authors'`` as it is here",
-    "trials": "... with their 200 trial scales",
-    "limits": "... with their limits of sweeps and steps",
-    "start": "... from their start",
-    "all": "... with all three",
-    "last": "... all three, error of the last sweep",
-    "sweep": "... with ``refit='sweep'``",
-    "frozen": "... with ``refit='frozen'``",
-    "best": "``method='best'``",
-}
-
-
-def describe_reproduction(app):
-    """Write the measured tables of the page on reproduction."""
-    measured = results("reproduction")
-    rows = [["", *(f"``{name}``" for name in measured["runs"])]]
-    for key, says in REPRODUCTION.items():
-        runs = [errors[key] for errors in measured["runs"].values()]
-        rows.append([says, *(f"{median(e):.4f} ({min(e):.4f} to {max(e):.4f})" for e in runs)])
-    scales = [["bits", "largest excess", "median"]]
-    scales += [
-        [bits, f"{100 * max(found):.2f} %", f"{100 * median(found):.2f} %"]
-        for bits, found in measured["scales"].items()
-    ]
-    facts = ", ".join(f"{name} {value}" for name, value in measured["machine"].items())
-    origin = f"By ``{measured['command']}`` ({facts})."
-    write(GENERATED / "reproduction.rst", f"{grid(rows)}\n\n{origin}\n".encode())
-    write(GENERATED / "scales.rst", grid(scales).encode())
+def describe_measured(app):
+    """Write the tables of the pages on search, reproduction and speed."""
+    write(GENERATED / "quality.rst", measured.quality(results("quality")).encode())
+    runs, scales = measured.reproduction(results("reproduction"))
+    write(GENERATED / "reproduction.rst", runs.encode())
+    write(GENERATED / "scales.rst", scales.encode())
+    write(GENERATED / "speed.rst", speed.pages(results("speed"), measured.grid).encode())
+    picture = ROOT / "benchmarks" / "results" / "speed.png"
+    write(GENERATED / "speed.png", picture.read_bytes())
 
 
 def draw_figures(app):
     """Draw the figures of the theory pages."""
     figures.write(GENERATED / "figures")
-
-
-def describe_speed(app):
-    """Write the tables of the page on speed from benchmarks/results/speed.json."""
-    write(GENERATED / "speed.rst", speed.pages(results("speed"), grid).encode())
-    picture = ROOT / "benchmarks" / "results" / "speed.png"
-    write(GENERATED / "speed.png", picture.read_bytes())
-
-
-def grid(rows):
-    """Write a table."""
-    lines = [".. list-table::", "   :header-rows: 1", ""]
-    for row in rows:
-        lines += [f"   {'*' if n == 0 else ' '} - {cell}" for n, cell in enumerate(row)]
-    return "\n".join(lines)
 
 
 def copy_mathjax(app, exception):
@@ -386,13 +296,11 @@ def setup(app):
     app.connect("builder-inited", copy_notebooks)  # before Sphinx looks for documents
     app.connect("builder-inited", convert_markdown)
     app.connect("builder-inited", describe_kit)
-    app.connect("builder-inited", describe_quality)
-    app.connect("builder-inited", describe_speed)
+    app.connect("builder-inited", describe_measured)
     app.connect("builder-inited", map_code)
     app.connect("builder-inited", list_laws)
     app.connect("builder-inited", describe_parts)
     app.connect("builder-inited", show_help)
-    app.connect("builder-inited", describe_reproduction)
     app.connect("builder-inited", draw_figures)
     app.connect("source-read", list_names)
     app.connect("autodoc-skip-member", skip_field_numbers)
