@@ -7,8 +7,10 @@ not. :func:`suite` puts the same cases into a test suite of one's own.
 """
 
 from qcp_ref.conformance.adapter import Adapter, Unsupported
-from qcp_ref.conformance.judge import Judgement, judge
-from qcp_ref.conformance.plugin import suite
-from qcp_ref.conformance.runner import Report, Result, run
+from qcp_ref.conformance.judging.judge import judge
+from qcp_ref.conformance.judging.verdict import Judgement
+from qcp_ref.conformance.running.pytest_suite import suite
+from qcp_ref.conformance.running.report import Report, Result
+from qcp_ref.conformance.running.session import run
 
 __all__ = ["Adapter", "Judgement", "Report", "Result", "Unsupported", "judge", "run", "suite"]

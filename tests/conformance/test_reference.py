@@ -14,11 +14,11 @@ from support import caught
 from qcp_ref import IntegerCP
 from qcp_ref.conformance import Adapter, Unsupported, judge
 from qcp_ref.conformance.adapter import execute
-from qcp_ref.conformance.cases import make
+from qcp_ref.conformance.cases.make import make
+from qcp_ref.conformance.cases.vectors import load
 from qcp_ref.conformance.dyadic import SplitMix64, nest
 from qcp_ref.conformance.reference import _grid, numba_adapter, numpy_adapter, numpy_adapter_f32
 from qcp_ref.conformance.spec import OPS
-from qcp_ref.conformance.vectors import load
 
 THIS = sys.modules[__name__]
 EVERY = load()

@@ -4,7 +4,7 @@ import ast
 
 import pytest
 from planted import FIRST, SECOND, add, replace
-from tree import BOOK, CHAPTERS, PARTS, ROOT, defined, imports, literal_all, modules, ring
+from tree import BOOK, CHAPTERS, PARTS, ROOMS, ROOT, defined, imports, literal_all, modules, ring
 
 
 def check_names(root):
@@ -16,7 +16,7 @@ def check_names(root):
         names = literal_all(tree)
         if name == "minimal":
             continue  # a page to be read whole
-        if name in PARTS:
+        if name in {*PARTS, *ROOMS}:
             if len(tree.body) > 1:
                 complaints.append(f"{name}: a part's __init__ holds a docstring, got more")
             continue
