@@ -21,7 +21,7 @@ from qcp_ref.conformance.dyadic import SplitMix64, canonical, decode, encode, fr
 from qcp_ref.conformance.judging import certificates as certs
 from qcp_ref.conformance.judging.certificates import CERTIFICATES
 from qcp_ref.conformance.judging.judge import judge
-from qcp_ref.conformance.reference import numba_adapter, numpy_adapter
+from qcp_ref.conformance.reference import numpy_adapter
 from qcp_ref.conformance.spec import CAPABILITIES, OPS
 
 THIS = sys.modules[__name__]
@@ -212,14 +212,13 @@ def test_other_orders_are_right(op, run, arith):
         assert found.outcome == "pass", (case, found)
 
 
-@pytest.mark.parametrize("adapter", [numpy_adapter, numba_adapter], ids=lambda one: one.name)
 @pytest.mark.parametrize("op", OWN)
-def test_our_own_adapters_on_drawn_cases(adapter, op):
+def test_the_book_on_drawn_cases(op):
     for seed in range(40):
         case = draw(op, SplitMix64(seed))
-        answer = execute(adapter, case)
+        answer = execute(numpy_adapter, case)
         if answer.get("unsupported") != "bits":  # no such grid
-            found = judge(case, answer["out"], adapter.hello())
+            found = judge(case, answer["out"], numpy_adapter.hello())
             assert found.outcome == "pass", (case, found)
 
 
