@@ -108,7 +108,8 @@ def _parts(given: Given) -> Iterator[dict[str, Any]]:
 
 
 def _sum(op: str, given: Given, options: Given, *, exact: bool = True) -> Expectation:
-    """Expect a sum of products, exactly where :eq:`conformance-exact` says so."""
+    """Expect a sum of products, exactly where all its partial sums fit float32."""
+    # sum |x_k| |y_k| <= 2^24 2^e: every order of summation is exact  :eq:`conformance-exact`
     whole, exponents, sizes = _parts(given)
     operands = _operands(op, exponents, options)
     (terms, steps), unit = _counts(op, given, options), sum(operands)
@@ -422,8 +423,9 @@ def outcomes(
 
 
 def band(inputs: Given, options: Given) -> dict[str, Expectation]:
-    """Expect the codes of ``quantize``, or what rounding makes of them, :eq:`conformance-ties`."""
-    # Scale, quotient or product with a reciprocal, and the sum if the zero point comes first.
+    """Expect the codes of ``quantize``, or what rounding makes of them near ties."""
+    # round(q - b) + z to round(q + b) + z, b = gamma_3 (|q| + |z|)  :eq:`conformance-ties`
+    # Three roundings: scale, quotient or product with a reciprocal, and the sum if the zero point comes first.
     shape, (lowest, highest), allowed = loops.shape_of(inputs["x"]), _ends(options), []
     for index in loops.indices(shape):
         x, s, z = (loops.spread(inputs[name], index) for name in ("x", "scale", "zero_point"))

@@ -52,7 +52,7 @@ def _kernel(a: SimpleNamespace) -> dict[str, Any]:
     return {name: np.resize(filters, (len(filters), entries)).T}
 
 
-# What code does that does not look, where NumPy does not do it by itself.
+# What code does without the check, where NumPy does not do it by itself.
 _INSTEAD: dict[str, Mapping[str, Any]] = {
     "one": {"all": _fitted},
     "size": {"all": _fitted},

@@ -1,14 +1,14 @@
 """Which wrong implementations does the suite have to catch?
 
-A catalogue of what others really got wrong, or easily could. A fault is an operation of
-``qcp_ref.conformance.faults.plain`` with an argument, a hook or the result changed. A suite that kills
-every fault has been shown to look at each of these places. The list itself is data/faults.json, one
-line per fault: identifier, operations, what is wrong, where it was seen, and the name of the change
-that makes it, for which see :data:`CHANGES`.
+A catalogue of what others really got wrong, or easily could: mutants. Each is an operation of
+``qcp_ref.conformance.faults.plain`` with an argument, a hook or the result changed. A suite that
+kills every mutant has been shown to look at each of these places. The list is data/faults.json, one
+line per mutant: identifier, operations, what is wrong, where it was seen, and the name of the
+change that makes it, for which see :data:`CHANGES`.
 
 The letter of an identifier says what is wrong: Q rounding to codes, R ranges, I integer layers, F
-layers, M and G tensor algebra, P precision, V rows of codes, X conduct. A mistake that can be made in several
-operations has one number, and a letter at the end for each of them.
+layers, M and G tensor algebra, P precision, V rows of codes, X conduct. A mistake that can be made
+in several operations has one number, and a letter at the end for each of them.
 """
 
 import json
@@ -89,7 +89,7 @@ def vary(op: str, **changes: Any) -> Callable[..., Any]:
             elif key != "result" and key not in _NAMES:
                 given[key.removesuffix("_")] = change(a) if key.endswith("_") else change
         changed = [given.pop(name) for name in spec.arrays]
-        # Who does not look does not hear a warning either.
+        # A careless implementation does not report warnings either.
         with np.errstate(all="ignore" if careless else None):
             y = raw(*changed, **given)
         return changes["result"](y, a) if "result" in changes else y
@@ -407,7 +407,7 @@ def lettered(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, Mapp
 def _catalogue() -> Iterator[Fault]:
     rows = json.loads(_FILE.read_text(encoding="utf-8"))["faults"]
     for name, op, row in lettered(rows):
-        # A fault that remembers has a memory of its own.
+        # Each mutant that keeps an old result has its own memory for it.
         change = {"result": _stale()} if row["change"] == "stale" else CHANGES[row["change"]]
         arith = "f32" if row["id"][0] == "P" else "f64"
         yield Fault(name, op, row["title"], vary(op, **change), row["seen"], arith)

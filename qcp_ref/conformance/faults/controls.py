@@ -1,9 +1,9 @@
 """Which correct implementations must the suite never accuse?
 
-The other half of ``qcp_ref.conformance.faults.catalogue``: sums in other orders and precisions, other
-arrangements of the same layer, fast convolutions in their declared class, and everything that the
-definitions leave open, declared as such. Tests draw many thousands of cases; one accusation is an
-error of the suite.
+The counterpart of ``qcp_ref.conformance.faults.catalogue``: sums in other orders and precisions,
+other arrangements of the same layer, fast convolutions in their declared class, and everything that
+the definitions leave open, declared as such. Tests draw many thousands of cases; one accusation is
+an error of the suite.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -114,7 +114,9 @@ _A = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])
 
 
 def winograd_class(channels: int) -> float:
-    """Return what Winograd's algorithm may declare, :eq:`conformance-winograd`."""
+    """Return what Winograd's algorithm may declare."""
+    # (J + 19) / (1 - (J + 19) u) || |G| ||^2 || |B| ||^2  :eq:`conformance-winograd`
+    # with 1.01 for 1 / (1 - (J + 19) u)
     size = np.prod([np.linalg.norm(np.abs(M), 2) ** 2 for M in (_B, _G)])
     return float(1.01 * (channels + 19) * size)
 

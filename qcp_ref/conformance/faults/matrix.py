@@ -1,10 +1,11 @@
 """Which case kills which fault? The strength of the suite, measured.
 
-Every catalogued fault is run through all cases of its operation in this process. The gates: each
-fault is killed by two cases, so that one expected failure opens no hole; each two faults of an
-operation are told apart by some case, so that a failure can be named; no correct variant is
-accused; and what kills nothing says so. What was found is stored with the vectors: the report of
-every run says how many faults the cases that passed would have killed.
+Every mutant of the catalogue is run through all cases of its operation in this process. The gates:
+each mutant is killed by two cases, so that it is still found if one of them is expected to fail;
+any two mutants of an operation are told apart by some case, so that a failure can be named; no
+correct variant is accused; and a case that kills nothing carries a flag that says so. What was found
+is stored with the vectors: the report of every run says how many mutants the cases that passed
+would have killed.
 
 Checked by tests/conformance/faults/test_matrix.py.
 """

@@ -1,10 +1,11 @@
 """What does each operation compute? Once more, plainly, with hooks where implementations differ.
 
 These functions take the arguments of ``qcp_ref.conformance.spec.OPS`` and share no code with
-the book, so that neither the wrong implementations (``qcp_ref.conformance.faults.catalogue``) nor the
-right ones (``qcp_ref.conformance.faults.controls``) that are made of them share a mistake with it.
-Without hooks they are right, which tests/conformance/faults/test_catalogue.py checks. Every sum is taken over
-the last axis of an array of its terms, by the hook ``add``. They work in the type of their arrays.
+the book, so that neither the mutants (``qcp_ref.conformance.faults.catalogue``) nor the right
+variants (``qcp_ref.conformance.faults.controls``) that are made of them share a mistake with it.
+Without hooks they are right, which tests/conformance/faults/test_catalogue.py checks. Every sum is
+taken over the last axis of an array of its terms, by the hook ``add``. They work in the type of
+their arrays.
 Input that has no meaning is refused before, by ``qcp_ref.conformance.faults.offences``.
 """
 
@@ -186,7 +187,7 @@ def _cp_conv2d(
     x: Any, a_out: Any, a_in: Any, a_kernel: Any, bias: Any, *, inner_bias: Any = None,
     first: Any = None, add: Any = total, read: Any = lambda z: z, **options: Any,
 ) -> Any:  # fmt: skip
-    """Spell out the three stages; ``first`` holds what the first of them has of its own."""
+    """Run the three stages; ``first`` holds the options that only the first of them has."""
     one = {"stride": (1, 1)} | (first or {})
     z = read(_pointwise(x, a_in.T, None, add=add, **one))
     z = read(with_bias(_depthwise(z, a_kernel, add=add, **options), inner_bias))

@@ -1,8 +1,8 @@
 """Which wrong solvers does the suite have to catch, and which right ones must it never accuse?
 
-Like ``qcp_ref.conformance.faults.catalogue``: each operation is written once more, plainly, and a fault is
-that with one thing changed. The letter of an identifier says what is wrong: S scales, A least
-squares, D ADMM, E error-preserving correction.
+As in ``qcp_ref.conformance.faults.plain`` and ``catalogue``: each operation is written once more,
+plainly, and a mutant is that with one thing changed. The letter of an identifier says what is
+wrong: S scales, A least squares, D ADMM, E error-preserving correction.
 
 Checked by tests/conformance/faults/test_faults_solvers.py.
 """
@@ -160,7 +160,7 @@ def _epc_update(X: Any, factors: Any, delta: Any, *, mode: int, fault: str = "")
 
 
 def _cp_als(X: Any, *, rank: int, seed: int) -> Any:
-    """Find nothing: the zero tensor is as good as a run has to be."""
+    """Return the zero tensor, which is as good as the certificate of a run asks for."""
     del seed
     return [np.zeros((side, max(rank, 0)), X.dtype) for side in X.shape], np.ones((), X.dtype)
 

@@ -4,8 +4,8 @@ By a certificate: a property that every right answer has and that can be compute
 itself. A factor is a minimiser if the gradient there is of the size of rounding errors
 :eq:`conformance-gradient`, a scale is right if its squared error is the least there is
 :eq:`conformance-scale`. Everything here is computed in exact rational numbers; only the thresholds
-know of roundings, namely of those of the declared arithmetic; the theory page of the kit proves
-them, and says where room was added to what is proven.
+depend on roundings, those of the declared arithmetic; the theory page of the kit proves them, and
+says where room was added to what is proven.
 
 A step is judged on the implementation's own earlier results: the projection of an ADMM step starts
 from the ``T`` that was returned, the second update of a sweep from the first factor that was
@@ -109,13 +109,15 @@ def _arithmetic(info: Info) -> Arithmetic:
 
 
 def _growth(n: int, info: Info) -> Fraction:
-    """Bound the relative error of ``n`` roundings :eq:`bounds-gamma` in the declared arithmetic."""
+    """Bound the relative error of ``n`` roundings in the declared arithmetic."""
     inputs, u, *_ = _arithmetic(info)
+    # gamma_n = n u / (1 - n u)  :eq:`bounds-gamma`; inputs of a shorter type are rounded before
     return (1 + inputs) ** _READS * (1 + n * u / (1 - n * u)) - 1
 
 
 def _solving(rank: int, info: Info) -> Fraction:
-    """Bound the backward error of a solve, :eq:`conformance-solve`."""
+    """Bound the relative backward error of a solve."""
+    # s = 10 R gamma_{3R+1} / (1 - R gamma_{R+1})  :eq:`conformance-solve`
     proven = rank * _growth(3 * rank + 1, info) / (1 - rank * _growth(rank + 1, info))
     return _ROOM * proven
 
@@ -149,24 +151,27 @@ def _plus_diagonal(G: Matrix, diagonal: Sequence[Fraction]) -> Matrix:
 
 
 def _scale(case: Case, out: Any, info: Info) -> Judgement:
-    """Check the squared error at the scale against the least one, :eq:`conformance-scale`."""
+    """Check the squared error at the scale against the least one."""
     entries = flat_numbers(_given(case)["x"])
     low, high = case["options"]["qmin"], case["options"]["qmax"]
     scale = _result("scale", out["scale"], (), [_arithmetic(info).real])
     _refuse(scale <= 0, "wrong-value", f"scale: expected a number above 0, got {float(scale)}")
     left = _square([x - scale * min(max(round(x / scale), low), high) for x in entries])
+    # J(s) - J* <= 19 gamma_{m+5} ||x||^2  :eq:`conformance-scale`
     bound = 19 * _growth(len(entries) + 5, info) * _square(entries)
     more = left - Fraction(case["out"]["least"])
     return _verdict([_Check("squared error at this scale", more, bound)])
 
 
 def _balance(case: Case, out: Any, info: Info) -> Judgement:
-    """Check :eq:`conformance-balance`: the same tensor, equally long columns."""
+    """Check that the tensor is the same, and that a component's columns are equally long."""
     given = _given(case)
     A, w = given["factors"], given["weights"]
     shapes = [loops.shape_of(one) for one in A]
     factors = _results("factors", out["factors"], shapes, [_arithmetic(info).real])
     growth = _growth(2 * sum(rows + 2 for rows, _ in shapes) + 8 * len(shapes), info)
+    # |X' - X| <= gamma_n sum_r |w_r| prod_m |A_m[:, r]|  :eq:`conformance-balance`
+    # max l^2 - min l^2 <= 3 gamma_n max l^2, for the lengths l of a component's columns
     sizes = loops.reconstruct([_each(abs, one) for one in A], w and [abs(x) for x in w])
     tensors = map(flat_numbers, (loops.reconstruct(factors), loops.reconstruct(A, w), sizes))
     checks = [_Check("tensor", abs(y - v), growth * g) for y, v, g in zip(*tensors, strict=True)]
@@ -188,13 +193,15 @@ def _problem(X: Any, factors: Sequence[Matrix], mode: int) -> tuple[Matrix, Matr
 
 def _normal_growth(factors: Sequence[Matrix], mode: int, info: Info) -> Fraction:
     """Relative size of all errors in forming and solving the normal equations."""
+    # t = (1 + gamma_{P + 2d})^2 (1 + s) - 1  :eq:`conformance-gradient`
     rows = [len(A) for n, A in enumerate(factors) if n != mode]
     forming = 1 + _growth(prod(rows) + 2 * len(rows), info)
     return forming**2 * (1 + _solving(len(factors[0][0]), info)) - 1
 
 
 def _gradient(X: Any, factors: Sequence[Matrix], mode: int, A: Matrix, info: Info) -> _Check:
-    """Check that the gradient vanishes up to rounding, :eq:`conformance-gradient`."""
+    """Check that the gradient vanishes up to rounding."""
+    # ||(M - A K^T) K|| <= t ||K|| (||M|| + ||A|| ||K||)  :eq:`conformance-gradient`
     M, K = _problem(X, factors, mode)
     transposed = [list(column) for column in zip(*K, strict=True)]
     gradient = loops.matmul(_each(sub, M, loops.matmul(A, transposed)), K)
@@ -224,12 +231,14 @@ def _als_sweep(case: Case, out: Any, info: Info) -> Judgement:
 
 
 def _admm_step(case: Case, out: Any, info: Info) -> Judgement:
-    """Check :eq:`conformance-step`: the solve, the projection and the dual, each by itself."""
+    """Check the solve, the projection and the dual, each by itself."""
     given, sign = _given(case), -1 if info["choices"]["dual"] == "minus" else 1
     F, G, H, U, rho = (given[name] for name in ("F", "G", "H", "U", "rho"))
     shape, kinds = loops.shape_of(F), [_arithmetic(info).real]
     T, new, dual = (_result(name, out[name], shape, kinds) for name in "THU")
     U, dual = (_each(lambda x: sign * x, one) for one in (U, dual))
+    # ||B - T S|| <= ((1 + gamma_4) (1 + s) - 1) (|| |B| || + ||T|| ||S||)  :eq:`conformance-step`
+    # with B = F + rho (H + U), S = G + rho I; |U' - (U + H' - T)| <= gamma_2 (|U| + |H'| + |T|)
     S = _plus_diagonal(G, [rho] * len(G))
     residual = _each(lambda f, h, u, ts: f + rho * (h + u) - ts, F, H, U, loops.matmul(T, S))
     parts = _each(lambda f, h, u: abs(f) + rho * (abs(h) + abs(u)), F, H, U)
@@ -257,13 +266,14 @@ def _misplaced(t: Any, u: Any, h: Any, scale: Fraction, case: Case, info: Info) 
 
 
 def _nearest(t: Fraction, u: Fraction, scale: Fraction, info: Info) -> tuple[int, int]:
-    """Return the lowest and the highest code for ``(t - u) / scale``, :eq:`conformance-nearest`."""
+    """Return the lowest and the highest code for ``(t - u) / scale``."""
     inputs, _, unit, _ = _arithmetic(info)
     v, choices, power = t - u, info["choices"], scale.numerator & (scale.numerator - 1) == 0
     odd = v.numerator // (v.numerator & -v.numerator or 1)
     if abs(odd) * unit <= 1 and power and not inputs:  # nothing was rounded before
         return 2 * (loops.rounded(v / scale, choices["rounding"]),)
     unit = max(unit, Fraction(choices["division"] == "float32", 2**24))
+    # |code - v / s| <= 1/2 + 5 u |v| / s + u' (|t| + |u|) / s  :eq:`conformance-nearest`
     band = (5 * unit * abs(v) + inputs * (abs(t) + abs(u))) / scale + Fraction(1, 2)
     return ceil(v / scale - band), floor(v / scale + band)
 
@@ -272,7 +282,7 @@ def _nearest(t: Fraction, u: Fraction, scale: Fraction, info: Info) -> tuple[int
 
 
 def _epc_update(case: Case, out: Any, info: Info) -> Judgement:
-    """Check :eq:`conformance-epc`: the error obeys its bound, and no smaller components do."""
+    """Check that the error obeys its bound, and that no smaller components do."""
     given, mode = _given(case), case["options"]["mode"]
     X, factors = given["X"], given["factors"]
     A = _result("A", out["A"], loops.shape_of(factors[mode]), [_arithmetic(info).real])
@@ -288,6 +298,9 @@ def _epc_update(case: Case, out: Any, info: Info) -> Judgement:
     best = _each(lambda _: Fraction(0), F)
     if tau is not None:
         best = loops.solve(_plus_diagonal(G, [Fraction(tau) * g for g in lengths]), F)
+    # e(A) <= delta^2 + eta, eta = (gamma_n + 8 t) (||X|| + sqrt(R c(A_0)))^2  :eq:`conformance-epc`
+    # c(A) <= (1 + gamma_n) ((1 - theta) c(A_tau) + theta c(A_0))
+    # 1 - theta = sqrt(1 - eta / (delta^2 - e(A_0))); c: squared component norms, A_0: least error
     size = (_norm(X) + _root(len(G) * components(least))) ** 2
     evaluation = _growth(_error_steps(loops.shape_of(X), len(G)), info)
     noise = (evaluation + 8 * _normal_growth(factors, mode, info)) * size
@@ -308,7 +321,8 @@ def _epc_update(case: Case, out: Any, info: Info) -> Judgement:
 
 
 def _refit_scale(case: Case, out: Any, info: Info) -> Judgement:
-    """Check that the error is stationary in the scale up to rounding, :eq:`conformance-refit`."""
+    """Check that the error is stationary in the scale up to rounding."""
+    # |s <V G, V> - <F, V>| <= gamma_n (<|F|, |V|> + |s| <|V| |G|, |V|>)  :eq:`conformance-refit`
     given, scale = _given(case), _result("scale", out["scale"], (), [_arithmetic(info).real])
     parts = [given[name] for name in ("F", "G", "codes")]
     upper, lower = _along(*parts)
@@ -319,13 +333,14 @@ def _refit_scale(case: Case, out: Any, info: Info) -> Judgement:
 
 
 def _along(F: Matrix, G: Matrix, V: Matrix) -> tuple[Fraction, Fraction]:
-    """Return the two numbers whose quotient is :eq:`rows-scale`."""
+    """Return ``<F, V>`` and ``<V G, V>``, whose quotient is the best scale :eq:`rows-scale`."""
     F, G, V = flat_numbers(F), flat_numbers(loops.matmul(V, G)), flat_numbers(V)
     return sum(map(mul, F, V), Fraction(0)), sum(map(mul, G, V), Fraction(0))
 
 
 def _closest_rows(case: Case, out: Any, _: Info) -> Judgement:
-    """Check each row's objective against the least one, :eq:`conformance-closest`: no tolerance."""
+    """Check each row's objective against the least one, exactly."""
+    # v G v^T - 2 f v^T / s <= min over v'  :eq:`conformance-closest`
     given = _given(case)
     V = _result("codes", out["codes"], loops.shape_of(given["F"]), _INTEGERS)
     _refuse_outside(flat_numbers(V), case)
@@ -352,7 +367,9 @@ def _error_steps(shape: Sequence[int], rank: int) -> int:
 
 
 def _run(X: Any, factors: Sequence[Matrix], error: Fraction, info: Info) -> Judgement:
-    """Check that the error is the true one and not above that of zero, :eq:`conformance-run`."""
+    """Check that the error is the true one and not above that of zero."""
+    # |eps^2 ||X||^2 - ||X - Y||^2| <= eta and ||X - Y||^2 <= ||X||^2 + eta  :eq:`conformance-run`
+    # eta = 2 gamma_n sum (|X| + |Y|_abs)^2, |Y|_abs made of absolute values of the factors
     shape, rank = loops.shape_of(X), len(factors[0][0])
     sizes = loops.reconstruct([_each(abs, A) for A in factors])
     size = sum((abs(loops.at(X, i)) + loops.at(sizes, i)) ** 2 for i in loops.indices(shape))

@@ -1,4 +1,4 @@
-"""Runs an implementation through the cases and says what came of it, whatever it does.
+"""Runs an implementation through the cases: asks, judges, and notes the result of each.
 
 Checked by tests/conformance/running/test_session.py.
 """

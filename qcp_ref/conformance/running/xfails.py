@@ -11,7 +11,7 @@ The file is TOML::
     until = 2027-01-01          # optional: afterwards the entry has no effect
 
 The list is strict: an entry that matches no case is an error, and a case that is expected to fail
-and passes is a failure (xpass), so that the file cannot rot.
+and passes is a failure (xpass), so that the file stays true.
 """
 
 import datetime as dt
