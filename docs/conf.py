@@ -180,7 +180,9 @@ def list_names(app, docname, source):
 
 def describe_kit(app):
     """Write what the pages of the conformance kit include, from the kit's own tables."""
-    from qcp_ref.conformance import matrix, spec, vectors
+    from qcp_ref.conformance import spec
+    from qcp_ref.conformance.cases import vectors
+    from qcp_ref.conformance.faults import matrix
 
     levels = "".join(f"{name}\n   {says}\n" for name, says in spec.LEVELS.items())
     header = ("operation", "level", "arguments", "options", "results", "equation")
@@ -203,9 +205,9 @@ def describe_kit(app):
 
 def show_help(app):
     """Write what the commands answer to --help, in the width of the page."""
+    import qcp_ref_pytest
     from qcp_ref.app import cli
     from qcp_ref.conformance import __main__ as kit
-    from qcp_ref.conformance import plugin
 
     def answer(main, *arguments):
         with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):
@@ -222,7 +224,7 @@ def show_help(app):
     parser = argparse.ArgumentParser(prog="pytest", add_help=False)
     options = parser.add_argument_group("options of this package")
     group = SimpleNamespace(addoption=options.add_argument)
-    plugin.pytest_addoption(SimpleNamespace(getgroup=lambda *_: group))
+    qcp_ref_pytest.pytest_addoption(SimpleNamespace(getgroup=lambda *_: group))
     texts["pytest"] = parser.format_help()
     del os.environ["COLUMNS"]
     for name, text in texts.items():

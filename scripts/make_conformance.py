@@ -7,9 +7,9 @@ scripts/make_conformance.py``. A test checks that the stored files are what this
 from pathlib import Path
 
 import qcp_ref.conformance
+from qcp_ref.conformance.cases.vectors import write
 from qcp_ref.conformance.dyadic import canonical
-from qcp_ref.conformance.matrix import gates, matrix, smoke
-from qcp_ref.conformance.vectors import write
+from qcp_ref.conformance.faults.matrix import gates, matrix, smoke
 
 FOLDER = Path(qcp_ref.conformance.__file__).parent / "data" / "v0"
 

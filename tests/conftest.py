@@ -41,7 +41,7 @@ def rng(request):
 @pytest.fixture(scope="session")
 def found():
     """Run all faults and correct variants through all cases, once: it takes many seconds."""
-    from qcp_ref.conformance.matrix import matrix
+    from qcp_ref.conformance.faults.matrix import matrix
 
     return matrix()
 

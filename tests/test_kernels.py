@@ -12,39 +12,22 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from support import (
-    arrays,
-    assert_same,
     assert_within,
     caught,
     exact,
-    floats,
     seeds,
     sides,
-    tensors_with_factors,
 )
 
-import qcp_ref
-from qcp_ref import CP, Grid, _kernels, gamma, loops, project, rounding_bound
+from qcp_ref import Grid, _kernels, loops, project
 from qcp_ref._kernels import (
     Kernel,
-    als_update,
-    balance,
     cell_at,
-    conv,
-    dequantize,
     descend,
-    epc_update,
     gain_bound,
     gather,
-    gram,
     moments,
-    mttkrp,
     near_best,
-    nearest,
-    quantize,
-    reconstruct,
-    requantize,
-    requantize_fixed,
     scan,
     sphere,
     tails,
@@ -623,7 +606,7 @@ def test_where_codes_change_often_few_cells_are_looked_at(rng, monkeypatch):
     assert counts["scan"] > 2 * 10 * counts["cell_at"] > 0
 
 
-# --- the third form of the operations -------------------------------------------------------------
+# --- rows -----------------------------------------------------------------------------------------
 
 
 def bits_equal(kernel, *args):
@@ -635,228 +618,6 @@ def bits_equal(kernel, *args):
     assert all(np.array_equal(a, b) for a, b in parts)
     return compiled
 
-
-def stacked(factors):
-    return np.vstack(factors), np.array([len(A) for A in factors])
-
-
-def codes_and_parts(draw, grid, size):
-    """Numbers near the grid, many of them on ties, with a scale and a zero point for each."""
-    rng = np.random.default_rng(draw(seeds))
-    scale = rng.choice([0.5, 1.0, 3.0, 0.1], size)
-    zero = rng.integers(grid.qmin, grid.qmax + 1, size) + 0.0
-    steps = rng.integers(2 * grid.qmin - 3, 2 * grid.qmax + 4, size) / 2
-    return steps * scale, scale, zero
-
-
-UNIFORM = [Grid(2), Grid(4, narrow=True), Grid(8), Grid(8, signed=False), Grid(16)]
-
-
-@given(st.data(), st.sampled_from(UNIFORM), st.integers(1, 20))
-def test_codes_equal_those_of_loops_and_of_the_book(data, grid, size):
-    x, scale, zero = codes_and_parts(data.draw, grid, size)
-    found = bits_equal(quantize, x, scale, zero, grid.qmin, grid.qmax)
-    truth = loops.quantize(exact(x / scale), spec(grid), 1, [int(z) for z in zero])
-    assert found.tolist() == truth
-    assert np.array_equal(found, qcp_ref.quantize(x, grid, scale, zero))
-    values = bits_equal(dequantize, found, scale, zero)
-    assert np.array_equal(values, qcp_ref.dequantize(found, scale, zero))
-    assert_within(
-        values, loops.dequantize(truth, exact(scale), exact(zero)), gamma(1) * abs(values)
-    )
-
-
-KINDS = [
-    Grid(1, kind="binary"),
-    Grid(2, kind="ternary"),
-    Grid(3, kind="log2"),
-    Grid(5, kind="log2"),
-]
-
-
-@given(st.data(), st.sampled_from(KINDS), st.integers(1, 20))
-def test_the_nearest_level_equals_the_projection_of_the_book(data, grid, size):
-    rng = np.random.default_rng(data.draw(seeds))
-    scale = rng.choice([0.5, 1.0, 4.0], size)
-    middles = (grid.levels[1:] + grid.levels[:-1]) / 2
-    x = scale * rng.choice([*middles, *grid.levels, 0.0, 3.0, -3.0, 0.3], size)
-    found = bits_equal(nearest, x, scale, grid.levels)
-    assert np.array_equal(found, project(x, grid, scale=scale))
-    for value, number, s in zip(exact(found), exact(x), exact(scale), strict=True):
-        assert abs(value - number) == min(abs(s * level - number) for level in exact(grid.levels))
-
-
-@given(tensors_with_factors(), st.data())
-def test_sums_of_products_equal_loops_and_the_book(case, data):
-    X, factors = case
-    mode = data.draw(st.integers(0, X.ndim - 1))
-    weights = data.draw(arrays(factors[0].shape[1]))
-    stack, shape = stacked(factors)
-    found = bits_equal(reconstruct, stack, shape, weights).reshape(X.shape)
-    assert_same(found, loops.reconstruct(exact(factors), exact(weights)))
-    assert np.array_equal(found, qcp_ref.reconstruct(CP(factors, weights)))
-    found = bits_equal(mttkrp, X.ravel(), stack, shape, mode)
-    assert_same(found, loops.mttkrp(exact(X), exact(factors), mode))
-    assert np.array_equal(found, qcp_ref.mttkrp(X, factors, mode))
-    for skip in (mode, None):
-        found = bits_equal(gram, stack, shape, -1 if skip is None else skip)
-        assert_same(found, loops.gram(exact(factors), skip))
-        assert np.array_equal(found, qcp_ref.gram(factors, skip))
-
-
-@given(tensors_with_factors(floats))
-def test_sums_of_rounded_products_stay_within_their_bound(case):
-    X, factors = case
-    stack, shape = stacked(factors)
-    n = X.size + X.ndim
-    magnitude = mttkrp(abs(X).ravel(), abs(stack), shape, 0)
-    found = mttkrp(X.ravel(), stack, shape, 0)
-    assert_within(found, loops.mttkrp(exact(X), exact(factors), 0), rounding_bound(n, magnitude))
-
-
-@given(tensors_with_factors(), st.data())
-def test_balanced_columns_are_equally_long_and_keep_the_tensor(case, data):
-    _, factors = case
-    weights = data.draw(arrays(factors[0].shape[1]))
-    stack, shape = stacked(factors)
-    found = np.split(bits_equal(balance, stack, shape, weights), np.cumsum(shape)[:-1])
-    book = qcp_ref.balance(CP(factors, weights)).factors
-    assert all(np.allclose(A, B, rtol=1e-12, atol=0) for A, B in zip(found, book, strict=True))
-    size = loops.reconstruct(exact([abs(A) for A in factors]), exact(abs(weights)))
-    truth = loops.reconstruct(exact(factors), exact(weights))
-    dense = qcp_ref.reconstruct(CP(found))
-    assert_within(dense, truth, 1e-13 * np.array(size, dtype=float))
-    lengths = np.array([np.linalg.norm(A, axis=0) for A in found])
-    assert np.allclose(lengths, lengths[0], rtol=1e-13, atol=0)
-
-
-@given(st.integers(1, 5), st.integers(1, 4), seeds)
-def test_the_triangular_solve_equals_elimination(rank, rows, seed):
-    rng = np.random.default_rng(seed)
-    K, F = rng.integers(-9, 10, (rank + 2, rank)), rng.integers(-9, 10, (rows, rank)) + 0.0
-    scale = 2.0 ** rng.integers(-20, 20, rank)
-    G = (K.T @ K + 50 * np.eye(rank)) * np.outer(scale, scale)  # of condition below 30, once scaled
-    A, regular = bits_equal(als_update, F, G, 1e-4)
-    assert regular
-    truth = np.array(loops.solve(exact(G), exact(F)), dtype=float)
-    size = abs(truth).max(axis=1, keepdims=True) if rank == 1 else abs(truth * scale).max() / scale
-    assert (abs(A - truth) <= 1e-12 * size).all()
-    assert np.allclose(A * scale, qcp_ref.als_update(F, G).factor * scale, rtol=1e-10, atol=1e-20)
-
-
-@pytest.mark.parametrize(
-    "G", [[[4, 2], [2, 1]], [[0, 0], [0, 1]], [[1, 1], [1, 1 + 1e-12]], [[0, 0], [0, 0]]]
-)
-def test_singular_systems_are_not_solved(G):
-    _, regular = bits_equal(als_update, np.ones((3, 2)), np.array(G, dtype=float), 1e-4)
-    assert not regular
-
-
-@settings(max_examples=30)
-@given(st.integers(1, 4), st.integers(1, 3), st.floats(0.01, 0.95), seeds)
-def test_the_bisected_ridge_meets_the_bound_like_the_secular_equation(rank, rows, share, seed):
-    rng = np.random.default_rng(seed)
-    K, X = rng.standard_normal((rank + 3, rank)), rng.standard_normal((rows, rank + 3))
-    K /= np.linalg.norm(K, axis=0)
-    F, G, square = X @ K, K.T @ K, float((X**2).sum())
-    least = square - float((F * np.linalg.solve(G, F.T).T).sum())
-    bound = least + share * (square - least)
-    found = bits_equal(epc_update, F, G, square, bound)
-    book = qcp_ref.epc_update(F, G, square, bound).factor
-    assert np.allclose(found, book, rtol=1e-7, atol=1e-9)
-    error = loops.partial_error(exact(F), exact(G), exact(found), Fraction(square))
-    assert abs(error - Fraction(bound)) <= 1e-12 * square
-
-
-def test_a_bound_below_reach_gives_the_least_squares_factor():
-    F, G = np.array([[2.0, 6.0]]), np.diag([2.0, 3.0])
-    assert np.allclose(epc_update(F, G, 100.0, 0.0), [[1, 2]], rtol=1e-12)
-
-
-@st.composite
-def convolutions(draw):
-    """Sides, all different on purpose, and a geometry that fits; stride, zeros, dilation."""
-    kernel = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
-    options = {
-        "stride": draw(st.tuples(st.integers(1, 3), st.integers(1, 3))),
-        "padding": draw(st.tuples(*[st.integers(0, 2)] * 4)),
-        "dilation": draw(st.tuples(st.integers(1, 2), st.integers(1, 2))),
-    }
-    spans = [d * (k - 1) + 1 for k, d in zip(kernel, options["dilation"], strict=True)]
-    size = tuple(span + draw(st.integers(0, 3)) for span in spans)
-    return draw(st.integers(1, 2)), draw(st.integers(1, 3)), draw(sides), kernel, size, options
-
-
-def run(x, W, bias, options):
-    """The kernel on a bias that is laid out as the result."""
-    (top, left, bottom, right), spans = options["padding"], []
-    padded = x.shape[2] + top + bottom, x.shape[3] + left + right
-    for n in range(2):
-        span = options["dilation"][n] * (W.shape[2 + n] - 1) + 1
-        spans.append((padded[n] - span) // options["stride"][n] + 1)
-    results = []
-    for function in (conv, conv.py_func):
-        y = np.zeros((len(x), len(W), *spans), x.dtype) + bias[:, None, None]
-        function(x, W, y, (*options["stride"], top, left, *options["dilation"]))
-        results.append(y)
-    assert np.array_equal(*results)
-    return results[0]
-
-
-@settings(max_examples=40)
-@given(convolutions(), seeds, st.sampled_from([np.float64, np.float32, np.int64]))
-def test_convolutions_equal_loops_and_the_book(case, seed, dtype):
-    images, channels, outputs, kernel, size, options = case
-    rng = np.random.default_rng(seed)
-    x = rng.integers(-9, 10, (images, channels, *size)).astype(dtype)
-    W = rng.integers(-9, 10, (outputs, channels, *kernel)).astype(dtype)
-    bias = rng.integers(-9, 10, outputs).astype(dtype)
-    found = run(x, W, bias, options)
-    assert found.dtype == dtype
-    assert_same(found, loops.conv2d(exact(x), exact(W), bias=exact(bias), **options))
-    assert np.array_equal(found, qcp_ref.conv2d(x, W, bias=bias, **options))
-    # Kernels of one channel each: that is the depthwise stage.
-    each = rng.integers(-9, 10, (channels, 1, *kernel)).astype(dtype)
-    found = run(x, each, np.zeros(channels, dtype), options)
-    C = each.reshape(channels, -1).T
-    assert_same(found, loops.depthwise(exact(x), exact(C), kernel_size=kernel, **options))
-    assert np.array_equal(found, qcp_ref.depthwise(x, C, kernel_size=kernel, **options))
-
-
-@given(st.integers(1, 6), seeds)
-def test_float32_sums_are_rounded_to_float32_at_every_step(channels, seed):
-    rng = np.random.default_rng(seed)
-    x, W = rng.standard_normal((2, channels)).astype(np.float32)
-    y = np.zeros((1, 1, 1, 1), np.float32)
-    conv(x.reshape(1, -1, 1, 1), W.reshape(1, -1, 1, 1), y, (1, 1, 0, 0, 1, 1))
-    total = np.float32(0)
-    for a, b in zip(x, W, strict=True):
-        total = np.float32(total + np.float32(a * b))
-    assert y.item() == total
-
-
-@given(st.data(), st.sampled_from([Grid(4), Grid(8), Grid(8, signed=False)]))
-def test_requantized_codes_equal_loops_and_the_book(data, grid):
-    rng = np.random.default_rng(data.draw(seeds))
-    exponents = rng.integers(0, 32, 12)
-    acc = (rng.integers(-(2**31), 2**31, 12) >> exponents).astype(np.int64)
-    acc[:3] = -(2**31), 2**31 - 1, 0
-    M = np.ldexp(rng.integers(2**10, 2**11, 12) / 2.0**11, exponents - rng.integers(22, 40, 12))
-    M[::4] = 2.0 ** rng.integers(-5, 5, 3)  # powers of two make ties
-    zero = data.draw(st.integers(grid.qmin, grid.qmax))
-    target = zero, grid.qmin, grid.qmax
-    m, shift = qcp_ref.fixed_point(M)
-    for mode in ("exact", "single", "double"):
-        if mode == "exact":
-            found = bits_equal(requantize, acc, M, target)
-        else:
-            found = bits_equal(requantize_fixed, acc, m, shift, target, mode == "double")
-        truth = loops.requantize(acc.tolist(), exact(M), zero, spec(grid), mode=mode)
-        assert found.tolist() == truth
-        assert np.array_equal(found, qcp_ref.requantize(acc, M, zero, grid, mode=mode))
-
-
-# --- rows -----------------------------------------------------------------------------------------
 
 BOXES = [(-2.0, 1.0, 0.0), (-8.0, 7.0, 0.0), (-2.0, 1.0, 0.5), (0.0, 3.0, 0.0), (-1.0, 0.0, 0.5)]
 
@@ -1005,79 +766,6 @@ def scan_rounded_away(side, s, steps, offset):
     return first, second + (first > 0)
 
 
-def half_away(x, scale, zero, qmin, qmax):
-    """Rounds ties away from zero."""
-    t = x / scale
-    codes = np.sign(t) * np.floor(abs(t) + 0.5) + zero
-    return np.clip(codes, qmin, qmax).astype(np.int64)
-
-
-def clipped_before_zero(x, scale, zero, qmin, qmax):
-    """Clips before the zero point is added."""
-    return (np.clip(np.rint(x / scale), qmin, qmax) + zero).astype(np.int64)
-
-
-def next_level(x, scale, levels):
-    """Takes the upper one of two equally near levels."""
-    t = (x / scale)[:, None]
-    best = len(levels) - 1 - np.argmin(abs(t - levels[::-1]), axis=1)
-    return scale * levels[best]
-
-
-def full_gram(stack, sides, mode):
-    """Does not skip the mode."""
-    del mode
-    return _kernels.gram(stack, sides, -1)
-
-
-def fortran_mttkrp(X, stack, sides, mode):
-    """Reads the tensor with its first index fastest."""
-    X = np.asfortranarray(X.reshape(sides[::-1]).T).ravel()
-    return _kernels.mttkrp(X, stack, sides, mode)
-
-
-def unweighted(stack, sides, weights):
-    """Forgets the weights."""
-    return _kernels.reconstruct(stack, sides, np.ones_like(weights))
-
-
-def unsigned_balance(stack, sides, weights):
-    """Loses the signs of the weights."""
-    return _kernels.balance(stack, sides, abs(weights))
-
-
-def ridged(F, G, pivot):
-    """Adds a little to the diagonal."""
-    return _kernels.als_update(F, G + 1e-9 * np.diag(np.diag(G)), pivot)
-
-
-def unshrunk(F, G, size, bound):
-    """Returns the least-squares factor."""
-    del bound
-    return _kernels.epc_update(F, G, size, 0.0)
-
-
-def flipped(x, W, y, geometry):
-    """Convolves in the mathematical sense."""
-    _kernels.conv(x, np.ascontiguousarray(W[:, :, ::-1, ::-1]), y, geometry)
-
-
-def swapped_strides(x, W, y, geometry):
-    """Confuses the axes."""
-    _kernels.conv(x, W, y, (geometry[1], geometry[0], *geometry[2:]))
-
-
-def truncated(acc, multiplier, target):
-    """Cuts the product off."""
-    return np.clip(np.trunc(acc * multiplier) + target[0], *target[1:]).astype(np.int64)
-
-
-def once(acc, m, shift, target, double):
-    """Rounds once in either mode."""
-    del double
-    return _kernels.requantize_fixed(acc, m, shift, target, False)
-
-
 def undithered(V, residual, G, dither, box):
     """Forgets the noise."""
     return _kernels.descend(V, residual, G, 0 * dither, box)
@@ -1118,23 +806,6 @@ def without_margin(z, L, start, box, budget, slack):
         (test_moments_equal_the_readable_ones, "scan", scan_rounded_away),
         (test_the_best_of_all_scales_is_among_those_of_the_search, "near_best", narrow_search),
         (test_the_best_of_all_scales_is_among_those_of_the_search, "near_best", saturated_search),
-        (test_codes_equal_those_of_loops_and_of_the_book, "quantize", half_away),
-        (test_codes_equal_those_of_loops_and_of_the_book, "quantize", clipped_before_zero),
-        (test_the_nearest_level_equals_the_projection_of_the_book, "nearest", next_level),
-        (test_sums_of_products_equal_loops_and_the_book, "gram", full_gram),
-        (test_sums_of_products_equal_loops_and_the_book, "mttkrp", fortran_mttkrp),
-        (test_sums_of_products_equal_loops_and_the_book, "reconstruct", unweighted),
-        (test_balanced_columns_are_equally_long_and_keep_the_tensor, "balance", unsigned_balance),
-        (test_the_triangular_solve_equals_elimination, "als_update", ridged),
-        (
-            test_the_bisected_ridge_meets_the_bound_like_the_secular_equation,
-            "epc_update",
-            unshrunk,
-        ),
-        (test_convolutions_equal_loops_and_the_book, "conv", flipped),
-        (test_convolutions_equal_loops_and_the_book, "conv", swapped_strides),
-        (test_requantized_codes_equal_loops_and_the_book, "requantize", truncated),
-        (test_requantized_codes_equal_loops_and_the_book, "requantize_fixed", once),
         (
             test_one_pass_of_the_depthwise_stage_has_the_bits_of_a_pass_per_entry,
             "gather",

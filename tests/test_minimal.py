@@ -11,8 +11,8 @@ import pytest
 from qcp_ref import Grid, choose_scale, compress_conv, kernel_to_tensor, minimal
 from qcp_ref.app.network import KERNELS, load_network
 from qcp_ref.conformance import Adapter
-from qcp_ref.conformance.runner import run
-from qcp_ref.conformance.vectors import load
+from qcp_ref.conformance.cases.vectors import load
+from qcp_ref.conformance.running.session import run
 
 MANY = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 

@@ -11,11 +11,11 @@ from collections import Counter
 from typing import Any
 
 from qcp_ref.conformance.adapter import Adapter
-from qcp_ref.conformance.plugin import chosen_cases
-from qcp_ref.conformance.runner import Report, Session
+from qcp_ref.conformance.cases.vectors import SUITE, chosen_cases, counts, kills, load, smoke
+from qcp_ref.conformance.running.report import Report
+from qcp_ref.conformance.running.session import Session
+from qcp_ref.conformance.running.xfails import apply, matches, read, write
 from qcp_ref.conformance.spec import LEVELS
-from qcp_ref.conformance.vectors import SUITE, counts, kills, load, smoke
-from qcp_ref.conformance.xfails import apply, matches, read, write
 
 __all__ = ["main"]
 
@@ -102,7 +102,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         if options.faults:
-            from qcp_ref.conformance.matrix import gates, matrix, table
+            from qcp_ref.conformance.faults.matrix import gates, matrix, table
 
             found = matrix()
             print(table(found))

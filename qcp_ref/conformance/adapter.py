@@ -9,19 +9,15 @@ inputs unchanged, the same answer when asked again.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qcp_ref.conformance.dyadic import decode, encode
-from qcp_ref.conformance.spec import CAPABILITIES, CHOICES, LISTS, OPS
+from qcp_ref.conformance.spec import CAPABILITIES, CHOICES, LISTS, OPS, Arithmetic
 
-__all__ = ["Adapter", "Arithmetic", "Unsupported", "execute"]
-
-_ROUNDOFF = {name: Fraction(1, 2**bits) for name, bits in
-             (("f64", 53), ("f32", 24), ("tf32", 11), ("f16", 11), ("bf16", 8))}  # fmt: skip
+__all__ = ["Adapter", "Unsupported", "execute"]
 
 
 def _frozen(array: NDArray[Any]) -> NDArray[Any]:
@@ -44,28 +40,6 @@ class Unsupported(Exception):
 
 class _Count(Exception):
     pass
-
-
-class Arithmetic(NamedTuple):
-    """Unit roundoffs of the numbers read, of the accumulator, and of the result; its type."""
-
-    inputs: Fraction
-    accumulator: Fraction
-    result: Fraction
-    real: str
-
-    @classmethod
-    def of(cls, text: str) -> "Arithmetic":
-        """Read 'f32', 'f64', or inputs and accumulator apart, as in 'tf32>f32'."""
-        inputs, found, accumulator = text.partition(">")
-        real = accumulator if found else inputs
-        if real not in ("f32", "f64") or inputs not in _ROUNDOFF:
-            raise ValueError(
-                f"arith: expected 'f32', 'f64', or one of {sorted(_ROUNDOFF)} before '>f32' or "
-                f"'>f64', got {text!r}"
-            )
-        u = _ROUNDOFF[real]
-        return cls(_ROUNDOFF[inputs] if found else Fraction(0), u, u, real)
 
 
 class Adapter:

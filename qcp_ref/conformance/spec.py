@@ -1,4 +1,4 @@
-"""What is asked of an implementation: operations, levels, capabilities, choices.
+"""What is asked of an implementation: operations, levels, capabilities, choices, arithmetic.
 
 Each operation is a function of arrays, given by position in the order below, and of options, given
 by keyword. Where several arrays belong together (``factors``) they are one list. Arrays that are
@@ -7,9 +7,10 @@ nothing to guess: stride, dilation and kernel size are pairs (height, width), pa
 bottom, right). The equations are those of the chapters; see the page of the kit in the docs.
 """
 
+from fractions import Fraction
 from typing import NamedTuple
 
-__all__ = ["CAPABILITIES", "CHOICES", "LEVELS", "LISTS", "OPS", "Op"]
+__all__ = ["CAPABILITIES", "CHOICES", "LEVELS", "LISTS", "OPS", "Arithmetic", "Op"]
 
 LEVELS = {
     "L0": "grids: rounding, scales, requantization",
@@ -159,3 +160,28 @@ CHOICES = {
     "fixed_point": ("single", "double"),
     "dual": ("plus", "minus"),
 }
+
+_ROUNDOFF = {name: Fraction(1, 2**bits) for name, bits in
+             (("f64", 53), ("f32", 24), ("tf32", 11), ("f16", 11), ("bf16", 8))}  # fmt: skip
+
+
+class Arithmetic(NamedTuple):
+    """Unit roundoffs of the numbers read, of the accumulator, and of the result; its type."""
+
+    inputs: Fraction
+    accumulator: Fraction
+    result: Fraction
+    real: str
+
+    @classmethod
+    def of(cls, text: str) -> "Arithmetic":
+        """Read 'f32', 'f64', or inputs and accumulator apart, as in 'tf32>f32'."""
+        inputs, found, accumulator = text.partition(">")
+        real = accumulator if found else inputs
+        if real not in ("f32", "f64") or inputs not in _ROUNDOFF:
+            raise ValueError(
+                f"arith: expected 'f32', 'f64', or one of {sorted(_ROUNDOFF)} before '>f32' or "
+                f"'>f64', got {text!r}"
+            )
+        u = _ROUNDOFF[real]
+        return cls(_ROUNDOFF[inputs] if found else Fraction(0), u, u, real)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from qcp_ref.conformance.plugin import report_of
+from qcp_ref.conformance.running.pytest_suite import report_of
 
 __all__ = ["test_case"]
 

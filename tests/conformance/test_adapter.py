@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from qcp_ref.conformance import Adapter, Unsupported
-from qcp_ref.conformance.adapter import Arithmetic, execute
+from qcp_ref.conformance.adapter import execute
 from qcp_ref.conformance.dyadic import decode, encode
+from qcp_ref.conformance.spec import Arithmetic
 
 
 def test_result_of_a_right_adapter():

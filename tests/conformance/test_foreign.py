@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from qcp_ref.conformance import run
+from qcp_ref.conformance.cases.vectors import load, smoke
 from qcp_ref.conformance.spec import OPS
-from qcp_ref.conformance.vectors import load, smoke
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers" / "foreign"))
 

@@ -10,7 +10,7 @@ from support import differs
 from test_plugin import ADAPTER, GRAMS, WRONG
 
 from qcp_ref.conformance.__main__ import main
-from qcp_ref.conformance.vectors import load
+from qcp_ref.conformance.cases.vectors import load
 
 
 @pytest.fixture

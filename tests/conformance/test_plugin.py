@@ -1,4 +1,4 @@
-"""The pytest plugin, used as other projects use it: in a folder of theirs, by its options."""
+"""The pytest plug-in, used as other projects use it: in a folder of theirs, by its options."""
 
 import json
 import os
@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from qcp_ref.conformance import suite
-from qcp_ref.conformance.plugin import chosen_cases
+from qcp_ref.conformance.cases.vectors import SUITE, chosen_cases, load
 from qcp_ref.conformance.spec import OPS
-from qcp_ref.conformance.vectors import SUITE, load
 
 ADAPTER = """
 import numpy as np
@@ -121,6 +120,20 @@ def test_a_report_that_cannot_be_written_does_not_cost_the_results(project):
     )
     assert "cannot write missing/report.json" in done.stdout
     assert f"{len(GRAMS)} passed" in outcome(done)
+
+
+def test_a_run_that_does_not_use_it_imports_nothing():
+    heavy = {"numpy", "numba", "scipy", "qcp_ref"}
+    code = f"import qcp_ref_pytest, sys; print(*{heavy} & {{*sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == []
+
+
+def test_a_project_without_cases_is_not_told_of_them(project):
+    text = "import sys\n\n\ndef test_mine():\n    assert 'qcp_ref' not in sys.modules\n"
+    done = project(test_mine=text)
+    assert done.returncode == 0, done.stdout
+    assert "qcp-conformance" not in done.stdout
 
 
 def test_levels_choose_cases():

@@ -6,12 +6,12 @@ from math import prod
 import numpy as np
 
 from qcp_ref import loops
-from qcp_ref.conformance.cases import make
-from qcp_ref.conformance.certs import CERTIFICATES
+from qcp_ref.conformance.cases.make import make
+from qcp_ref.conformance.cases.rows import is_clear
+from qcp_ref.conformance.cases.truth import expect
 from qcp_ref.conformance.dyadic import nest
-from qcp_ref.conformance.families_rows import is_clear
+from qcp_ref.conformance.judging.certificates import CERTIFICATES
 from qcp_ref.conformance.spec import OPS
-from qcp_ref.conformance.truth import expect
 
 RANGES = ((-128, 127), (0, 255), (-127, 127), (-8, 7), (0, 15), (-2, 1), (-32768, 32767))
 LAYOUTS = (None, None, "fortran", "sliced", "negative", "read-only")

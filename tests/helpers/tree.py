@@ -23,6 +23,7 @@ PARTS = {
 CHAPTERS = ["bounds", *(f"{part}.{name}" for part, names in PARTS.items() for name in names)]
 BOOK = [*GROUND[:-1], *CHAPTERS]
 RINGS = ["book", "conformance", "app"]
+ROOMS = [f"conformance.{room}" for room in ("cases", "judging", "faults", "running")]
 ALONE = {"loops": set(), "minimal": {"numpy"}}  # import nothing of the package, these packages
 
 

@@ -125,7 +125,7 @@ def test_the_wheel_holds_what_it_should(tmp_path):
     need_back_end()
     source, wheels = tmp_path / "source", tmp_path / "wheels"
     source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "qcp_ref_pytest.py"):
         shutil.copy(ROOT / name, source)
     package, ignored = source / "qcp_ref", shutil.ignore_patterns("__pycache__", ".*", "*.toml")
     shutil.copytree(ROOT / "qcp_ref", package, ignore=ignored)
@@ -142,5 +142,8 @@ def test_the_wheel_holds_what_it_should(tmp_path):
     assert expected <= shipped
     tutorials = {f"qcp_ref/notebooks/{file.name}" for file in (source / "notebooks").iterdir()}
     assert len(tutorials) == 10 and tutorials <= shipped
-    folders = {name.split("/")[0] for name in shipped}
-    assert folders == {"qcp_ref", f"qcp_ref-{qcp_ref.__version__}.dist-info"}
+    top = {name.split("/")[0] for name in shipped}
+    about = f"qcp_ref-{qcp_ref.__version__}.dist-info"
+    assert top == {"qcp_ref", "qcp_ref_pytest.py", about}
+    ((_, module),) = PROJECT["entry-points"]["pytest11"].items()
+    assert f"{module}.py" in shipped

@@ -6,7 +6,7 @@ import re
 import pytest
 from planted import add
 from sources import modules
-from tree import CHAPTERS, PARTS, ROOT
+from tree import CHAPTERS, PARTS, ROOMS, ROOT
 
 # Chapters without equations of their own: they serve others, or share a page with one.
 PAGES = {
@@ -27,7 +27,7 @@ def check_companions(root):
     complaints = []
     for name, source in modules(root).items():
         parts = name.split(".")
-        inside = name == "__init__" or name in {*PARTS, "app", "conformance", "loops"}
+        inside = name == "__init__" or name in {*PARTS, *ROOMS, "app", "conformance", "loops"}
         if inside or parts[0] == "loops" or parts[-1].startswith("test_"):
             continue  # the loops are tested as one module
         own = "/".join(["tests", *parts[:-1], f"test_{parts[-1].strip('_')}.py"])
@@ -35,7 +35,7 @@ def check_companions(root):
         if parts[0] == "conformance":
             # The kit is tested by what it does; each part is imported by some test.
             tests = "".join(path.read_text() for path in sorted((root / "tests").rglob("*.py")))
-            if re.search(rf"conformance(\.| import [^)]*?\b){parts[-1]}\b", tests):
+            if re.search(rf"conformance(\.\w+)*(\.| import [^)]*?\b){parts[-1]}\b", tests):
                 needed = []
         if name in CHAPTERS:
             place = name.replace(".", "/")

@@ -14,7 +14,7 @@ PACKAGES = {
     "app": {"numpy", "scipy", "threadpoolctl", "rich", "matplotlib"},
 }
 LAZY = {"scipy", "numba"}  # in the book: importing qcp_ref has to stay cheap
-LOADERS = {"conformance.worker"}  # import what a user names
+LOADERS = {"conformance.running.worker"}  # import what a user names
 
 
 def check_packages(root):

@@ -5,7 +5,7 @@ import ast
 import pytest
 from planted import FIRST, SECOND, add, replace
 from sources import imports, literal_all, modules
-from tree import BOOK, CHAPTERS, PARTS, ROOT, defined, ring
+from tree import BOOK, CHAPTERS, PARTS, ROOMS, ROOT, defined, ring
 
 
 def check_names(root):
@@ -17,7 +17,7 @@ def check_names(root):
         names = literal_all(tree)
         if name == "minimal":
             continue  # a page to be read whole
-        if name in PARTS:
+        if name in {*PARTS, *ROOMS}:
             if len(tree.body) > 1:
                 complaints.append(f"{name}: a part's __init__ holds a docstring, got more")
             continue

@@ -4,8 +4,8 @@ import json
 import sys
 from pathlib import Path
 
-from qcp_ref.conformance.matrix import every_fault
-from qcp_ref.conformance.vectors import kills
+from qcp_ref.conformance.cases.vectors import kills
+from qcp_ref.conformance.faults.matrix import every_fault
 
 
 def main(report):
