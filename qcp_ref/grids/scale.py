@@ -109,6 +109,8 @@ def choose_scale(
 
     **Laws**
 
+    - *loops*: each rule chooses what plain loops on rational numbers choose, up to rounding, which
+      decides between zero points at a tie and between trials that are equally good
     - *least*: 'mse-exact' has the least error: no rule, no scan of scales, no code assignment beats
       it, by more than rounding the scale to float64 costs, :eq:`scale-law`
     - *largest*: of scales with exactly the same error the largest is taken

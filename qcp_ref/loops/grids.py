@@ -22,6 +22,7 @@ __all__ = [
     "histogram",
     "histogram_error",
     "histogram_range",
+    "largest_scale",
     "one",
     "percentile",
     "place",
@@ -29,6 +30,9 @@ __all__ = [
     "quantize",
     "quotient",
     "rounded",
+    "scale_by_rule",
+    "trial_scale",
+    "trial_scales",
 ]
 
 
@@ -236,6 +240,50 @@ def choose_affine(
         "min-max-truncated": lowest - rounded(bottom / scale, "to-zero"),
     }[rule]
     return [scale, min(max(zero, lowest), highest)]
+
+
+def largest_scale(x: Nested, grid: dict[str, Any], rule: str) -> Any:
+    """Return the scale of a rule in the largest number, 0 if that is 0: :eq:`grid-max-abs`."""
+    values = flat(x)
+    if rule == "max-abs-two-sided":
+        levels = grid_levels(grid).values()
+        below = [Fraction(v) / min(levels) for v in values if v < 0 and min(levels) < 0]
+        above = [Fraction(v) / max(levels) for v in values if v > 0 and max(levels) > 0]
+        return max([*below, *above, 0])
+    half = Fraction(2) ** (grid["bits"] - 1)
+    steps = {"max-abs": half - Fraction(1, 2), "max-abs-narrow": half - 1, "max-abs-full": half}
+    return max(abs(v) for v in values) / steps[rule]
+
+
+def trial_scales(x: Nested, grid: dict[str, Any]) -> list[Any]:
+    """Return the 200 scales of :eq:`grid-trials`, in their order."""
+    unclipped = largest_scale(x, grid, "max-abs")
+    return [(Fraction(1, 5) + Fraction(j, 199)) * unclipped for j in range(200)]
+
+
+def trial_scale(x: Nested, grid: dict[str, Any]) -> Any:
+    """Return the first trial scale that no other one beats; 0 of zeros."""
+    best: Any = None
+    for scale in trial_scales(x, grid):
+        if scale and (best is None or gain(x, grid, scale) > gain(x, grid, best)):
+            best = scale
+    return best or 0
+
+
+def scale_by_rule(
+    x: Nested, grid: dict[str, Any], rule: str, scales: Callable[[Any], Sequence[Any]] = one
+) -> list[Any]:
+    """Return scale and zero point of any rule; where no scale helps, that of :eq:`grid-exact`."""
+    levels, zero = grid_levels(grid), -code_range(**grid)[2]
+    if 0 not in levels.values() and not any(flat(x)):
+        return [Fraction(1, 2**126), zero]
+    if rule == "mse-exact":
+        return [choose_scale(x, grid, 0, scales), zero]
+    if rule == "mse-200":
+        return [trial_scale(x, grid) or 1, zero]
+    if rule in ("max-abs", "max-abs-narrow", "max-abs-full", "max-abs-two-sided"):
+        return [largest_scale(x, grid, rule) or 1, zero]
+    return choose_affine(x, grid, rule, scales)
 
 
 def power_of_two(scale: Any, po2: str) -> Fraction:
