@@ -235,7 +235,7 @@ def test_each_rule_chooses_what_plain_loops_choose(x, data):
 
 def test_page_and_docstring_list_the_rules_of_the_table():
     text = (ROOT / "docs/theory/grids/scale.rst").read_text(encoding="utf-8")
-    row = r"   \* - '(.+)'\n     - :eq:`(.+)`\n     - (.+)\n     - (\d+) to (\d+)\n     - (.+)\n"
+    row = r"   \* - '(.+)'\n     - [:]eq:`(.+)`\n     - (.+)\n     - (\d+) to (\d+)\n     - (.+)\n"
     assert re.findall(row, text) == [
         (name, r.label, r.grids, *map(str, r.bits), ", ".join(r.powers))
         for name, r in right.RULES.items()
@@ -244,7 +244,7 @@ def test_page_and_docstring_list_the_rules_of_the_table():
     listed = doc[doc.index("rule : str") : doc.index("axis : int")]
     assert re.findall(r"'([\w-]+)'", listed) == list(right.RULES)
     for label in {rule.label for rule in right.RULES.values()}:
-        assert f":eq:`{label}`" in doc
+        assert f"eq:`{label}`" in doc
 
 
 # --- powers of two --------------------------------------------------------------------------------
