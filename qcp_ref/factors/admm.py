@@ -7,9 +7,10 @@ disagree (:eq:`admm-t` to :eq:`admm-u`, in the letters and signs of the authors'
 enters only through a callable ``project``: nothing here knows what a grid is.
 
 What goes in is formed elsewhere. The MTTKRP ``F`` and the Gram matrix ``G`` of a mode come from
-:func:`~qcp_ref.tensors.sweep.normal_sweep`. The projection on a grid, P_S, is
-:func:`~qcp_ref.grids.scale.project_core`, which also chooses the scale of the grid; the next
-chapter, :mod:`qcp_ref.factors.ao_admm`, puts it in and says when a scale is kept.
+``normal_sweep`` of :mod:`qcp_ref.tensors.sweep`. The projection on a grid, P_S, is
+:func:`~qcp_ref.grids.scale.project_core`, which also chooses the scale of the grid. The next
+chapter, :mod:`qcp_ref.factors.ao_admm`, hands them to :func:`admm_core` and says when a scale is
+kept.
 
 For a convex set this converges to the constrained optimum. A grid is not convex: the iteration need
 not converge, may cycle, and its error goes up and down. What is certain is that ``H`` always lies

@@ -419,7 +419,7 @@ def _best_scale(x: Array, grid: Grid, po2: str | None) -> Pair:
     if not x.any():  # numbers on a side without levels have the same error at all scales
         return 0.0, 0.0 - grid.offset
     unit = _unit(x)
-    scales = _candidates(_sides(x, grid, unit), grid, 0, (unit, 0.0), po2)
+    scales = _candidates(_sides(x, grid, unit), grid, 0, unit, 0.0, po2)
     return _decide(x, grid, [(s, 0.0) for s in scales], po2)[0], 0.0 - grid.offset
 
 
@@ -432,7 +432,7 @@ def _best_pair(x: Array, grid: Grid, po2: str | None) -> Pair:
     sides, found, best = _sides(x, grid, unit), [], 0.0
     likely = grid.qmin - min(float(x.min()), 0.0) / _formula(x, grid, None, scale=_min_max)[0]
     for zero in sorted(range(grid.qmin, grid.qmax + 1), key=lambda z: abs(z - likely)):
-        scales = np.array(_candidates(sides, grid, zero, (unit, best), po2))
+        scales = np.array(_candidates(sides, grid, zero, unit, best, po2))
         gains = np.full(scales.size, np.inf)  # of tiny numbers all pairs are compared exactly
         if scales.size and unit > _TINY:
             gains = _gains(sides, grid, zero, _times(scales, -unit))[0]
@@ -443,10 +443,9 @@ def _best_pair(x: Array, grid: Grid, po2: str | None) -> Pair:
 
 
 def _candidates(
-    sides: Sides, grid: Grid, zero: int, known: tuple[int, float], po2: str | None
+    sides: Sides, grid: Grid, zero: int, unit: int, floor: float, po2: str | None
 ) -> list[float]:
-    """Return scales, among them the best one; none, if it has less gain than is known already."""
-    unit, floor = known
+    """Return scales, among them the best one; none, if it has less gain than the floor."""
     if po2 == "mse":
         return [_scale(s, unit) for s in _powers(sides, grid, zero, unit)]
     negative, positive = sides
