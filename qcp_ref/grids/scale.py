@@ -249,7 +249,8 @@ def project_core(
 ) -> Projected:
     """Project on the grid of a known scale and zero point, or of those that the rule chooses.
 
-    This is :func:`project` without checks; values may be infinite, see :func:`check_product`.
+    This is :func:`project` without checks; values may be infinite,
+    see :func:`~qcp_ref.grids.grid.check_product`.
     """
     # s* = argmin_s |x - s v(s)|, v the nearest levels  :eq:`scale-choice`
     scale, zero = known or choose_core(x, grid, rule=rule, axis=axis, po2=po2)
