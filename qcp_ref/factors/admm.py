@@ -6,6 +6,12 @@ the set, ``H`` the projection of ``T - U``, and the scaled dual ``U`` adds up by
 disagree (:eq:`admm-t` to :eq:`admm-u`, in the letters and signs of the authors' code). The set
 enters only through a callable ``project``: nothing here knows what a grid is.
 
+What goes in is formed elsewhere. The MTTKRP ``F`` and the Gram matrix ``G`` of a mode come from
+``normal_sweep`` of :mod:`qcp_ref.tensors.sweep`. The projection on a grid, P_S, is
+:func:`~qcp_ref.grids.scale.project_core`, which also chooses the scale of the grid. The next
+chapter, :mod:`qcp_ref.factors.ao_admm`, hands them to :func:`admm_core` and says when a scale is
+kept.
+
 For a convex set this converges to the constrained optimum. A grid is not convex: the iteration need
 not converge, may cycle, and its error goes up and down. What is certain is that ``H`` always lies
 in the set.
@@ -19,7 +25,7 @@ Checked by tests/factors/test_admm.py.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -123,7 +129,8 @@ def admm(
 
     if check_callback(project, "project") is None:
         raise TypeError("project: expected a function, got None; it rounds to the grid")
-    found = iterate(F, G, project, (H, U), (max_steps, tol))
+    nearest = _checked(project, F.shape)
+    found = admm_core(F, G, nearest, H, U, max_steps=max_steps, tol=tol)
     if any(np.isnan(part).any() for part in found[:5]):
         raise ValueError(
             "F, start, dual: expected magnitudes whose squares float64 can hold, got larger ones; "
@@ -132,25 +139,35 @@ def admm(
     return found
 
 
-def iterate(
+def admm_core(
     F: Array,
     G: Array,
     project: Callable[[Array], Array],
-    start: tuple[Array, Array],
-    stop: tuple[int, float],
+    H: Array,
+    U: Array,
+    *,
+    max_steps: int,
+    tol: float,
 ) -> ADMMResult:
-    """Make the steps of :func:`admm`, which has checked ``F`` and ``G``; ``start`` is H and U."""
-    (H, U), (max_steps, tol), rank = start, stop, len(G)
-    # rho = tr(G) / R :eq:`admm-rho`; all other factors zero: any weight gives the projection
+    """Make the steps of :func:`admm`, without checks; ``project`` returns finite float64.
+
+    ``F``, ``H`` and ``U`` have shape (I_n, R), ``G`` has shape (R, R).
+    """
+    rank = len(G)
+    # rho = tr(G) / R  :eq:`admm-rho`; without other factors any weight gives the projection
     rho = float(np.trace(G)) / rank or 1.0
-    inverse = _inverse(G + rho * np.eye(rank))
+    inverse = _inverse(G + rho * np.eye(rank))  # (R, R)
     primal, change = [], []
     reason = "max_steps"
     for _ in range(max_steps):
-        T = (F + rho * (H + U)) @ inverse
-        previous, H = H, _projected(project, T - U)
+        # T = (F + rho (H + U)) (G + rho I)^-1  :eq:`admm-t`
+        T = (F + rho * (H + U)) @ inverse  # (I_n, R)
+        # H = P_S(T - U)  :eq:`admm-h`
+        previous, H = H, project(T - U)  # (I_n, R)
+        # U <- U + H - T  :eq:`admm-u`
         gap = H - T
-        U = U + gap
+        U = U + gap  # (I_n, R)
+        # |H - T|^2 / |H|^2 < tol and |H - H_0|^2 / |U|^2 < tol  :eq:`admm-stop`
         primal.append(_ratio(gap, H))
         change.append(_ratio(H - previous, U))
         if primal[-1] < tol and change[-1] < tol:
@@ -160,7 +177,7 @@ def iterate(
 
 
 def _inverse(system: Array) -> Array:
-    """Invert the system of :eq:`admm-t`.
+    """Invert the system G + rho I, which is symmetric.
 
     With the weight of :eq:`admm-rho` its diagonal entries differ by a factor of at most R + 1,
     however different the columns are, and if ``G`` is semidefinite it is regular. What float32
@@ -172,14 +189,21 @@ def _inverse(system: Array) -> Array:
         return np.asarray(np.linalg.pinv(system, hermitian=True))
 
 
-def _projected(project: Callable[[Array], Array], V: Array) -> Array:
-    H = as_array(project(V), "project").astype(np.float64, copy=False)
-    if H.shape != V.shape or not np.isfinite(H).all():
-        raise ValueError(
-            f"project: expected a finite array of shape {V.shape}, got shape {H.shape}; "
-            "check the callable"
-        )
-    return H
+def _checked(project: Callable[[Array], Any], shape: tuple[int, ...]) -> Callable[[Array], Array]:
+    """Return the projection of a user, whose results are refused unless they are usable."""
+
+    def checked(V: Array) -> Array:
+        H = project(V)
+        if type(H) is not np.ndarray or H.dtype != np.float64:
+            H = as_array(H, "project").astype(np.float64, copy=False)
+        if H.shape != shape or not np.isfinite(H).all():
+            raise ValueError(
+                f"project: expected a finite array of shape {shape}, got shape {H.shape}; "
+                "check the callable"
+            )
+        return np.asarray(H)
+
+    return checked
 
 
 def _ratio(numerator: Array, denominator: Array) -> float:

@@ -2,8 +2,8 @@ r"""How are all factors put on grids? AO-ADMM, the recipe of the paper.
 
 Alternating optimisation goes through the modes; each factor is put on its grid by ADMM while the
 others are fixed :eq:`qcp-problem`. The grids are not given: their scales are chosen by the
-projection itself, anew at every step, once a sweep, or never (the refit policy). Duals survive from
-sweep to sweep.
+projection itself, :func:`~qcp_ref.grids.scale.project_core`, anew at every step, once a sweep, or
+never (the refit policy). Duals survive from sweep to sweep.
 
 The method of the authors' code is least squares, error-preserving correction, AO-ADMM. Its error
 is not monotone; the best iterate is what comes back.
@@ -16,8 +16,7 @@ Simplified: one weight rule, no proximal term between sweeps.
 Checked by tests/factors/test_ao_admm.py.
 """
 
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -33,7 +32,7 @@ from qcp_ref._checks import (
     check_rng,
     check_tensor,
 )
-from qcp_ref.factors.admm import iterate
+from qcp_ref.factors.admm import admm_core
 from qcp_ref.factors.epc import epc
 from qcp_ref.factors.quantized import (
     QuantizedCP,
@@ -42,8 +41,8 @@ from qcp_ref.factors.quantized import (
     quantize_cp,
     refuse_zero_points,
 )
-from qcp_ref.grids.grid import Grid, dequantize, quantize
-from qcp_ref.grids.scale import choose_scale
+from qcp_ref.grids.grid import Grid
+from qcp_ref.grids.scale import check_data, project_core
 from qcp_ref.tensors.als import STARTS, float_fit, initial_factors
 from qcp_ref.tensors.cp import CP, balance, check_start, relative_error
 from qcp_ref.tensors.sweep import Callback, fit_error, normal_sweep
@@ -52,10 +51,8 @@ __all__ = ["ao_admm"]
 
 REFITS = ("step", "sweep", "frozen")
 _LONGEST_CYCLE = 8
-_RISE, _RISE_SWEEPS = (
-    1e-3,
-    4,
-)  # give up when the error rose by this much against so many sweeps earlier
+# Give up when the error rose by this much against so many sweeps earlier.
+_RISE, _RISE_SWEEPS = 1e-3, 4
 
 
 def ao_admm(
@@ -147,8 +144,9 @@ def ao_admm(
     tol = check_real(tol, "tol", minimum=0.0)
     inner_tol = check_real(inner_tol, "inner_tol", minimum=0.0)
     refuse_zero_points(rule)
-    choose_scale(np.ones((1, 1)), grid, rule=rule, axis=axis)  # refuse bad options before fitting
-    state = _State(X, _start(X, rank, start, rng), grid, axis, rule, refit)
+    check_data(np.ones((1, 1)), grid, rule=rule, axis=axis)  # refuse bad options before fitting
+    scaling = _Scaling(grid, axis, rule, refit)
+    state = _State(X, _start(X, rank, start, rng), scaling)
     if not X.any():
         return state.fit("zero tensor")
     reason = "max_sweeps"
@@ -162,54 +160,67 @@ def ao_admm(
     return state.fit(reason)
 
 
+class _Scaling(NamedTuple):
+    """The grid of all factors, and how and when their scales are chosen."""
+
+    grid: Grid
+    axis: int | None
+    rule: str
+    refit: str
+
+
 class _Projection:
     """Projection on the grids of one factor; the refit policy decides which of them."""
 
-    stale: bool  # whether the scale has to be chosen anew; each sweep says so
+    stale = False  # whether the scale has to be chosen anew; each sweep says so
 
-    def __init__(self, codes: NDArray[Any], scale: Array, grid: Grid, refit: str) -> None:
-        self.codes, self.scale, self.grid, self.refit = codes, scale, grid, refit
+    def __init__(self, codes: NDArray[Any], scale: Array, scaling: _Scaling) -> None:
+        self.codes, self.scale, self.scaling = codes, scale, scaling
 
-    def __call__(self, V: Array, axis: int | None, rule: str) -> Array:
-        if self.stale or self.refit == "step":
-            self.scale = choose_scale(V, self.grid, rule=rule, axis=axis).scale
-            self.stale = False
-        self.codes = quantize(V, self.grid, self.scale)
-        return dequantize(self.codes, self.scale, grid=self.grid)
+    def __call__(self, V: Array) -> Array:
+        grid, axis, rule, refit = self.scaling
+        chosen_anew = self.stale or refit == "step"
+        known = None if chosen_anew else (self.scale, 0.0 - grid.offset)
+        found = project_core(V, grid, known, rule=rule, axis=axis)
+        self.codes, self.scale, self.stale = found.codes, found.scale, False
+        return found.values  # (I_n, R)
+
+
+class _Iterate(NamedTuple):
+    """The factors after a sweep: what is stored of ``H``, and ``T``."""
+
+    codes: list[NDArray[Any]]
+    scales: list[Array]
+    relaxed: list[Array]
 
 
 class _State:
     """What AO-ADMM carries from sweep to sweep."""
 
-    def __init__(
-        self, X: Array, start: CP, grid: Grid, axis: int | None, rule: str, refit: str
-    ) -> None:
-        self.X, self.start, self.grid, self.axis, self.rule = X, balance(start), grid, axis, rule
-        first = quantize_cp(self.start, grid, axis=axis, rule=rule)
+    def __init__(self, X: Array, start: CP, scaling: _Scaling) -> None:
+        self.X, self.start, self.grid = X, balance(start), scaling.grid
+        self.first = quantize_cp(self.start, self.grid, axis=scaling.axis, rule=scaling.rule)
+        self.projections = [
+            _Projection(k, s, scaling)
+            for k, s in zip(self.first.codes, self.first.scales, strict=True)
+        ]
         self.factors, self.relaxed = list(self.start.factors), list(self.start.factors)
         self.duals: list[Array | None] = [None] * len(self.factors)
-        self.projections = [
-            _Projection(k, s, grid, refit) for k, s in zip(first.codes, first.scales, strict=True)
-        ]
-        self.best, self.best_error, self.best_relaxed = first, np.inf, self.start
-        self.size = float(np.linalg.norm(X))
+        self.best: _Iterate | None = None
+        self.best_error, self.size = np.inf, float(np.linalg.norm(X))
         self.rows: list[tuple[float, list[float], list[int]]] = []
         self.signatures: list[bytes] = []
 
     def sweep(self, max_steps: int, tol: float) -> float:
         """Run ADMM on every mode once; return the relative error."""
         gaps, steps = [], []
-        for mode, F, G in normal_sweep(self.X, self.factors):
+        for mode, F, G in normal_sweep(self.X, self.factors):  # (I_n, R), (R, R)
             projection = self.projections[mode]
-            projection.stale = projection.refit == "sweep"
-            H, U = self.factors[mode], self.duals[mode]
-            found = iterate(
-                F,
-                G,
-                partial(projection, axis=self.axis, rule=self.rule),
-                (H, np.zeros_like(F) if U is None else U),
-                (max_steps, tol),
-            )
+            projection.stale = projection.scaling.refit == "sweep"
+            H, U = self.factors[mode], self.duals[mode]  # (I_n, R)
+            U = np.zeros_like(F) if U is None else U
+            # min |X_(n) - H K^T|^2 / 2 with H on its grid  :eq:`admm-problem`
+            found = admm_core(F, G, projection, H, U, max_steps=max_steps, tol=tol)
             self.factors[mode], self.duals[mode] = found.factor, found.dual
             self.relaxed[mode] = found.least_squares
             gaps.append(float(found.primal[-1]))
@@ -221,16 +232,19 @@ class _State:
         codes = [p.codes for p in self.projections]
         self.signatures.append(sha256(b"".join(k.tobytes() for k in codes)).digest())
         if error < self.best_error:
-            self.best = QuantizedCP(codes, [p.scale for p in self.projections], self.grid)
-            self.best_error, self.best_relaxed = error, CP(self.relaxed)
+            scales = [p.scale for p in self.projections]
+            self.best, self.best_error = _Iterate(codes, scales, list(self.relaxed)), error
         return error
 
     def fit(self, reason: str) -> QuantizedFit:
         """Return the best iterate with its error measured on the dense difference."""
-        error = relative_error(self.X, self.best.dequantize())
+        cp, relaxed = self.first, self.start
+        if self.best is not None:
+            cp = QuantizedCP(self.best.codes, self.best.scales, self.grid)
+            relaxed = CP(self.best.relaxed)
+        error = relative_error(self.X, cp.dequantize())
         start_error = relative_error(self.X, self.start)
-        history = history_of(self.rows)
-        return QuantizedFit(self.best, error, self.best_relaxed, start_error, history, reason)
+        return QuantizedFit(cp, error, relaxed, start_error, history_of(self.rows), reason)
 
 
 def _stop(errors: list[float], signatures: list[bytes], tol: float) -> str | None:

@@ -239,15 +239,37 @@ def quantize(
         raise ValueError(
             f"rng: belongs to rounding 'stochastic', got rng={shown(rng)} with {rounding!r}"
         )
-    if grid.kind == "binary":
-        if (rounding, division) != ("half-even", "float64"):
-            raise ValueError("rounding, division: a binary grid takes signs; leave them out")
+    if grid.kind == "binary" and (rounding, division) != ("half-even", "float64"):
+        raise ValueError("rounding, division: a binary grid takes signs; leave them out")
+    if division != "float64":
+        _check_single(scale)
+    draws = None if rng is None else check_rng(rng, "quantize").random(x.shape)
+    return quantize_core(x, grid, scale, zero, rounding=rounding, division=division, draws=draws)
+
+
+def quantize_core(
+    x: Array,
+    grid: Grid,
+    scale: Array,
+    zero_point: float | Array,
+    *,
+    rounding: str = "half-even",
+    division: str = "float64",
+    draws: Array | None = None,
+) -> NDArray[np.integer[Any]]:
+    """Round finite numbers to codes: :func:`quantize` without checks, for what is in order.
+
+    The zero point is the one that dequantization subtracts, -1/2 on a mid-rise grid; ``draws`` are
+    the uniform numbers of stochastic rounding.
+    """
+    if grid.kind == "binary":  # k = sign(x), that of zero is +1
         return np.where(x >= 0, 1, -1).astype(grid.dtype)
+    # k = clip(round(x / s - o) + z, qmin, qmax)  :eq:`grid-quantize`
+    # where zero_point + o is z: on a mid-rise grid, whose zero_point is -o, it is 0
     t, base = _quotient(x, scale, division) - grid.offset, np.zeros(())
     if grid.kind == "log2":
         t, base = _place(t, grid.qmax)
-    draws = None if rng is None else check_rng(rng, "quantize").random(x.shape)
-    codes = round_to_integers(t, rounding, draws) + (base + zero + grid.offset)
+    codes = round_to_integers(t, rounding, draws) + (base + zero_point + grid.offset)
     return np.asarray(np.clip(codes, grid.qmin, grid.qmax)).astype(grid.dtype)
 
 
@@ -303,12 +325,22 @@ def dequantize(
         zero = check_zero(zero_point, check_grid(grid), k.shape)
         if off_grid(k, grid):
             raise ValueError(f"codes: expected codes of {grid}, got {k.min():g} to {k.max():g}")
+    return check_product(dequantize_core(k, s, zero, grid))
+
+
+def dequantize_core(
+    codes: NDArray[Any], scale: Array, zero_point: float | Array, grid: Grid | None = None
+) -> Array:
+    """Return the numbers that codes stand for: :func:`dequantize` without checks.
+
+    Infinite where the product leaves the range of float64.
+    """
+    k = codes.astype(np.float64, copy=False)
+    if grid is not None:
         k = _level(k, grid) - grid.offset
     with np.errstate(over="ignore"):
-        values = np.asarray(s * (k - zero))
-    if not np.isfinite(values).all():
-        raise ValueError("scale: scale times code exceeds the float64 range; rescale the data")
-    return values
+        # x = s (k - z)  :eq:`grid-dequantize`
+        return np.asarray(scale * (k - zero_point))
 
 
 def check_grid(grid: Any) -> Grid:
@@ -354,6 +386,25 @@ def check_zero(zero_point: ArrayLike, grid: Grid, shape: tuple[int, ...]) -> Arr
     return zero
 
 
+def check_product(values: Array) -> Array:
+    """Return products of scale and level, unless one of them left the range of float64."""
+    if not np.isfinite(values).all():
+        raise ValueError("scale: scale times code exceeds the float64 range; rescale the data")
+    return values
+
+
+def _check_single(scale: Array) -> None:
+    """Refuse scales that division in float32 cannot use."""
+    with np.errstate(all="ignore"):
+        b = scale.astype(np.float32)
+        held = np.isfinite(b) & np.isfinite(1 / b)
+    if not held.all():
+        raise ValueError(
+            f"scale: expected numbers that float32 can hold and invert, got {scale.min()} "
+            f"to {scale.max()}; use division 'float64'"
+        )
+
+
 def off_grid(codes: NDArray[Any], grid: Grid) -> bool:
     """Say whether a code lies outside the grid."""
     inside = grid.qmin <= codes.min() and codes.max() <= grid.qmax
@@ -361,34 +412,32 @@ def off_grid(codes: NDArray[Any], grid: Grid) -> bool:
 
 
 def _level(codes: Array, grid: Grid) -> Array:
-    """Return the levels of codes at scale 1: :eq:`grid-kinds`."""
+    """Return the levels of codes at scale 1."""
     if grid.kind == "log2":
+        # l_k = sign(k) 2^(|k| - qmax)  :eq:`grid-kinds`
         return np.asarray(np.sign(codes) * 2.0 ** (np.abs(codes) - grid.qmax))
-    return codes + grid.offset
+    return codes + grid.offset  # l_k = k + o
 
 
 def _quotient(x: Array, scale: Array, division: str) -> Array:
-    """Spell out :eq:`grid-division`; very large quotients become one large number."""
+    """Divide by the scale; very large quotients become one large number."""
+    # x / s, or fl(fl(x) / fl(s)), or fl(fl(x) fl(1 / fl(s))), fl in float32  :eq:`grid-division`
     with np.errstate(all="ignore"):
         if division == "float64":
             t = x / scale
         else:
             a, b = x.astype(np.float32), scale.astype(np.float32)
-            if not (np.isfinite(b) & np.isfinite(1 / b)).all():
-                raise ValueError(
-                    f"scale: expected numbers that float32 can hold and invert, got {scale.min()} "
-                    f"to {scale.max()}; use division 'float64'"
-                )
             t = np.asarray(a / b if division == "float32" else a * (1 / b), dtype=float)
     return np.asarray(np.clip(t, -_FAR, _FAR))
 
 
 def _place(t: Array, qmax: int) -> tuple[Array, Array]:
-    """Return the place of numbers among log2 codes, :eq:`grid-place`, without an even integer.
+    """Return the place of numbers among log2 codes, in two parts of which one is an even integer.
 
     The place less an even integer on the same side of zero is exact and rounds like the whole.
     Places beyond the last code are left to the clip.
     """
+    # u = k + (t - l_k) / (l_(k+1) - l_k) where l_k <= t < l_(k+1)  :eq:`grid-place`
     size = np.abs(t)
     mantissa, exponent = np.frexp(size)
     inner = size < 2.0 ** (1 - qmax)
@@ -398,13 +447,16 @@ def _place(t: Array, qmax: int) -> tuple[Array, Array]:
 
 
 def round_to_integers(t: Array, rounding: str, draws: Array | None = None) -> Array:
-    """Spell out :eq:`grid-rounding`: the only place of the book where numbers become integers."""
+    """Round: the only place of the book where numbers become integers, :eq:`grid-rounding`."""
+    # floor(t), ceil(t), sign(t) floor(|t|); half-even is that of IEEE 754
     ready = {"half-even": np.rint, "floor": np.floor, "ceil": np.ceil, "to-zero": np.trunc}
     if rounding in ready:
         return np.asarray(ready[rounding](t))
     low, size = np.floor(t), np.abs(t)
     if draws is not None:
-        return np.asarray(low + (draws < t - low))
+        return np.asarray(low + (draws < t - low))  # floor(t) + [w < t - floor(t)]
+    # A tie goes to floor(t + 1/2) in half-up, to sign(t) floor(|t| + 1/2) in half-away, and to
+    # ceil(t) in dpu if t < 0; all else is half-even.
     tie = size - np.floor(size) == 0.5  # exact, unlike t - low
     if rounding == "dpu":
         tie &= t < 0

@@ -41,11 +41,9 @@ _two_product: Callable[..., Any] = _kernels.two_product.py_func
 
 
 class Exact:
-    """Squared errors of an array on a grid, in whole numbers :eq:`minimum-exact`.
+    """Squared errors of an array on a grid, in whole numbers: :eq:`minimum-exact`.
 
-    ``x = X 2^e``, levels ``L / d``, ``s = S 2^f``.
-
-    Equal numbers are counted, not repeated.
+    ``x = X 2^e``, levels ``L / d``, ``s = S 2^f``. Equal numbers are counted, not repeated.
     """
 
     def __init__(self, x: Array, grid: Grid) -> None:
@@ -81,6 +79,7 @@ class Exact:
     def error(self, s: float, zero: float) -> Fraction:
         """Return the squared error at a scale and a zero point."""
         _, residual, exponent = self._nearest(s, zero)
+        # E(s) = sum_i (X_i 2^e - S 2^f L_i / d)^2  :eq:`minimum-exact`
         return Fraction((self.counts * residual * residual).sum()) * Fraction(2) ** (2 * exponent)
 
     def refit(self, s: float, zero: float) -> tuple[Fraction, Fraction]:
@@ -89,6 +88,7 @@ class Exact:
         Fractions of a power of two are left out of the gain, the same for all scales.
         """
         level, _, _ = self._nearest(s, zero)
+        # S1^2 / S2 = 2^(2e) (sum_i X_i L_i)^2 / sum_i L_i^2, at s = S1 / S2  :eq:`minimum-exact`
         S1, S2 = (self.counts * self.X * level).sum(), (self.counts * level * level).sum()
         if S1 <= 0:
             return Fraction(0), Fraction(0)
@@ -118,7 +118,7 @@ def near_best(
 
 
 def near_best_of(sides: Sides, tables: Tables, span: Pair, floor: float) -> Array:
-    """Search for :eq:`grid-exact` by branch and bound, all intervals of one size together.
+    """Search for the largest gain by branch and bound, all intervals of one size together.
 
     For levels in unit steps the kernel ``near_best`` does the same faster.
     """
@@ -131,6 +131,7 @@ def near_best_of(sides: Sides, tables: Tables, span: Pair, floor: float) -> Arra
         if not s.size:
             break
         s1, s2 = moments_of(sides, tables, s)
+        # max_s g(s) = max over cells of S1^2 / S2, at s = S1 / S2  :eq:`grid-exact`
         gain, kept = _value(s1, s2, span)
         best = max(best, float(kept.max()))
         left, right = s.copy(), s.copy()
@@ -160,7 +161,12 @@ def _outset(sides: Sides, tables: Tables, limit: float) -> list[Array]:
 
 
 def gain_bound(a: Array, a1: Array, a2: Array, b: Array, b1: Array, b2: Array) -> Array:
-    """Spell out :eq:`minimum-bound`, with an allowance for roundings."""
+    """Bound the gain over intervals from a to b, with an allowance for roundings.
+
+    Takes both ends, each with its S1 and S2.
+    """
+    # g(a + t) <= (u g(a) + t g(b)) / w + t u ((g'(a) - g'(b) + J) / w - S2(b)), w = b - a,
+    # u = w - t, g' = 2 (S1 - s S2), J = 2 (S1(a) - S1(b))  :eq:`minimum-bound`
     width, at_a, at_b = b - a, a * (2 * a1 - a * a2), b * (2 * b1 - b * b2)
     with np.errstate(all="ignore"):
         bend = (4 * (a1 - b1) - 2 * (a * a2 - b * b2)) / width - b2
@@ -190,10 +196,12 @@ def _codes(t: Array, levels: Array) -> NDArray[np.intp]:
 
 
 def moments_of(sides: Sides, tables: Tables, scales: Array) -> tuple[Array, Array]:
-    """Spell out :eq:`grid-steps`: each step outwards adds all that lies beyond it.
+    """Return S1 and S2 of each scale: each step outwards adds all that lies beyond it.
 
     Where there are more levels than numbers, the sum over the numbers is shorter.
     """
+    # S1(s) = o |x|_1 + sum over thresholds h and x_i / h > s of |x_i|
+    # S2(s) = o^2 n + sum over the same of 2 |h|; steps of other tables likewise  :eq:`grid-steps`
     S1, S2 = np.zeros(scales.size), np.zeros(scales.size)
     for (m, sums), levels in zip(sides, tables, strict=True):
         if m.size == 0 or levels[-1] == 0:  # numbers on a side without levels do not count

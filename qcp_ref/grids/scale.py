@@ -31,7 +31,17 @@ from qcp_ref import _kernels
 from qcp_ref._checks import Array, check_array, check_int, check_option
 from qcp_ref._door import as_array
 from qcp_ref._kernels import TIE
-from qcp_ref.grids.grid import Grid, Scale, check_grid, dequantize, quantize, round_to_integers
+from qcp_ref.grids.grid import (
+    Grid,
+    Scale,
+    check_grid,
+    check_product,
+    check_scale,
+    check_zero,
+    dequantize_core,
+    quantize_core,
+    round_to_integers,
+)
 from qcp_ref.grids.minimum import Exact, Pair, Sides, Tables, moments_of, near_best_of, tails
 
 __all__ = ["choose_scale", "project"]
@@ -99,6 +109,8 @@ def choose_scale(
 
     **Laws**
 
+    - *loops*: each rule chooses what plain loops on rational numbers choose, up to rounding, which
+      decides between zero points at a tie and between trials that are equally good
     - *least*: 'mse-exact' has the least error: no rule, no scan of scales, no code assignment beats
       it, by more than rounding the scale to float64 costs, :eq:`scale-law`
     - *largest*: of scales with exactly the same error the largest is taken
@@ -127,19 +139,21 @@ def choose_scale(
     >>> choose_scale([-1.0, 4.1], Grid(8, signed=False), rule="min-max")
     Scale(scale=array(0.02), zero_point=50.0, rule='min-max')
     """
-    x, grid = check_array(x, "x"), check_grid(grid)
-    _check_rule(grid, rule, po2)
-    name = rule if po2 is None else f"{rule}, po2={po2}"
+    x = check_data(x, grid, rule=rule, axis=axis, po2=po2)
+    scale, zero = choose_core(x, grid, rule=rule, axis=axis, po2=po2)
+    return Scale(scale, zero, rule if po2 is None else f"{rule}, po2={po2}")
+
+
+def choose_core(
+    x: Array, grid: Grid, *, rule: str, axis: int | None, po2: str | None = None
+) -> tuple[Array, float | Array]:
+    """Return scale and zero point: :func:`choose_scale` without checks, for what is in order."""
     if axis is None:
         scale, zero = _one_scale(x.ravel(), grid, rule, po2)
-        return Scale(np.array(scale), zero, name)
-    axis = check_int(axis, "axis", minimum=0, maximum=1)
-    if x.ndim != 2:
-        raise ValueError(f"x: expected 2 axes when axis is given, got shape {x.shape}")
-    slices = x if axis == 0 else x.T
-    pairs = np.array([_one_scale(part, grid, rule, po2) for part in slices])
-    scales, zeros = (np.expand_dims(column, 1 - axis) for column in pairs.T)
-    return Scale(scales, zeros if rule in AFFINE else 0.0 - grid.offset, name)
+        return np.array(scale), zero
+    pairs = np.array([_one_scale(part, grid, rule, po2) for part in (x if axis == 0 else x.T)])
+    scales, zeros = (np.expand_dims(column.copy(), 1 - axis) for column in pairs.T)
+    return scales, zeros if rule in AFFINE else 0.0 - grid.offset
 
 
 def project(
@@ -200,20 +214,70 @@ def project(
     array([ 0. ,  1.6, -3.2])
     """
     if scale is None:
-        chosen = choose_scale(x, grid, rule=rule, axis=axis, po2=po2)
+        x, known = check_data(x, grid, rule=rule, axis=axis, po2=po2), None
     elif _not_default(axis, rule, po2):
         raise ValueError(
             "scale: expected None together with axis or rule or po2; it overrides them"
         )
     else:
-        chosen = (
-            scale if isinstance(scale, Scale) else Scale(as_array(scale, "scale"), 0.0, "given")
-        )
-    codes = quantize(x, grid, chosen.scale, chosen.zero_point)
-    return dequantize(codes, chosen.scale, chosen.zero_point, grid=grid)
+        given = scale if isinstance(scale, Scale) else (as_array(scale, "scale"), 0.0)
+        x, grid = check_array(x, "x"), check_grid(grid)
+        known = check_scale(given[0], x.shape), check_zero(given[1], grid, x.shape)
+    return check_product(project_core(x, grid, known, rule=rule, axis=axis, po2=po2).values)
+
+
+class Projected(NamedTuple):
+    """Numbers on a grid, their codes, and the scale and zero point at which these stand for them.
+
+    The zero point is the one that dequantization subtracts.
+    """
+
+    values: Array
+    codes: NDArray[Any]
+    scale: Array
+    zero_point: float | Array
+
+
+def project_core(
+    x: Array,
+    grid: Grid,
+    known: tuple[Array, float | Array] | None,
+    *,
+    rule: str,
+    axis: int | None,
+    po2: str | None = None,
+) -> Projected:
+    """Project on the grid of a known scale and zero point, or of those that the rule chooses.
+
+    This is :func:`project` without checks; values may be infinite,
+    see :func:`~qcp_ref.grids.grid.check_product`.
+    """
+    # s* = argmin_s |x - s v(s)|, v the nearest levels  :eq:`scale-choice`
+    scale, zero = known or choose_core(x, grid, rule=rule, axis=axis, po2=po2)
+    codes = quantize_core(x, grid, scale, zero)
+    # P(x) = s* v(s*)  :eq:`grid-project`
+    return Projected(dequantize_core(codes, scale, zero, grid), codes, scale, zero)
+
+
+def round_dense(W: Array, bits: int, axis: int | None = 0) -> Array:
+    """Round the kernel to the better of the full and the mid-rise grid, at the exact scale."""
+    flat = W.reshape(W.shape[0], -1)
+    tries = [project(flat, Grid(bits, mid_rise=mid), axis=axis) for mid in (False, True)]
+    return min(tries, key=lambda Q: float(((flat - Q) ** 2).sum())).reshape(W.shape)
 
 
 # --- options and units ----------------------------------------------------------------------------
+
+
+def check_data(x: Any, grid: Any, *, rule: Any, axis: Any, po2: Any = None) -> Array:
+    """Return the numbers as an array, if a scale can be chosen for them in this way."""
+    array = check_array(x, "x")
+    _check_rule(check_grid(grid), rule, po2)
+    if axis is not None:
+        check_int(axis, "axis", minimum=0, maximum=1)
+        if array.ndim != 2:
+            raise ValueError(f"x: expected 2 axes when axis is given, got shape {array.shape}")
+    return array
 
 
 def _not_default(axis: Any, rule: Any, po2: Any) -> bool:
@@ -222,30 +286,32 @@ def _not_default(axis: Any, rule: Any, po2: Any) -> bool:
         check_int(axis, "axis", minimum=0, maximum=1)
     if po2 is not None:
         check_option(po2, "po2", _POWERS)
-    rule = check_option(rule, "rule", list(_RULES))
+    rule = check_option(rule, "rule", list(RULES))
     return axis is not None or rule != "mse-exact" or po2 is not None
 
 
 def _check_rule(grid: Grid, rule: str, po2: str | None) -> None:
-    entry = _RULES[check_option(rule, "rule", list(_RULES))]
+    entry = RULES[check_option(rule, "rule", list(RULES))]
     if po2 is not None:
         check_option(po2, "po2", _POWERS)
-    if rule == "max-abs-narrow" and grid.bits == 1:
-        raise ValueError("rule: 'max-abs-narrow' divides by 0 at 1 bit; use another rule")
+    if grid.bits < entry.bits[0]:
+        raise ValueError(f"rule: {rule!r} divides by 0 at {grid.bits} bit; use another rule")
     uniform = grid.kind == "uniform"
     if entry.grids == "centred" and not (uniform and grid.signed):
         raise ValueError(f"rule: {rule!r} needs a signed uniform grid, got {grid}; use 'mse-exact'")
     if entry.grids == "affine" and (not uniform or grid.mid_rise):
         raise ValueError(f"rule: {rule!r} needs a uniform grid with a level at zero, got {grid}")
-    if rule == "mse-exact-affine" and grid.bits > 8:
-        raise ValueError(f"rule: {rule!r} tries all zero points, at most 8 bits; got {grid.bits}")
+    if grid.bits > entry.bits[1]:
+        raise ValueError(
+            f"rule: {rule!r} tries all zero points, at most {entry.bits[1]} bits; got {grid.bits}"
+        )
     if po2 is not None and po2 not in entry.powers:
         raise ValueError(f"po2: {po2!r} does not go with rule {rule!r}; use rule 'mse-exact'")
 
 
 def _one_scale(x: Array, grid: Grid, rule: str, po2: str | None) -> Pair:
     """Choose scale and zero point of a flat array."""
-    entry = _RULES[rule]
+    entry = RULES[rule]
     scale, zero = entry.find(x, grid, po2)
     if scale <= 0:
         nothing = grid.mid_rise or grid.kind == "binary"
@@ -258,7 +324,8 @@ def _one_scale(x: Array, grid: Grid, rule: str, po2: str | None) -> Pair:
 
 
 def _power_of_two(scale: float, po2: str) -> float:
-    """Spell out :eq:`grid-po2`, but for 'mse'."""
+    """Round a scale to a power of two."""
+    # 2^ceil(log2 s), 2^round(log2 s) or 2^floor(log2 s)  :eq:`grid-po2`
     mantissa, exponent = frexp(scale)  # from 1/2 to 1
     up = {"ceil": mantissa > 0.5, "round": mantissa >= sqrt(0.5), "floor": False}[po2]
     return float(2.0 ** min(exponent - 1 + up, 1023))
@@ -297,23 +364,27 @@ def _formula(
 
 
 def _max_abs(lowest: float, highest: float, grid: Grid, *, less: float) -> float:
-    """Spell out the first three of :eq:`grid-max-abs`."""
+    """Divide the largest magnitude by a number of steps."""
+    # s = max |x_i| / (2^(b-1) - less), less = 1/2, 1 or 0  :eq:`grid-max-abs`
     return max(-lowest, highest) / (2.0 ** (grid.bits - 1) - less)
 
 
 def _two_sided(lowest: float, highest: float, grid: Grid) -> float:
-    """Spell out the last of :eq:`grid-max-abs`; a side without levels does not count."""
+    """Return the least scale that clips nothing; a side without levels does not count."""
+    # s = max(min x_i / (qmin + o), max x_i / (qmax + o))  :eq:`grid-max-abs`
     bottom, top = float(grid.levels[0]), float(grid.levels[-1])
     return max(lowest / bottom if bottom < 0 else 0.0, highest / top if top > 0 else 0.0)
 
 
 def _min_max(lowest: float, highest: float, grid: Grid) -> float:
-    """Spell out the scale of :eq:`grid-min-max`."""
+    """Spread the codes over the range of the numbers and zero."""
+    # s = (b - a) / (qmax - qmin), a = min(0, x_i), b = max(0, x_i)  :eq:`grid-min-max`
     return (max(highest, 0.0) - min(lowest, 0.0)) / (grid.qmax - grid.qmin)
 
 
 def _zero_point(steps: float, grid: Grid, *, rounding: str, late: bool = False) -> float:
-    """Spell out the zero point of :eq:`grid-min-max`, from the least number in steps."""
+    """Return the code of zero, from the least number in steps: a / s."""
+    # z = clip(round(qmin - a/s)) if late, else clip(qmin - round(a/s))  :eq:`grid-min-max`
     if late:
         zero = round_to_integers(np.array(grid.qmin - steps), rounding)
     else:
@@ -325,11 +396,12 @@ def _zero_point(steps: float, grid: Grid, *, rounding: str, late: bool = False) 
 
 
 def _trial_scale(x: Array, grid: Grid, _: str | None) -> Pair:
-    """Return the first trial scale :eq:`grid-trials` of least squared error."""
+    """Return the first trial scale of least squared error."""
     zero, unit = 0.0 - grid.offset, _unit(x)
     if not x.any():
         return 0.0, zero
     largest = float(_times(np.abs(x).max(), -unit))
+    # s_j = (0.2 + j/199) m / (2^(b-1) - 1/2), j = 0, ..., 199, m = max |x_i|  :eq:`grid-trials`
     trials = np.linspace(0.2, 1.2, 200) * largest / (2.0 ** (grid.bits - 1) - 0.5)
     if unit > _TINY:
         trials = trials[_near(_sides(x, grid, unit), grid, 0, trials)]
@@ -341,25 +413,27 @@ def _trial_scale(x: Array, grid: Grid, _: str | None) -> Pair:
 
 
 def _best_scale(x: Array, grid: Grid, po2: str | None) -> Pair:
-    """Spell out :eq:`scale-choice`."""
+    """Return the scale of least squared error."""
+    # max_s g(s) = max over cells of S1^2 / S2, at s = S1 / S2  :eq:`grid-exact`
     low, high = _tables(grid, 0)
     x = np.clip(x, None if low[-1] > 0 else 0.0, None if high[-1] > 0 else 0.0)
     if not x.any():  # numbers on a side without levels have the same error at all scales
         return 0.0, 0.0 - grid.offset
     unit = _unit(x)
-    scales = _candidates(_sides(x, grid, unit), grid, 0, (unit, 0.0), po2)
+    scales = _candidates(_sides(x, grid, unit), grid, 0, unit, 0.0, po2)
     return _decide(x, grid, [(s, 0.0) for s in scales], po2)[0], 0.0 - grid.offset
 
 
 def _best_pair(x: Array, grid: Grid, po2: str | None) -> Pair:
-    """Spell out :eq:`scale-choice` for all zero points, :eq:`grid-affine`."""
+    """Return the scale and the zero point of least squared error."""
+    # max_z max_s g_z(s), z = qmin, ..., qmax  :eq:`grid-affine`
     if not x.any():
         return 0.0, 0.0
     unit = _unit(x)
     sides, found, best = _sides(x, grid, unit), [], 0.0
     likely = grid.qmin - min(float(x.min()), 0.0) / _formula(x, grid, None, scale=_min_max)[0]
     for zero in sorted(range(grid.qmin, grid.qmax + 1), key=lambda z: abs(z - likely)):
-        scales = np.array(_candidates(sides, grid, zero, (unit, best), po2))
+        scales = np.array(_candidates(sides, grid, zero, unit, best, po2))
         gains = np.full(scales.size, np.inf)  # of tiny numbers all pairs are compared exactly
         if scales.size and unit > _TINY:
             gains = _gains(sides, grid, zero, _times(scales, -unit))[0]
@@ -370,10 +444,9 @@ def _best_pair(x: Array, grid: Grid, po2: str | None) -> Pair:
 
 
 def _candidates(
-    sides: Sides, grid: Grid, zero: int, known: tuple[int, float], po2: str | None
+    sides: Sides, grid: Grid, zero: int, unit: int, floor: float, po2: str | None
 ) -> list[float]:
-    """Return scales, among them the best one; none, if it has less gain than is known already."""
-    unit, floor = known
+    """Return scales, among them the best one; none, if it has less gain than the floor."""
     if po2 == "mse":
         return [_scale(s, unit) for s in _powers(sides, grid, zero, unit)]
     negative, positive = sides
@@ -432,14 +505,14 @@ def _powers(sides: Sides, grid: Grid, zero: int, unit: int) -> Array:
 
 
 def _gains(sides: Sides, grid: Grid, zero: int, scales: Array) -> tuple[Array, float]:
-    """Return :eq:`grid-gain` for each scale, and a bound on its roundings."""
+    """Return the gain of each scale, and a bound on its roundings."""
     tables = _tables(grid, zero)
     if _by_kernels(sides, grid):
         steps = tables[0].size - 1.0, tables[1].size - 1.0
         S1, S2 = _kernels.moments(*sides, scales, steps, grid.offset)
     else:
         S1, S2 = moments_of(sides, tables, scales)
-    gains = scales * (2 * S1 - scales * S2)
+    gains = scales * (2 * S1 - scales * S2)  # g(s) = 2 s S1 - s^2 S2  :eq:`grid-gain`
     return gains, float((scales * (2 * S1 + scales * S2)).max()) * TIE
 
 
@@ -480,7 +553,8 @@ def _tables(grid: Grid, zero: int) -> Tables:
 
 
 def _decide(x: Array, grid: Grid, pairs: list[Pair], po2: str | None) -> Pair:
-    """Spell out :eq:`scale-choice`: of equal errors the largest scale, then the zero nearest 0."""
+    """Return the best pair: of equal errors the largest scale, then the zero point nearest to 0."""
+    # max {s : (s, z) in argmin E(s, z)}, with the z of least |z|  :eq:`scale-choice`
     if len(pairs) == 1 and 2.0**_TINY < pairs[0][0] < _MOST:
         return pairs[0]
     exact = Exact(x, grid)
@@ -499,41 +573,49 @@ def _around(scale: Fraction) -> list[float]:
     return [n for n in (nextafter(number, 0.0), number, nextafter(number, _MOST)) if n > 0]
 
 
-class _Rule(NamedTuple):
-    """How a rule chooses a scale, for which grids, with which powers of two, and a zero point."""
+# --- the table ------------------------------------------------------------------------------------
+
+
+class Rule(NamedTuple):
+    """How a scale is chosen, by which equation, and for what.
+
+    ``find`` returns scale and zero point of flat numbers, for a grid and a kind of power of two; a
+    scale of 0 says that none helps. ``label`` is the label of its equation. ``grids`` is "all",
+    "centred" for signed uniform grids, or "affine" for uniform ones with a level at zero: such a
+    rule chooses a zero point too. ``bits`` are the fewest and the most that the grid may have,
+    ``powers`` the options po2 that go with the rule. ``zero`` finds the zero point, from the least
+    number in steps, where ``find`` does not.
+    """
 
     find: Callable[[Array, Grid, str | None], Pair]
+    label: str
     grids: str = "all"
+    bits: tuple[int, int] = (1, 16)
     powers: tuple[str, ...] = _POWERS[:3]
     zero: Callable[[float, Grid], float] | None = None
 
 
-def _range_rule(rounding: str, *, late: bool = False) -> _Rule:
+def _range_rule(rounding: str, *, late: bool = False) -> Rule:
     zero = partial(_zero_point, rounding=rounding, late=late)
-    return _Rule(partial(_formula, scale=_min_max), "affine", zero=zero)
+    return Rule(partial(_formula, scale=_min_max), "grid-min-max", "affine", zero=zero)
 
 
-def _largest_rule(less: float) -> _Rule:
-    return _Rule(partial(_formula, scale=partial(_max_abs, less=less)), "centred")
+def _largest_rule(less: float, fewest: int = 1) -> Rule:
+    find = partial(_formula, scale=partial(_max_abs, less=less))
+    return Rule(find, "grid-max-abs", "centred", (fewest, 16))
 
 
-_RULES = {
-    "mse-exact": _Rule(_best_scale, powers=_POWERS),
-    "mse-200": _Rule(_trial_scale, "centred"),
+# Adding a rule: a function, a row here, its equation with a label, a twin in the loops.
+RULES = {
+    "mse-exact": Rule(_best_scale, "grid-exact", powers=_POWERS),
+    "mse-200": Rule(_trial_scale, "grid-trials", "centred"),
     "max-abs": _largest_rule(0.5),
-    "max-abs-narrow": _largest_rule(1.0),
+    "max-abs-narrow": _largest_rule(1.0, fewest=2),
     "max-abs-full": _largest_rule(0.0),
-    "max-abs-two-sided": _Rule(partial(_formula, scale=_two_sided)),
+    "max-abs-two-sided": Rule(partial(_formula, scale=_two_sided), "grid-max-abs"),
     "min-max": _range_rule("half-even", late=True),
     "min-max-torch": _range_rule("half-even"),
     "min-max-truncated": _range_rule("to-zero"),
-    "mse-exact-affine": _Rule(_best_pair, "affine", ("mse",)),
+    "mse-exact-affine": Rule(_best_pair, "grid-affine", "affine", (1, 8), ("mse",)),
 }
-AFFINE = tuple(name for name, rule in _RULES.items() if rule.grids == "affine")
-
-
-def round_dense(W: Array, bits: int, axis: int | None = 0) -> Array:
-    """Round the kernel to the better of the full and the mid-rise grid, at the exact scale."""
-    flat = W.reshape(W.shape[0], -1)
-    tries = [project(flat, Grid(bits, mid_rise=mid), axis=axis) for mid in (False, True)]
-    return min(tries, key=lambda Q: float(((flat - Q) ** 2).sum())).reshape(W.shape)
+AFFINE = tuple(name for name, rule in RULES.items() if rule.grids == "affine")

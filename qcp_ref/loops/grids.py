@@ -22,6 +22,7 @@ __all__ = [
     "histogram",
     "histogram_error",
     "histogram_range",
+    "largest_scale",
     "one",
     "percentile",
     "place",
@@ -29,6 +30,9 @@ __all__ = [
     "quantize",
     "quotient",
     "rounded",
+    "scale_by_rule",
+    "trial_scale",
+    "trial_scales",
 ]
 
 
@@ -39,7 +43,7 @@ def code_range(
     kind: str = "uniform",
     signed: bool = True,
 ) -> tuple[int, int, Any]:
-    """Spell out :eq:`grid-codes`: lowest code, highest code, distance of a level from its code."""
+    """Return lowest code, highest code, distance of a level from its code: :eq:`grid-codes`."""
     if kind in ("binary", "ternary"):
         return -1, 1, 0
     if not signed:
@@ -50,12 +54,13 @@ def code_range(
 
 
 def grid_levels(grid: dict[str, Any]) -> dict[int, Any]:
-    """Spell out :eq:`grid-kinds`: the level of every code."""
+    """Return the level of every code: :eq:`grid-kinds`."""
     lowest, highest, offset = code_range(**grid)
     codes = range(lowest, highest + 1)
     if grid.get("kind") == "binary":
         return {-1: -1, 1: 1}
     if grid.get("kind") == "log2":
+        # l_0 = 0, l_k = sign(k) 2^(|k| - qmax)
         power = {k: Fraction(1, 2 ** (highest - abs(k))) for k in codes}
         return {k: power[k] if k > 0 else -power[k] if k < 0 else 0 for k in codes}
     return {k: k + offset for k in codes}
@@ -72,16 +77,16 @@ def float32(x: Any) -> Fraction:
 
 
 def quotient(x: Any, scale: Any, division: str) -> Any:
-    """Spell out :eq:`grid-division`."""
+    """Divide in one of three ways, fl being float32: :eq:`grid-division`."""
     if division == "float32":
-        return float32(float32(x) / float32(scale))
+        return float32(float32(x) / float32(scale))  # fl(fl(x) / fl(s))
     if division == "reciprocal":
-        return float32(float32(x) * float32(1 / float32(scale)))
-    return x / scale
+        return float32(float32(x) * float32(1 / float32(scale)))  # fl(fl(x) fl(1 / fl(s)))
+    return x / scale  # x / s
 
 
 def rounded(t: Any, rounding: str = "half-even", draw: Any = 0) -> Any:
-    """Spell out :eq:`grid-rounding`: one of the two integers around ``t``."""
+    """Return one of the two integers around ``t``: :eq:`grid-rounding`."""
     t = Fraction(t)
     low = floor(t)
     part = t - low
@@ -105,7 +110,7 @@ def rounded(t: Any, rounding: str = "half-even", draw: Any = 0) -> Any:
 
 
 def place(t: Any, grid: dict[str, Any]) -> Any:
-    """Spell out :eq:`grid-place`: the number whose rounding is the code, before the zero point."""
+    """Return the number whose rounding is the code, before the zero point: :eq:`grid-place`."""
     if grid.get("kind") != "log2":
         return t - code_range(**grid)[2]
     table = grid_levels(grid)
@@ -113,6 +118,7 @@ def place(t: Any, grid: dict[str, Any]) -> Any:
     low = max(k for k, level in table.items() if level <= t)
     if table[low] == t:
         return low
+    # u = k + (t - l_k) / (l_(k+1) - l_k) where l_k <= t < l_(k+1)
     return low + (t - table[low]) / (table[low + 1] - table[low])
 
 
@@ -126,12 +132,13 @@ def quantize(
     division: str = "float64",
     draws: Nested = 0,
 ) -> Nested:
-    """Spell out :eq:`grid-quantize`."""
+    """Return the codes: :eq:`grid-quantize`."""
     lowest, highest, _ = code_range(**grid)
 
     def entry(*index: int) -> Any:
         if grid.get("kind") == "binary":
             return 1 if at(x, index) >= 0 else -1
+        # The code is k = clip(round(x / s - o) + z, qmin, qmax).
         t = place(quotient(at(x, index), spread(scale, index), division), grid)
         code = rounded(t, rounding, spread(draws, index)) + spread(zero_point, index)
         return min(max(code, lowest), highest)
@@ -142,11 +149,12 @@ def quantize(
 def dequantize(
     codes: Nested, scale: Nested, zero_point: Nested = 0, *, grid: dict[str, Any] | None = None
 ) -> Nested:
-    """Spell out :eq:`grid-dequantize`; levels of a grid without zero point if one is given."""
+    """Return the numbers of codes, of levels if a grid is given: :eq:`grid-dequantize`."""
     level = grid_levels(grid) if grid else {}
 
     def entry(*index: int) -> Any:
         code = at(codes, index)
+        # x = s (k - z), or s times level where there is no zero point
         return spread(scale, index) * (level.get(code, code) - spread(zero_point, index))
 
     return build(shape_of(codes), entry)
@@ -155,7 +163,7 @@ def dequantize(
 def grid_moments(
     x: Nested, grid: dict[str, Any], scale: Any, zero_point: int = 0
 ) -> tuple[Any, Any]:
-    """Return S1 and S2 of :eq:`grid-gain`."""
+    """Return S1 = <x, v> and S2 = <v, v>, v the levels at a scale: :eq:`grid-gain`."""
     codes, level = quantize(x, grid, scale, zero_point), grid_levels(grid)
     places = list(indices(shape_of(x)))
     levels = [level[at(codes, index)] - zero_point for index in places]
@@ -164,7 +172,7 @@ def grid_moments(
 
 
 def gain(x: Nested, grid: dict[str, Any], scale: Any, zero_point: int = 0) -> Any:
-    """Return :eq:`grid-gain`."""
+    """Return what rounding at a scale gains: g(s) = 2 s S1 - s^2 S2, :eq:`grid-gain`."""
     first, second = grid_moments(x, grid, scale, zero_point)
     return scale * (2 * first - scale * second)
 
@@ -190,7 +198,7 @@ def choose_scale(
     zero_point: int = 0,
     scales: Callable[[Any], Sequence[Any]] = one,
 ) -> Any:
-    """Spell out :eq:`grid-exact`: try every cell, and of equal gains take the largest scale.
+    """Try every cell, and of equal gains take the largest scale: :eq:`grid-exact`.
 
     With :func:`float64` as ``scales`` it is :eq:`scale-choice`.
     """
@@ -205,7 +213,7 @@ def choose_scale(
     tried: list[Any] = []
     for left, right in zip(ends, [*ends[1:], 2 * ends[-1] + 2], strict=True):
         first, second = grid_moments(x, grid, (left + right) / 2, zero_point)
-        if first > 0:
+        if first > 0:  # in each cell the best scale is S1 / S2
             tried += [(gain(x, grid, s, zero_point), s) for s in scales(first / second)]
     return max(tried)[1] if tried else 1
 
@@ -216,7 +224,7 @@ def choose_affine(
     rule: str = "mse-exact-affine",
     scales: Callable[[Any], Sequence[Any]] = one,
 ) -> list[Any]:
-    """Spell out :eq:`grid-affine` and :eq:`grid-min-max`: scale and zero point."""
+    """Return scale and zero point by :eq:`grid-affine` or :eq:`grid-min-max`."""
     lowest, highest, _ = code_range(**grid)
     values = [at(x, index) for index in indices(shape_of(x))]
     if rule == "mse-exact-affine":
@@ -229,7 +237,7 @@ def choose_affine(
     bottom, top = min([*values, 0]), max([*values, 0])
     if bottom == top:
         return [1, 0]
-    scale = Fraction(top - bottom) / (highest - lowest)
+    scale = Fraction(top - bottom) / (highest - lowest)  # s = (b - a) / (qmax - qmin)
     zero = {
         "min-max": rounded(lowest - bottom / scale),
         "min-max-torch": lowest - rounded(bottom / scale),
@@ -238,8 +246,53 @@ def choose_affine(
     return [scale, min(max(zero, lowest), highest)]
 
 
+def largest_scale(x: Nested, grid: dict[str, Any], rule: str) -> Any:
+    """Return the scale of a rule in the largest number, 0 if that is 0: :eq:`grid-max-abs`."""
+    values = flat(x)
+    if rule == "max-abs-two-sided":
+        levels = grid_levels(grid).values()
+        below = [Fraction(v) / min(levels) for v in values if v < 0 and min(levels) < 0]
+        above = [Fraction(v) / max(levels) for v in values if v > 0 and max(levels) > 0]
+        return max([*below, *above, 0])
+    half = Fraction(2) ** (grid["bits"] - 1)  # s = max |x_i| / steps
+    steps = {"max-abs": half - Fraction(1, 2), "max-abs-narrow": half - 1, "max-abs-full": half}
+    return max(abs(v) for v in values) / steps[rule]
+
+
+def trial_scales(x: Nested, grid: dict[str, Any]) -> list[Any]:
+    """Return the 200 scales of :eq:`grid-trials`, in their order."""
+    # s_j = (0.2 + j/199) m / (2^(b-1) - 1/2), m = max |x_i|
+    unclipped = largest_scale(x, grid, "max-abs")
+    return [(Fraction(1, 5) + Fraction(j, 199)) * unclipped for j in range(200)]
+
+
+def trial_scale(x: Nested, grid: dict[str, Any]) -> Any:
+    """Return the first trial scale that no other one beats; 0 of zeros."""
+    best: Any = None
+    for scale in trial_scales(x, grid):
+        if scale and (best is None or gain(x, grid, scale) > gain(x, grid, best)):
+            best = scale
+    return best or 0
+
+
+def scale_by_rule(
+    x: Nested, grid: dict[str, Any], rule: str, scales: Callable[[Any], Sequence[Any]] = one
+) -> list[Any]:
+    """Return scale and zero point of any rule; where no scale helps, that of :eq:`grid-exact`."""
+    levels, zero = grid_levels(grid), -code_range(**grid)[2]
+    if 0 not in levels.values() and not any(flat(x)):
+        return [Fraction(1, 2**126), zero]
+    if rule == "mse-exact":
+        return [choose_scale(x, grid, 0, scales), zero]
+    if rule == "mse-200":
+        return [trial_scale(x, grid) or 1, zero]
+    if rule in ("max-abs", "max-abs-narrow", "max-abs-full", "max-abs-two-sided"):
+        return [largest_scale(x, grid, rule) or 1, zero]
+    return choose_affine(x, grid, rule, scales)
+
+
 def power_of_two(scale: Any, po2: str) -> Fraction:
-    """Spell out :eq:`grid-po2` for a scale that is chosen already."""
+    """Return a power of two for a scale that is chosen already: :eq:`grid-po2`."""
     power = Fraction(1)
     while power > scale:
         power /= 2
@@ -250,7 +303,7 @@ def power_of_two(scale: Any, po2: str) -> Fraction:
 
 
 def histogram(x: Nested, bins: int) -> Nested:
-    """Spell out :eq:`ranges-bins`: lower edge and count of every bin."""
+    """Return lower edge and count of every bin: :eq:`ranges-bins`."""
     values = flat(x)
     low, high = min([*values, 0]), max([*values, 0])
     width = Fraction(1) if low < high else Fraction(1, 2**1022)
@@ -265,7 +318,7 @@ def histogram(x: Nested, bins: int) -> Nested:
 
 
 def histogram_error(table: Matrix, first: int, last: int, levels: int) -> Any:
-    """Spell out :eq:`ranges-error`: each bin is cut where one level takes over from another."""
+    """Return the error of a range; each bin is cut between two levels: :eq:`ranges-error`."""
     width, start = table[1][0] - table[0][0], table[first][0]
     step = width * (last - first + 1) / levels
     total = 0
@@ -284,7 +337,7 @@ def histogram_error(table: Matrix, first: int, last: int, levels: int) -> Any:
 def histogram_range(
     table: Matrix, levels: int, *, search: str = "greedy", steps: int = 100_000
 ) -> list[Any]:
-    """Spell out :eq:`ranges-greedy` and :eq:`ranges-pairs`."""
+    """Search the range of least error: :eq:`ranges-greedy`, :eq:`ranges-pairs`."""
     width, counts = table[1][0] - table[0][0], [count for _, count in table]
     used = [b for b, count in enumerate(counts) if count]
     first, last, best = used[0], used[-1], None
@@ -324,7 +377,7 @@ def percentile(x: Nested, share: Any) -> Any:
 def activation_scale(
     batches: Sequence[Nested], grid: dict[str, Any], *, rule: str = "min-max", **options: Any
 ) -> list[Any]:
-    """Spell out the rules of the chapter: scale and zero point."""
+    """Return scale and zero point of activations by one of the rules for ranges."""
     values = [value for x in batches for value in flat(x)]
     if rule == "mse-exact":
         return choose_affine(values, grid)

@@ -31,7 +31,7 @@ from qcp_ref import (
     relative_error,
 )
 from qcp_ref.factors import ao_admm as ao_admm_chapter
-from qcp_ref.factors import quantized
+from qcp_ref.grids import scale as scale_chapter
 
 THIS = sys.modules[__name__]
 
@@ -148,20 +148,24 @@ def test_more_bits_approach_the_float_error():
 
 @pytest.mark.parametrize(("refit", "per_sweep"), [("step", 7), ("sweep", 1), ("frozen", 0)])
 def test_refit_policies_choose_scales_as_often_as_they_say(monkeypatch, refit, per_sweep):
-    calls = []
+    calls, choose = [], scale_chapter.choose_core
 
     def counting(x, *args, **options):
-        calls.append(np.shape(x))
-        return right.choose_scale(x, *args, **options)
+        calls.append(x.shape)
+        return choose(x, *args, **options)
 
-    for chapter in (ao_admm_chapter, quantized):
-        monkeypatch.setattr(chapter, "choose_scale", counting)
     X = random_tensor(3, (4, 3, 5))
     start = random_cp((4, 3, 5), 3, rng=8)
     options = {"start": start, "refit": refit, "max_steps": 7, "inner_tol": 0.0, "tol": 0.0}
-    ao_admm(X, 3, Grid(3), max_sweeps=2, **options)
-    # one check of the options, one scale per factor for the start, then by policy
-    assert len(calls) == 1 + 3 + 2 * 3 * per_sweep
+    monkeypatch.setattr(scale_chapter, "choose_core", counting)
+    counts = []
+    for sweeps in (1, 2, 3):
+        calls.clear()
+        ao_admm(X, 3, Grid(3), max_sweeps=sweeps, **options)
+        counts.append(len(calls))
+    assert np.diff(counts).tolist() == [3 * per_sweep] * 2  # the start is the same in all runs
+    last = [shape for shape in ((4, 3), (3, 3), (5, 3)) for _ in range(per_sweep)]
+    assert calls[len(calls) - len(last) :] == last
 
 
 def test_duals_and_codes_are_carried_from_sweep_to_sweep():

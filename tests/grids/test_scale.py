@@ -1,8 +1,10 @@
 """Laws, exact vectors and bad input of qcp_ref.grids.scale; its planted faults stand at the end."""
 
+import re
 import sys
 from fractions import Fraction
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,13 +13,17 @@ from grid_draws import (
     ALL_GRIDS,
     OTHER_GRIDS,
     POWERS,
+    RANGE_RULES,
     RULES,
+    affine_rules,
+    all_rules,
     any_grids,
     energy,
     gain,
     grids,
     levels,
     lists,
+    range_rules,
     rules,
     some,
     spec,
@@ -26,10 +32,20 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from support import assert_within, caught, exact, law, refused, shapes, wild
 
-from qcp_ref import Grid, _kernels, choose_scale, loops, project, quantize, rounding_bound
+from qcp_ref import (
+    Grid,
+    _kernels,
+    choose_scale,
+    dequantize,
+    loops,
+    project,
+    quantize,
+    rounding_bound,
+)
 from qcp_ref.grids import scale as right
 
 THIS = sys.modules[__name__]
+ROOT = Path(__file__).parents[2]
 # What rounding the exact scale to float64 may add to the error, of the squared norm.
 ROUNDING = Fraction(1, 2**106)
 
@@ -176,24 +192,59 @@ def test_the_two_sided_scale_is_the_least_without_clipping(x, grid):
 def test_the_authors_scale_is_the_best_of_their_200_trials(x, grid):
     assume(x.any())
     chosen = float(choose_scale(x, grid, rule="mse-200").scale)
-    largest = max(abs(v) for v in exact(x))
-    unit = largest / Fraction(199) / (2**grid.bits - 1) * 2
-    trials = [unit * (Fraction(199, 5) + j) for j in range(200)]  # 0.2 m, ..., 1.2 m in equal steps
-    moments = [loops.grid_moments(exact(x), spec(grid), t) for t in trials]
-    gains = [
-        t * (2 * first - t * second) for t, (first, second) in zip(trials, moments, strict=True)
-    ]
-    number = round(Fraction(chosen) / unit - Fraction(199, 5))
-    assert 0 <= number < 200
+    trials = loops.trial_scales(exact(x), spec(grid))
+    gains = [loops.gain(exact(x), spec(grid), t) for t in trials]
+    number = int(np.argmin([abs(t - Fraction(chosen)) for t in trials]))
     assert_within(chosen, trials[number], chosen * 2.0**-50)
-    assert gains[number] >= max(gains) - Fraction(1, 2**46) * energy(
-        x
-    )  # trials in float64 lie beside
+    # Trials in float64 lie beside those on fractions.
+    assert gains[number] >= max(gains) - Fraction(1, 2**46) * energy(x)
 
 
 def test_of_equal_trials_the_first_wins():
     # No level but 0 is of use, so all trials are equal; the first is 0.2 of the maximum, times 2.
     assert choose_scale([5.0, 3.0], Grid(1), rule="mse-200").scale == pytest.approx(2, rel=1e-15)
+
+
+# --- the table of rules ---------------------------------------------------------------------------
+
+SOME_GRIDS = [
+    *[Grid(1), Grid(2), Grid(4), Grid(2, narrow=True), Grid(3, narrow=True)],
+    *[Grid(1, mid_rise=True), Grid(3, mid_rise=True), *OTHER_GRIDS],
+]
+
+
+@law("choose_scale.loops")
+@given(st.lists(st.integers(-12, 12), min_size=1, max_size=3), st.data())
+def test_each_rule_chooses_what_plain_loops_choose(x, data):
+    rule = data.draw(st.sampled_from(list(right.RULES)))
+    grid = data.draw(st.sampled_from([g for g in SOME_GRIDS if rule in all_rules(g)]))
+    found = choose_scale(x, grid, rule=rule)
+    scale, zero = loops.scale_by_rule(exact(x), spec(grid), rule)
+    chosen = Fraction(float(found.scale))
+    if abs(chosen - scale) > scale / 2**50:  # another trial, as good as the first up to rounding
+        assert rule == "mse-200"
+        trials = loops.trial_scales(exact(x), spec(grid))
+        assert min(abs(chosen / t - 1) for t in trials) <= Fraction(1, 2**50)
+        lost = gain(x, grid, scale) - gain(x, grid, chosen)
+        assert abs(lost) <= Fraction(1, 2**46) * energy(x)
+    if found.zero_point != zero:  # a quotient at a tie or an integer, with a scale that is rounded
+        twice = 2 * Fraction(min([*x, 0])) / scale
+        assert twice == round(twice) and chosen != scale
+        assert rule in RANGE_RULES and abs(found.zero_point - zero) == 1
+
+
+def test_page_and_docstring_list_the_rules_of_the_table():
+    text = (ROOT / "docs/theory/grids/scale.rst").read_text(encoding="utf-8")
+    row = r"   \* - '(.+)'\n     - [:]eq:`(.+)`\n     - (.+)\n     - (\d+) to (\d+)\n     - (.+)\n"
+    assert re.findall(row, text) == [
+        (name, r.label, r.grids, *map(str, r.bits), ", ".join(r.powers))
+        for name, r in right.RULES.items()
+    ]
+    doc = choose_scale.__doc__
+    listed = doc[doc.index("rule : str") : doc.index("axis : int")]
+    assert re.findall(r"'([\w-]+)'", listed) == list(right.RULES)
+    for label in {rule.label for rule in right.RULES.values()}:
+        assert f"eq:`{label}`" in doc
 
 
 # --- powers of two --------------------------------------------------------------------------------
@@ -202,7 +253,7 @@ def test_of_equal_trials_the_first_wins():
 @law("choose_scale.rounded")
 @given(lists(), any_grids(), st.data())
 def test_a_rounded_scale_is_the_power_of_two_of_plain_loops(x, grid, data):
-    rule = data.draw(st.sampled_from([*rules(grid), *affine_rules(grid)[:3]]))
+    rule = data.draw(st.sampled_from([*rules(grid), *range_rules(grid)]))
     po2 = data.draw(st.sampled_from(["ceil", "round", "floor"]))
     chosen, free = choose_scale(x, grid, rule=rule, po2=po2), choose_scale(x, grid, rule=rule)
     assert Fraction(float(chosen.scale)) == loops.power_of_two(exact(free.scale), po2)
@@ -241,16 +292,11 @@ def test_of_equal_powers_the_largest_is_taken(grid):
 # --- zero points ----------------------------------------------------------------------------------
 
 
-def affine_rules(grid):
-    free = grid.kind == "uniform" and not grid.mid_rise
-    return AFFINE_RULES if free else []
-
-
 UNIFORM = any_grids(3).filter(affine_rules) | st.sampled_from([Grid(8), Grid(8, signed=False)])
 
 
 @law("choose_scale.range")
-@given(lists(), UNIFORM, st.sampled_from(AFFINE_RULES[:3]))
+@given(lists(), UNIFORM, st.sampled_from(RANGE_RULES))
 def test_scale_and_zero_point_of_the_range_are_those_of_plain_loops(x, grid, rule):
     chosen = choose_scale(x, grid, rule=rule)
     scale, zero = loops.choose_affine(exact(x), spec(grid), rule)
@@ -317,7 +363,7 @@ def test_no_power_of_two_with_any_zero_point_beats_the_best_pair(x, grid):
 
 
 @law("choose_scale.axis")
-@given(shapes(2, 2).flatmap(some), UNIFORM, st.sampled_from(AFFINE_RULES[:3]))
+@given(shapes(2, 2).flatmap(some), UNIFORM, st.sampled_from(RANGE_RULES))
 def test_each_row_and_column_gets_the_zero_point_that_it_has_alone(x, grid, rule):
     for axis, slices in ((0, x), (1, x.T)):
         chosen = choose_scale(x, grid, rule=rule, axis=axis)
@@ -335,13 +381,13 @@ def test_each_row_and_column_gets_the_zero_point_that_it_has_alone(x, grid, rule
 
 def test_truncation_may_lose_a_step_to_floating_point():
     x = [0.0, -39.6064453125]  # 255 steps below zero, but the quotient is a little less
-    zeros = [choose_scale(x, Grid(8), rule=rule).zero_point for rule in AFFINE_RULES[:3]]
+    zeros = [choose_scale(x, Grid(8), rule=rule).zero_point for rule in RANGE_RULES]
     assert zeros == [127, 127, 126]
 
 
 def test_the_three_zero_points_of_a_range():
     x, grid = [-2.5, 12.5], Grid(4, signed=False)
-    zeros = [choose_scale(x, grid, rule=rule).zero_point for rule in AFFINE_RULES[:3]]
+    zeros = [choose_scale(x, grid, rule=rule).zero_point for rule in RANGE_RULES]
     assert zeros == [2, 2, 2]
     assert choose_scale([-2.5, 11.5], Grid(4, narrow=True), rule="min-max").zero_point == -4
     assert choose_scale([-2.5, 11.5], Grid(4, narrow=True), rule="min-max-torch").zero_point == -5
@@ -370,7 +416,7 @@ DEGENERATE = [
 
 @pytest.mark.parametrize("grid", [*ALL_GRIDS, *OTHER_GRIDS], ids=str)
 def test_degenerate_data_have_a_finite_positive_scale(grid):
-    affine = affine_rules(grid)[: 4 if grid.bits <= 4 else 3]
+    affine = affine_rules(grid) if grid.bits <= 4 else range_rules(grid)
     for x, rule in product(DEGENERATE, [*rules(grid), *affine]):
         scale = float(choose_scale(x, grid, rule=rule).scale)
         assert 0 < scale < np.inf
@@ -748,7 +794,7 @@ def test_larger_powers_of_two_are_worse_than_the_best_one(x, grid):
 @law("project.on-grid", "project.idempotent")
 @given(shapes(2, 2).flatmap(some), any_grids(), st.sampled_from([None, 0, 1]), st.data())
 def test_projections_on_all_grids_are_levels_and_stay(x, grid, axis, data):
-    rule = data.draw(st.sampled_from([*rules(grid), *affine_rules(grid)[:3]]))
+    rule = data.draw(st.sampled_from([*rules(grid), *range_rules(grid)]))
     chosen = choose_scale(x, grid, axis=axis, rule=rule)
     projected = project(x, grid, axis=axis, rule=rule)
     scale, zero = np.broadcast_arrays(chosen.scale, chosen.zero_point)
@@ -779,7 +825,7 @@ def local_scale(x, grid, *, rule="mse-exact", axis=None):
     chosen = right.choose_scale(x, grid, rule="max-abs-two-sided", axis=axis)
     scale = float(chosen.scale)
     for _ in range(100):
-        v = right.dequantize(right.quantize(x, grid, scale), 1.0, grid=grid)
+        v = dequantize(quantize(x, grid, scale), 1.0, grid=grid)
         if (v * x).sum() > 0:
             scale = (v * x).sum() / (v * v).sum()
     return chosen._replace(scale=np.array(scale))
@@ -811,6 +857,19 @@ def smallest_scale(x, grid, *, rule="mse-exact", axis=None):
     chosen = right.choose_scale(x, grid, rule=rule, axis=axis)
     half = gain(x, grid, chosen.scale / 2) == gain(x, grid, chosen.scale)
     return chosen._replace(scale=chosen.scale / 2) if half else chosen
+
+
+def confused_rules(x, grid, *, rule):
+    """Takes the steps of the full grid for those of the narrow one."""
+    wrong = "max-abs-full" if rule == "max-abs-narrow" else rule
+    return right.choose_scale(x, grid, rule=wrong)
+
+
+def last_trial(x, grid, *, rule):
+    """Tries fewer scales than the authors."""
+    chosen = right.choose_scale(x, grid, rule=rule)
+    beyond = rule == "mse-200" and chosen.scale > right.choose_scale(x, grid, rule="max-abs").scale
+    return right.choose_scale(x, grid, rule="max-abs") if beyond else chosen
 
 
 def swapped_axes(x, grid, *, rule="mse-exact", axis=None):
@@ -891,6 +950,8 @@ def overflowing_project(x, grid, **options):
         (test_larger_powers_of_two_are_worse_than_the_best_one, {"choose_scale": half_power}),
         (test_projections_are_finite_or_refused, {"project": overflowing_project}),
         (EXACT, {"choose_scale": local_scale}),
+        (test_each_rule_chooses_what_plain_loops_choose, {"choose_scale": confused_rules}),
+        (test_each_rule_chooses_what_plain_loops_choose, {"choose_scale": last_trial}),
         (
             test_negative_numbers_have_one_level_more_on_the_full_range,
             {"choose_scale": one_ended_scale},

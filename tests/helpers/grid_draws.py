@@ -1,14 +1,18 @@
 """What the tests of grids and scales share: kinds of grids, numbers, exact gains."""
 
 from fractions import Fraction
+from functools import cache
 
 import numpy as np
 from hypothesis import strategies as st
-from support import arrays, exact, floats
+from support import arrays, exact, floats, refused
 
-from qcp_ref import Grid, loops
+from qcp_ref import Grid, choose_scale, loops
+from qcp_ref.grids.scale import AFFINE as AFFINE_RULES
+from qcp_ref.grids.scale import RULES as TABLE
 
-RULES = ["mse-exact", "mse-200", "max-abs", "max-abs-narrow", "max-abs-full", "max-abs-two-sided"]
+RULES = [rule for rule in TABLE if rule not in AFFINE_RULES]
+RANGE_RULES = [rule for rule in AFFINE_RULES if TABLE[rule].label == "grid-min-max"]
 KINDS = [{}, {"narrow": True}, {"mid_rise": True}]
 ALL_GRIDS = [
     Grid(bits, **kind)
@@ -16,7 +20,6 @@ ALL_GRIDS = [
     for kind in KINDS
     if bits > 1 or "narrow" not in kind
 ]
-AFFINE_RULES = ["min-max", "min-max-torch", "min-max-truncated", "mse-exact-affine"]
 OTHER_GRIDS = [
     Grid(1, kind="binary"),
     Grid(2, kind="ternary"),
@@ -52,11 +55,29 @@ def lists(max_size=6):
     return st.integers(1, max_size).flatmap(some)
 
 
+@cache
+def all_rules(grid):
+    """The rules that are not refused for this grid."""
+
+    def accepted(rule):
+        return not refused(lambda: choose_scale([1.0], grid, rule=rule))[1]
+
+    return [rule for rule in TABLE if accepted(rule)]
+
+
 def rules(grid):
-    """The rules that this grid has, without zero points of their own."""
-    if grid.kind != "uniform" or not grid.signed:
-        return ["mse-exact", "max-abs-two-sided"]
-    return [rule for rule in RULES if rule != "max-abs-narrow" or grid.bits > 1]
+    """Those of them that have no zero points of their own."""
+    return [rule for rule in all_rules(grid) if rule in RULES]
+
+
+def affine_rules(grid):
+    """Those of them that choose a zero point."""
+    return [rule for rule in all_rules(grid) if rule in AFFINE_RULES]
+
+
+def range_rules(grid):
+    """Those of them that take scale and zero point from the range."""
+    return [rule for rule in all_rules(grid) if rule in RANGE_RULES]
 
 
 def spec(grid):

@@ -238,6 +238,26 @@ def test_scales_by_hand():
             assert loops.choose_affine([4 * v for v in x], grid, rule) == [4, zero]
     assert loops.choose_affine([0, 0], positive, "min-max") == [1, 0]
     assert loops.choose_affine([0, 9], positive, "min-max") == [3, 0]
+    assert loops.largest_scale([1, -7], three, "max-abs") == 2
+    assert loops.largest_scale([1, -6], three, "max-abs-narrow") == 2
+    assert loops.largest_scale([1, -8], three, "max-abs-full") == 2
+    assert loops.largest_scale([3, -8], three, "max-abs-two-sided") == 2
+    assert loops.largest_scale([6, -4], three, "max-abs-two-sided") == 2
+    assert loops.largest_scale([6, -9], positive, "max-abs-two-sided") == 2
+    assert loops.largest_scale([-9], positive, "max-abs-two-sided") == 0
+    trials = loops.trial_scales([-3, 1], two)
+    assert (trials[0], trials[-1], len(set(trials))) == (Fraction(2, 5), Fraction(12, 5), 200)
+    assert loops.trial_scale([1], {"bits": 1}) == Fraction(2, 5)  # all are equal
+    assert loops.trial_scale([0], two) == 0
+    assert abs(loops.trial_scale([-3], two) - Fraction(3, 2)) < Fraction(1, 199)
+    rising = {"bits": 1, "mid_rise": True}
+    assert loops.scale_by_rule([3, -3], rising, "mse-exact") == [6, -HALF]
+    assert loops.scale_by_rule([0], rising, "max-abs") == [Fraction(1, 2**126), -HALF]
+    assert loops.scale_by_rule([0], two, "mse-200") == [1, 0]
+    assert loops.scale_by_rule([0], two, "max-abs") == [1, 0]
+    assert loops.scale_by_rule([1], {"bits": 1}, "mse-200") == [Fraction(2, 5), 0]
+    assert loops.scale_by_rule([1, -7], three, "max-abs") == [2, 0]
+    assert loops.scale_by_rule([-3, -1], positive, "min-max") == [1, 3]
     for scale, powers in [
         (Fraction(3), (2, 4, 4)),
         (Fraction(11, 4), (2, 4, 2)),
