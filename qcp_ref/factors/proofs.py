@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 
 from qcp_ref._checks import Array
 from qcp_ref._kernels import can_compile, sphere
-from qcp_ref.bounds import gamma
-from qcp_ref.tensors.cp import CP, reconstruct
-from qcp_ref.tensors.tensor import gram, mttkrp
+from qcp_ref.bounds import gamma_core
+from qcp_ref.tensors.cp import reconstruct_core
+from qcp_ref.tensors.tensor import gram_core, mttkrp_core
 
 __all__: list[str] = []
 
@@ -70,7 +70,7 @@ class Margin(NamedTuple):
 
 def margin(F: Array, G: Array, L: Array, z: Array, box: Box, doubt: Doubt) -> Margin:
     """Spell out :eq:`proofs-margin`; all columns stand in the order of ``L``."""
-    g, most = gamma(2 * len(L) + 20), farthest_level(box)
+    g, most = gamma_core(2 * len(L) + 20), farthest_level(box)
     product = L @ L.T
     length = np.sqrt(np.maximum(np.diag(G), np.diag(product)))
     # E = G - L L^T and e = f - z L^T, each with the rounding of what is computed here
@@ -100,7 +100,7 @@ def relaxed(least_squares: Array, nearest: Array, z: Array, L: Array, margin: Ma
 
     ``least_squares`` need not be exact: its own error is subtracted.
     """
-    g = gamma(2 * len(L) + 20)
+    g = gamma_core(2 * len(L) + 20)
     length = np.sqrt((L**2).sum(axis=1))
     curvature = least_eigenvalue(L @ L.T / np.outer(length, length))
     away = curvature * ((length * (least_squares - nearest)) ** 2).sum(axis=1) * (1 - g)
@@ -118,7 +118,7 @@ def least_eigenvalue(unit: Array) -> float:
     rounding: :eq:`proofs-eigenvalue`.
     """
     n = len(unit)
-    noise = 4 * n * gamma(2 * n + 20)
+    noise = 4 * n * gamma_core(2 * n + 20)
     guess = float(np.linalg.eigvalsh(unit)[0]) - noise
     if guess <= noise:
         return 0.0
@@ -131,7 +131,7 @@ def least_eigenvalue(unit: Array) -> float:
 
 def objectives(V: Array, F: Array, G: Array, doubt: Doubt) -> tuple[Array, Array]:
     """Return the objective of each row in steps, and a bound on its error: :eq:`bounds-sum`."""
-    g = gamma(2 * len(G) + 20)
+    g = gamma_core(2 * len(G) + 20)
     slope = V @ G - 2 * F
     sizes = np.abs(V) @ (g * np.abs(G) + doubt.G) + 2 * (g * np.abs(F) + doubt.F)
     return (V * slope).sum(axis=1), (np.abs(V) * sizes).sum(axis=1) * _SPARE
@@ -184,7 +184,7 @@ def differences(
 
     Spells out :eq:`proofs-gain`.
     """
-    g, change, total = gamma(2 * len(G) + 20), W - V, W + V
+    g, change, total = gamma_core(2 * len(G) + 20), W - V, W + V
     above = (change * (total @ G - 2 * F)).sum(axis=1)
     sizes = np.abs(total) @ (g * np.abs(G) + doubt.G) + 2 * (g * np.abs(F) + doubt.F)
     noise = (np.abs(change) * sizes).sum(axis=1) * _SPARE
@@ -377,9 +377,9 @@ def capacity(rank: int) -> int:
 
 def normal_doubt(X: Array, factors: list[Array], mode: int) -> Doubt:
     """Bound the rounding of MTTKRP and Gram matrix, and of the levels: :eq:`proofs-normal`."""
-    g = gamma(X.size // X.shape[mode] + sum(X.shape) + 4 * X.ndim + 8) * _SPARE
+    g = gamma_core(X.size // X.shape[mode] + sum(X.shape) + 4 * X.ndim + 8) * _SPARE
     sizes = [np.abs(A) for A in factors]
-    return Doubt(g * mttkrp(np.abs(X), sizes, mode), g * gram(sizes, mode))
+    return Doubt(g * mttkrp_core(np.abs(X), sizes, mode), g * gram_core(sizes, mode))
 
 
 def no_single_change(
@@ -392,7 +392,7 @@ def no_single_change(
     Where rounding leaves a doubt, ``slope`` says the exact ``r`` and ``c`` of an entry.
     """
     low, high, offset = steps.box
-    g, curvature = gamma(2 * len(steps.G) + 20), np.diag(steps.G)
+    g, curvature = gamma_core(2 * len(steps.G) + 20), np.diag(steps.G)
     residual = steps.F - V @ steps.G
     noise = 2 * (np.abs(V) @ (g * np.abs(steps.G) + doubt.G) + g * np.abs(steps.F) + doubt.F)
     noise = (noise + g * curvature + np.diag(doubt.G)) * _SPARE
@@ -435,9 +435,9 @@ def exact_slopes(
 
 def least_error(X: Array, factors: list[Array]) -> float:
     """Return what the norm of the error of a CP tensor is not below: :eq:`proofs-error`."""
-    g = gamma(X.size + len(factors[0][0]) + 4 * X.ndim + 8)
-    parts = reconstruct(CP([np.abs(A) for A in factors]))
-    error, noise = np.linalg.norm(X - reconstruct(CP(factors))), np.linalg.norm(np.abs(X) + parts)
+    g = gamma_core(X.size + len(factors[0][0]) + 4 * X.ndim + 8)
+    parts = reconstruct_core([np.abs(A) for A in factors])
+    error, noise = np.linalg.norm(X - reconstruct_core(factors)), np.linalg.norm(np.abs(X) + parts)
     return max(float(error * (1 - g) - g * noise * _SPARE), 0.0)
 
 
@@ -448,7 +448,7 @@ def least_tail(M: Array, rank: int) -> float:
     back, and the singular vectors are orthonormal.
     """
     U, values, Vt = np.linalg.svd(M, full_matrices=False)
-    n, g = len(values), gamma(sum(M.shape) + 8)
+    n, g = len(values), gamma_core(sum(M.shape) + 8)
     apart = [np.linalg.norm(Q @ Q.T - np.eye(n)) + g * n for Q in (U.T, Vt)]
     away = np.linalg.norm(M - (U * values) @ Vt)
     away += 4 * g * (np.linalg.norm(M) + n * np.linalg.norm(values))

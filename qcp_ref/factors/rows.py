@@ -33,7 +33,7 @@ from qcp_ref._checks import (
     unit_diagonal,
 )
 from qcp_ref._results import frozen
-from qcp_ref.bounds import gamma
+from qcp_ref.bounds import gamma_core
 from qcp_ref.factors.descent import (
     best_scales,
     check_rows_grid,
@@ -221,7 +221,7 @@ def fit_rows(
         V[:, alive], bound, proved = _Rows(part, exact.part(alive), less).solve(search, begin)
     objective = objectives(V, steps.F, steps.G, doubt)[0]
     low = bound * steps.weight
-    low = np.nextafter(low - gamma(4) * np.abs(low), -np.inf)
+    low = np.nextafter(low - gamma_core(4) * np.abs(low), -np.inf)
     return RowFit(in_codes(V, grid), objective * steps.weight, low, proved)
 
 
