@@ -206,7 +206,7 @@ class _Loops:
         L, _ = rows.root_triangle(G, "natural")
         z = np.ascontiguousarray(np.linalg.solve(L, F.T).T)
         far = np.full(len(G), 2.0**40)
-        exact = 0.0, 0.0, 1.0  # no margin for rounding
+        exact = kernels.Slack(0.0, 0.0, 1.0)  # no margin for rounding
         found = [kernels.sphere(row, L, far, box, nodes, exact)[0] for row in z]
         return np.array(found).astype(np.int64)
 

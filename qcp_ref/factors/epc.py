@@ -395,7 +395,7 @@ def epc(
     bound = max((1 + slack) * min(error, 1.0), noise, allowance)
     run = _Correction(X, cp, objective, bound**2 * squared_norm)
     reason = run.at_once(callback) if is_matrix(X.shape) else run.rounds(stop, callback)
-    corrected = CP(_scaled(run.factors, run.weights, objective))
+    corrected = cp_of(_scaled(run.factors, run.weights, objective))
     history = EPCHistory(*map(np.array, zip(*run.rows, strict=True)))
     return EPCFit(corrected, relative_error_core(X, corrected), history, reason)
 

@@ -238,7 +238,7 @@ def factorize(
     True
     """
     X, rank, callback = check_tensor(X), check_rank(rank), check_callback(callback)
-    slack = _check_method(method, slack, sweeps=sweeps, restarts=restarts)
+    slack = _check_method(method, slack, sweeps, restarts)
     options = _Options(grid, axis, rule, callback)
     options.check()
     source = check_rng(rng, "factorize")
@@ -297,10 +297,12 @@ def _no_worse_than_svd(
     return polish(X, rounded)._replace(relaxed=svd, start_error=before)
 
 
-def _check_method(method: str, slack: float | None, **limits: int | None) -> float | None:
+def _check_method(
+    method: str, slack: float | None, sweeps: int | None, restarts: int | None
+) -> float | None:
     """Refuse options that belong to another method; return the slack."""
     check_option(method, "method", METHODS)
-    for name, value in limits.items():
+    for name, value in (("sweeps", sweeps), ("restarts", restarts)):
         if value is not None and method != "best":
             raise ValueError(f"{name}: expected None with method {method!r}, got {shown(value)}")
     slack = None if slack is None else check_real(slack, "slack", minimum=0.0)

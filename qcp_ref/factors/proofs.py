@@ -26,14 +26,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qcp_ref._checks import Array
-from qcp_ref._kernels import can_compile, sphere
+from qcp_ref._kernels import Box, Slack, can_compile, sphere
 from qcp_ref.bounds import gamma_core
 from qcp_ref.tensors.cp import reconstruct_core
 from qcp_ref.tensors.tensor import gram_core, mttkrp_core
 
 __all__: list[str] = []
 
-Box = tuple[float, float, float]
 _SPARE = 1 + 2.0**-30  # covers the rounding of a margin itself
 _TOGETHER = 64  # rows that are searched at once without Numba
 
@@ -69,13 +68,14 @@ class Margin(NamedTuple):
 
 
 def margin(F: Array, G: Array, L: Array, z: Array, box: Box, doubt: Doubt) -> Margin:
-    """Spell out :eq:`proofs-margin`; all columns stand in the order of ``L``."""
+    """Return what separates distances from objectives; columns stand in the order of ``L``."""
     g, most = gamma_core(2 * len(L) + 20), farthest_level(box)
     product = L @ L.T
     length = np.sqrt(np.maximum(np.diag(G), np.diag(product)))
     # E = G - L L^T and e = f - z L^T, each with the rounding of what is computed here
     E = np.abs(G - product) + g * (np.abs(G) + np.outer(length, length)) + doubt.G
     e = np.abs(F - z @ L.T) + g * (np.abs(F) + np.abs(z) @ np.abs(L).T) + doubt.F
+    # delta = m^2 sum |E| + 2 m sum |e|, a_i = g (|z_i| + m sum_r |L_ri|)  :eq:`proofs-margin`
     wide = (most**2 * E.sum() + 2 * most * e.sum(axis=1)) * _SPARE
     gaps = g * (np.abs(z) + most * np.abs(L).sum(axis=0))
     near = np.sqrt((gaps**2).sum(axis=1)) * _SPARE
@@ -89,7 +89,8 @@ def farthest_level(box: Box) -> float:
 
 
 def lowered(distance: Array, margin: Margin) -> Array:
-    """Return what no objective is below, if no computed distance is: :eq:`proofs-lower`."""
+    """Return what no objective is below, if no computed distance is."""
+    # ((sqrt(D) / (1 + g) - alpha)_+)^2 - ||z||^2 - delta  :eq:`proofs-lower`
     root = np.maximum(np.sqrt(distance) / margin.grown - margin.near, 0.0)
     spare = 2.0**-50 * (root**2 + margin.size + margin.wide)
     return np.asarray(root**2 - margin.size - margin.wide - spare)
@@ -180,11 +181,9 @@ def integers(x: Array) -> tuple[NDArray[Any], int]:
 def differences(
     V: Array, W: Array, F: Array, G: Array, doubt: Doubt
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return in which rows ``W`` surely has the larger objective, and in which the smaller one.
-
-    Spells out :eq:`proofs-gain`.
-    """
+    """Return in which rows ``W`` surely has the larger objective, and in which the smaller one."""
     g, change, total = gamma_core(2 * len(G) + 20), W - V, W + V
+    # q(w) - q(v) = sum_r h_r ((v + w) G - 2 f)_r, h = w - v  :eq:`proofs-gain`
     above = (change * (total @ G - 2 * F)).sum(axis=1)
     sizes = np.abs(total) @ (g * np.abs(G) + doubt.G) + 2 * (g * np.abs(F) + doubt.F)
     noise = (np.abs(change) * sizes).sum(axis=1) * _SPARE
@@ -224,18 +223,18 @@ class Found(NamedTuple):
 
 
 def search_rows(
-    z: Array, L: Array, start: Array, box: Box, budget: int, slack: tuple[Array, Array, float]
+    z: Array, L: Array, start: Array, box: Box, budget: int, slack: Slack
 ) -> Iterator[Found]:
     """Search row after row for its best levels: compiled, or else many rows at a time."""
     near, wide, grown = slack
     if can_compile():
         for i in range(len(z)):
-            one = float(near[i]), float(wide[i]), grown
+            one = Slack(float(near[i]), float(wide[i]), grown)
             yield Found(*sphere(z[i], L, start[i], box, budget, one))
         return
     for first in range(0, len(z), _TOGETHER):
         own = slice(first, first + _TOGETHER)
-        reaches = near[own], wide[own], grown
+        reaches = Slack(near[own], wide[own], grown)
         yield from Trees(z[own], L, start[own], box, budget, reaches).search()
 
 
@@ -251,8 +250,9 @@ class Trees:
     which is within no reach, if no level is left. The next node of a row is its first offer within
     reach. Offers before it are of branches that were left, which they are for good: reach shrinks.
 
-    What else belongs to an entry is flat, at ``i * R + r``: the level that is offered, where the
-    entry would like to be, the distance of those after it, and how many levels it has taken.
+    What else belongs to an entry is flat, at ``i * R + r``: the level that is offered, the centre,
+    which is the best number for it, the distance of those after it, and how many levels it has
+    taken.
     """
 
     def __init__(
@@ -262,7 +262,7 @@ class Trees:
         start: Array,
         box: Box,
         budget: int,
-        slack: tuple[Array, Array, float],
+        slack: Slack,
     ) -> None:
         rows, n = z.shape
         self.z, self.box, self.budget, self.slack = z.ravel(), box, budget, slack
@@ -306,7 +306,7 @@ class Trees:
             self.end(row[~inner], distance[~inner])
 
     def enter(self, at: NDArray[np.int64], decided: Array) -> None:
-        """Begin a branch: where would these entries like to be, those after them being decided?"""
+        """Begin a branch: the best numbers for these entries, those after them being decided."""
         row, column = np.divmod(at, len(self.diagonal))
         others = np.vecdot(self.V[row], self.below[column])
         self.centre[at] = (self.z[at] - others) / self.diagonal[column]
@@ -338,7 +338,7 @@ class Trees:
         near, wide, grown = self.slack
         found, distances = self.found[i, : self.count[i]], self.distances[i, : self.count[i]]
         self.best[i], self.radius[i] = found[-1], distances[-1]
-        self.limit[i] = reach(self.radius[i], (near[i], wide[i], grown))
+        self.limit[i] = reach(self.radius[i], Slack(near[i], wide[i], grown))
         kept = distances <= self.limit[i]
         self.count[i] = kept.sum()
         found[: self.count[i]], distances[: self.count[i]] = found[kept], distances[kept]
@@ -359,7 +359,7 @@ def nearest_left(centre: Array, taken: Array, box: Box) -> Array:
     return np.where(taken <= 2 * room, both, one) + offset
 
 
-def reach(radius: Any, slack: tuple[Any, Any, float]) -> Any:
+def reach(radius: Any, slack: Slack) -> Any:
     """Return the largest computed distance that a row no worse may have: :eq:`proofs-reach`."""
     near, wide, grown = slack
     most = np.sqrt(radius) * grown + near

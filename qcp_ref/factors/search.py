@@ -241,11 +241,14 @@ class _Codes:
             self.keep()
         return error, sum(changes)
 
+    def quantized(self) -> QuantizedCP:
+        """Return the present state."""
+        return quantized_of([in_codes(V, self.grid) for V in self.levels], self.scales, self.grid)
+
     def fit(self, reason: str) -> QuantizedFit:
         """Return the best iterate with its error measured on the dense difference."""
-        levels, scales = self.best
-        codes = [in_codes(V, self.grid) for V in levels]
-        best = _share_lengths(quantized_of(codes, scales, self.grid))
+        self.resume()
+        best = _share_lengths(self.quantized())
         error = relative_error_core(self.X, best.dequantize())
         history, relaxed = history_of(self.rows), self.start.dequantize()
         return QuantizedFit(best, error, relaxed, self.start_error, history, reason)

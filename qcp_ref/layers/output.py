@@ -48,14 +48,15 @@ from qcp_ref.factors.descent import (
     in_steps,
     step_of,
 )
-from qcp_ref.factors.quantized import QuantizedCP, check_quantized
+from qcp_ref.factors.quantized import QuantizedCP, check_quantized, quantized_of
 from qcp_ref.layers.geometry import Padding, Pair, check_axes, window_axes, window_patches
 from qcp_ref.tensors.als import als_update_core
 from qcp_ref.tensors.cp import (
     CP,
-    balance,
+    balance_core,
     check_cp,
     check_start,
+    cp_of,
     reconstruct_core,
     relative_error_core,
     weighted_factors,
@@ -366,7 +367,7 @@ def output_als(
     history, reason = _iterate(
         X, factors, S, sweep, max_sweeps=max_sweeps, tol=tol, callback=callback
     )
-    fitted = balance(CP(factors))
+    fitted = cp_of(balance_core(factors))
     errors = relative_error_core(X, fitted), _output_error(X, fitted.factors, S)
     return OutputFit(fitted, *errors, np.array(history), reason)
 
@@ -439,7 +440,8 @@ def polish_output(
     history, reason = _iterate(
         X, state.factors, state.S, state.sweep, max_sweeps=max_sweeps, tol=_STILL, callback=callback
     )
-    best = QuantizedCP([in_codes(V, cp.grid) for V in state.levels], state.scales, cp.grid)
+    codes = [in_codes(V, cp.grid) for V in state.levels]
+    best = quantized_of(codes, state.scales, cp.grid)
     fitted = best.dequantize()
     errors = relative_error_core(X, fitted), _output_error(X, fitted.factors, state.S)
     return OutputFit(best, *errors, np.array(history), reason)
@@ -564,7 +566,7 @@ def _output_size(D: Array, S: Array) -> Wide:
 def _even(cp: CP) -> list[Array]:
     """Return factors that can be changed, weights included, balanced if float64 needs it."""
     spans = [span(A) for A in (*cp.factors, cp.weights)]
-    return weighted_factors(cp) if fits(*spans * 2) else [A.copy() for A in balance(cp).factors]
+    return weighted_factors(cp) if fits(*spans * 2) else balance_core(cp.factors, cp.weights)
 
 
 def _moved(factors: Sequence[Array], mode: int) -> tuple[list[Array], NDArray[np.int64]]:

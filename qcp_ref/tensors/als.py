@@ -279,7 +279,7 @@ def cp_als(
             reason = "converged"
         if reason != "max_sweeps":
             break
-    cp = CP(factors)
+    cp = cp_of(factors)
     return CPFit(cp, rows[-1][0], _history(rows), reason, degeneracy(cp, norm_X=size))
 
 
