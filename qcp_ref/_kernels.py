@@ -796,13 +796,13 @@ def reach(radius: float, slack: Slack) -> float:
 
 @Kernel
 def sphere(
-    z: Array, L: Array, start: Array, box: Box, budget: int, slack: Slack
+    z: Array, L: Array, start: Array, box: Box, most_nodes: int, slack: Slack
 ) -> tuple[Array, float, float, int, Array]:
     """Search one row for its best levels, depth first: the tree of :eq:`rows-tree`.
 
     Minimises ``||z - v L||^2`` for lower triangular ``L``, the last entry first, nearest levels
     first, and leaves a branch that is out of reach of what is known. Returns the best row, its
-    distance, the least distance of a branch that was left for want of budget (infinity if there was
+    distance, the least distance of a branch that was left for want of nodes (infinity if there was
     none), the number of nodes, and all rows within reach. The twin of
     :class:`qcp_ref.factors.proofs.Trees`, which searches many rows at once.
     """
@@ -825,7 +825,7 @@ def sphere(
         distance = decided[depth + 1] + ((centre[depth] - level) * L[depth, depth]) ** 2
         if taken[depth] > high - low or distance > limit:
             depth += 1
-        elif nodes >= budget or (depth == 0 and count == len(found)):
+        elif nodes >= most_nodes or (depth == 0 and count == len(found)):
             left = min(left, distance)  # what is left here and above is at least this far away
             depth += 1
         else:

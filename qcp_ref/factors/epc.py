@@ -330,8 +330,8 @@ def epc(
     ratio_tol : float
         ... or the largest component norm over the smallest by at most this much, in ``patience``
         rounds in a row.
-    callback : callable, optional
-        Called as ``callback(sweep, norm_ratio)`` after each sweep; a true result stops the run.
+    callback
+        As in :func:`qcp_ref.tensors.als.cp_als`, with the norm ratio in place of the error.
 
     Returns
     -------

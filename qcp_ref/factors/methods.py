@@ -102,8 +102,8 @@ def choose_slack(
         The grid; any with equal steps.
     slacks : sequence of float
         What is tried; those that would let the zero tensor in are passed over.
-    axis : {None, 0, 1}
-        One scale per factor, per row or per column.
+    axis
+        As in :func:`qcp_ref.factors.quantized.quantize_cp`.
     sweeps : int
         Sweeps with noise by which each start is judged; with 0 only descent follows.
     rng : int or numpy.random.Generator
@@ -185,10 +185,8 @@ def factorize(
         AO-ADMM; or least squares and rounding.
     rng : int or numpy.random.Generator
         Source of randomness of the start and of the noise.
-    axis : {None, 0, 1}
-        One scale per factor, per row or per column.
-    rule : str
-        How scales are chosen first, see :func:`qcp_ref.grids.scale.choose_scale`.
+    axis, rule
+        Of the first scales, as in :func:`qcp_ref.factors.quantized.quantize_cp`.
     slack : float, optional
         Slack of the correction, see :func:`choose_slack`: by default 0.3 for 'best' and 0.1 for
         'sequential', or half of what there is room for, and 0 for 'authors'.

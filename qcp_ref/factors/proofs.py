@@ -212,7 +212,7 @@ class Found(NamedTuple):
     """What the search of a row's tree has come to.
 
     The row of least computed distance, that distance, the least distance of a branch that was left
-    for want of budget (infinity if there was none), the number of nodes, and all rows within reach.
+    for want of nodes (infinity if there was none), the number of nodes, and all rows within reach.
     """
 
     best: Array
@@ -223,19 +223,19 @@ class Found(NamedTuple):
 
 
 def search_rows(
-    z: Array, L: Array, start: Array, box: Box, budget: int, slack: Slack
+    z: Array, L: Array, start: Array, box: Box, most_nodes: int, slack: Slack
 ) -> Iterator[Found]:
     """Search row after row for its best levels: compiled, or else many rows at a time."""
     near, wide, grown = slack
     if can_compile():
         for i in range(len(z)):
             one = Slack(float(near[i]), float(wide[i]), grown)
-            yield Found(*sphere(z[i], L, start[i], box, budget, one))
+            yield Found(*sphere(z[i], L, start[i], box, most_nodes, one))
         return
     for first in range(0, len(z), _TOGETHER):
         own = slice(first, first + _TOGETHER)
         reaches = Slack(near[own], wide[own], grown)
-        yield from Trees(z[own], L, start[own], box, budget, reaches).search()
+        yield from Trees(z[own], L, start[own], box, most_nodes, reaches).search()
 
 
 class Trees:
@@ -261,17 +261,17 @@ class Trees:
         L: Array,
         start: Array,
         box: Box,
-        budget: int,
+        most_nodes: int,
         slack: Slack,
     ) -> None:
         rows, n = z.shape
-        self.z, self.box, self.budget, self.slack = z.ravel(), box, budget, slack
+        self.z, self.box, self.most_nodes, self.slack = z.ravel(), box, most_nodes, slack
         # Zeros at the diagonal and before it: levels of branches that were left do not count.
         self.diagonal, self.below = np.diag(L), np.tril(L, -1).T.copy()
         self.best, self.radius = start.copy(), ((z - start @ L) ** 2).sum(axis=1)
         self.limit, self.left = reach(self.radius, slack), np.full(rows, np.inf)
         self.nodes, self.count = np.zeros((2, rows), dtype=np.int64)
-        self.found = np.empty((rows, min(capacity(n), budget), n))
+        self.found = np.empty((rows, min(capacity(n), most_nodes), n))
         self.distances = np.empty(self.found.shape[:2])
         self.V, self.offer = np.zeros((rows, n)), np.full((rows, n), np.nan)
         self.level, self.centre, self.decided, self.taken = np.empty((4, rows * n))
@@ -280,11 +280,11 @@ class Trees:
         self.make_offers(self.first + n - 1)
 
     def search(self) -> Iterator[Found]:
-        """Take nodes until no row has one within reach and within its budget of nodes."""
+        """Take nodes until no row has one within reach and within its number of nodes."""
         while True:
             within = self.offer <= self.limit[:, None]
             at = self.first + within.argmax(axis=1)
-            at = at[within.ravel()[at] & (self.nodes < self.budget)]
+            at = at[within.ravel()[at] & (self.nodes < self.most_nodes)]
             if at.size == 0:
                 break
             self.take(at)

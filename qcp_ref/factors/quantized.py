@@ -275,7 +275,7 @@ def quantize_cp(
     refuse_zero_points(rule)
     check_cp(cp, "cp")
     codes, scales = [], []
-    # k_n = Q(A_n; s_n)  :eq:`grid-project`, of the balanced factors
+    # s* and the codes of the nearest levels at it, factor by factor  :eq:`grid-project`
     for A in balance_core(cp.factors, cp.weights):
         scale = choose_scale(A, grid, rule=rule, axis=axis)
         codes.append(quantize(A, grid, scale.scale))
@@ -296,10 +296,8 @@ def predict_error(
         The float tensor.
     grid : Grid
         The grid; a uniform one.
-    axis : {None, 0, 1}
-        One scale per factor, per row or per column.
-    rule : str
-        How scales are chosen, see :func:`qcp_ref.grids.scale.choose_scale`.
+    axis, rule
+        As in :func:`quantize_cp`.
 
     Returns
     -------
@@ -356,7 +354,9 @@ def predict_error(
             squares.append((A**2).sum(axis=0))
             noisy.append(squares[-1] + variance.sum(axis=0))
             longer.append(np.sqrt(squares[-1]) + np.sqrt((most**2).sum(axis=0)))
+        # sum_r (prod_n (||a_nr||^2 + I_n sigma_n^2) - prod_n ||a_nr||^2)  :eq:`qcp-expected`
         noise = (np.prod(noisy, axis=0) - np.prod(squares, axis=0)).sum()
+        # sum_r (prod_n (||a_nr|| + ||delta_nr||) - prod_n ||a_nr||)  :eq:`qcp-guarantee`
         shift = (np.prod(longer, axis=0) - np.sqrt(np.prod(squares, axis=0))).sum()
         if size == 0:  # as :func:`relative_error` says
             stays = 0 in grid.levels and not any(factor.any() for factor in factors)
@@ -407,6 +407,7 @@ def orient(cp: CP, grid: Grid) -> CP:
     """
     check_grid(grid)
     check_class(cp, "cp", CP)
+    # max_i (-A_n)_ir >= max_i (A_n)_ir, but for one mode of each component  :eq:`qcp-signs`
     longer = -1.0 if -grid.levels[0] >= grid.levels[-1] else 1.0
     # By how much the magnitude on the short side exceeds that on the long one, relatively.
     excess = np.array([_excess(longer * A) for A in cp.factors])

@@ -92,7 +92,7 @@ class Search(NamedTuple):
     method: str = "sphere"
     order: str = "greedy"
     width: int = 16
-    budget: int = 10_000
+    most_nodes: int = 10_000
 
 
 def solve_rows(
@@ -233,10 +233,8 @@ def refit_scale(
 
     Parameters
     ----------
-    F : array_like, shape (I, R)
-        MTTKRP of the mode.
-    G : array_like, shape (R, R)
-        Gram matrix of the other modes.
+    F, G
+        As in :func:`solve_rows`.
     codes : array_like of int, shape (I, R)
         Codes of the factor.
     grid : Grid
@@ -380,7 +378,7 @@ class _Rows:
         if method != "sphere":
             value, error = objectives(V, steps.F, steps.G, self.doubt)
             return V, np.minimum(bound, value - error), np.zeros(len(V), dtype=bool)
-        return self._tree(V, bound, _Triangle(z, L, last_first, space), search.budget)
+        return self._tree(V, bound, _Triangle(z, L, last_first, space), search.most_nodes)
 
     def _margin(self, L: Array, last_first: NDArray[np.int64], z: Array) -> Margin:
         (F, G, box, _), doubt = self.steps, self.doubt
@@ -405,7 +403,7 @@ class _Rows:
         return best_row(rows, i, self.steps.F, self.steps.G, self.exact, self.doubt)
 
     def _tree(
-        self, V: Array, bound: Array, triangle: "_Triangle", budget: int
+        self, V: Array, bound: Array, triangle: "_Triangle", most_nodes: int
     ) -> tuple[Array, Array, NDArray[np.bool_]]:
         """Search every row, from these levels on; decide among all that is within reach."""
         (z, L, last_first, space), back = triangle, np.argsort(triangle.last_first)
@@ -413,7 +411,7 @@ class _Rows:
         left, low = np.full((2, len(V)), np.inf)
         certain = np.ones(len(V), dtype=bool)
         slack = Slack(space.near, 2 * space.wide, space.grown)
-        searches = search_rows(z, L, V.take(last_first, axis=1), box, budget, slack)
+        searches = search_rows(z, L, V.take(last_first, axis=1), box, most_nodes, slack)
         for i, search in enumerate(searches):
             left[i], found = search.left, search.rows[:, back]
             others = found[(found != V[i]).any(axis=1)]
@@ -440,9 +438,9 @@ def root_triangle(G: Array, order: str) -> tuple[Array, NDArray[np.int64]]:
     """
     unit, lengths = unit_diagonal(G)
     unit = unit + np.diag(np.diag(G) == 0)  # of a component of zeros: any pivot will do
-    level = 4 * len(G) * _EPS
-    ridges = [level * 8.0**n for n in range(40)]
-    if _is_regular(unit) or (least := float(np.linalg.eigvalsh(unit)[0])) > level:
+    noise = 4 * len(G) * _EPS
+    ridges = [noise * 8.0**n for n in range(40)]
+    if _is_regular(unit) or (least := float(np.linalg.eigvalsh(unit)[0])) > noise:
         ridges = [0.0, *ridges]
     elif least < 0:
         ridges = [ridge - 2 * least for ridge in ridges]

@@ -118,8 +118,8 @@ def polish(
         Number of sweeps with noise.
     rng : int or numpy.random.Generator
         Source of the noise.
-    callback : callable, optional
-        Called as ``callback(sweep, error)`` after each sweep; a true result stops the run.
+    callback
+        As in :func:`qcp_ref.tensors.als.cp_als`.
 
     Returns
     -------
@@ -166,12 +166,13 @@ def polish(
         return state.fit("zero tensor")
     before, settled = np.inf, False
     for sweep in range(sweeps + _QUIET_SWEEPS):
-        level = noise * (1 - sweep / sweeps) if sweep < sweeps else 0.0
+        # d ~ N(0, eta_t^2), eta_t = eta (1 - t / N)  :eq:`search-noise`
+        deviation = noise * (1 - sweep / sweeps) if sweep < sweeps else 0.0
         if sweep == sweeps:  # what follows improves the best iterate, seldom another than the last
             state.resume()
         # Once the scales have settled they are left alone, so that codes can be final.
         refit = not settled and (sweep >= sweeps or sweep % _REFIT_EVERY == 0)
-        error, changes = state.sweep(level, refit=refit)
+        error, changes = state.sweep(deviation, refit=refit)
         if callback is not None and callback(sweep, error):
             reason = "callback"
         elif settled and changes == 0:
@@ -222,6 +223,7 @@ class _Codes:
         # Noise can leave next to nothing of the tensor: no factor takes all of what is left.
         self.scales = _even([self.values(n) for n in range(self.X.ndim)], self.scales, _FAR)
         factors, changes = [self.values(n) for n in range(self.X.ndim)], []
+        # V_n <- descent(V_n; F_n, G_n, s_n), s_n <- refit(V_n; F_n, G_n)  :eq:`search-sweep`
         for mode, F, G in normal_sweep(self.X, factors):
             V = self.levels[mode]
             steps = in_steps(F, G, self.grid, self.scales[mode])
@@ -278,10 +280,8 @@ def certify(X: ArrayLike, cp: QuantizedCP, *, budget: int = 1000) -> Certificate
 
     Parameters
     ----------
-    X : array_like, shape (I_0, ..., I_{d-1})
-        The tensor that ``cp`` approximates.
-    cp : QuantizedCP
-        The quantized tensor, on any grid with equal steps.
+    X, cp
+        As in :func:`polish`.
     budget : int
         Limit of the search in each row, see :func:`qcp_ref.factors.rows.solve_rows`; 0 searches
         nothing.
@@ -331,7 +331,7 @@ def certify(X: ArrayLike, cp: QuantizedCP, *, budget: int = 1000) -> Certificate
 
 
 def _certify_mode(
-    X: Array, cp: QuantizedCP, mode: int, budget: int
+    X: Array, cp: QuantizedCP, mode: int, most_nodes: int
 ) -> tuple[bool, bool, float, float]:
     """Return 1-opt, stationary, how much other codes of this factor may gain, and its proved share.
 
@@ -350,7 +350,7 @@ def _certify_mode(
         raise ValueError("cp: expected columns whose squares float64 can hold; rescale the data")
     steps = in_steps(F, G, grid, scale)
     doubt = Doubt(*in_steps(doubt.F, doubt.G, grid, scale)[:2])
-    found = fit_rows(F, G, grid, scale, Search(budget=budget), V, doubt=doubt)
+    found = fit_rows(F, G, grid, scale, Search(most_nodes=most_nodes), V, doubt=doubt)
     value, error = objectives(V, steps.F, steps.G, doubt)
     present = (value + error) * steps.weight
     gain = present + 2.0**-50 * np.abs(present) - found.bound

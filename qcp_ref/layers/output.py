@@ -313,8 +313,8 @@ def output_als(
         Upper limit of sweeps over all modes.
     tol : float
         Stop when the output error fell by no more than this in a sweep.
-    callback : callable, optional
-        Called as ``callback(sweep, output_error)`` after each sweep; a true result stops the run.
+    callback
+        As in :func:`qcp_ref.tensors.als.cp_als`, with the output error in place of the error.
 
     Returns
     -------
@@ -388,12 +388,8 @@ def polish_output(
         The kernel as a tensor, output channels first.
     cp : QuantizedCP
         The start, on any grid with equal steps.
-    S : array_like, shape (I_1 ... I_{d-1}, I_1 ... I_{d-1})
-        Second moment of the inputs.
-    max_sweeps : int
-        Upper limit of sweeps over all modes.
-    callback : callable, optional
-        Called as ``callback(sweep, output_error)`` after each sweep; a true result stops the run.
+    S, max_sweeps, callback
+        As in :func:`output_als`.
 
     Returns
     -------
