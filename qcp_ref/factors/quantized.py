@@ -161,7 +161,7 @@ class QuantizedCP:
 def _keep(cp: QuantizedCP, codes: Sequence[Any], scales: Sequence[Array], grid: Grid) -> None:
     """Keep copies, the codes in the smallest type that holds them."""
     object.__setattr__(cp, "codes", tuple(sealed(k.astype(grid.dtype)) for k in codes))
-    object.__setattr__(cp, "scales", tuple(sealed(s.copy()) for s in scales))
+    object.__setattr__(cp, "scales", tuple(sealed(np.array(s, np.float64)) for s in scales))
     object.__setattr__(cp, "grid", grid)
 
 
