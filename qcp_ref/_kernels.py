@@ -25,7 +25,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import update_wrapper
 from types import FunctionType
-from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar
+from typing import Any, Generic, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,9 +46,48 @@ Floats: TypeAlias = NDArray[Any]
 
 # One side of zero: the magnitudes there, ascending, and their sums as `tails` gives them.
 Side: TypeAlias = tuple[Array, Array]
-# Left end, S1 and S2 there; right end, S1 and S2 there.
-Interval: TypeAlias = tuple[float, float, float, float, float, float]
-Triple: TypeAlias = tuple[float, float, float]
+
+
+class Box(NamedTuple):
+    """The levels of a grid in steps: lowest and highest code, and what is added to a code."""
+
+    low: float
+    high: float
+    offset: float
+
+
+class Slack(NamedTuple):
+    """How far computed distances may be off, see :class:`qcp_ref.factors.proofs.Margin`.
+
+    ``near`` is of roots, ``wide`` of two objectives, ``grown`` a factor for sums of squares. The
+    first two are numbers of one row, or arrays with an entry per row.
+    """
+
+    near: Any
+    wide: Any
+    grown: float
+
+
+class Interval(NamedTuple):
+    """Scales between two ends, with S1 and S2 of :eq:`grid-gain` at both."""
+
+    left: float
+    left_s1: float
+    left_s2: float
+    right: float
+    right_s1: float
+    right_s2: float
+
+
+class Cell(NamedTuple):
+    """Scales with the same codes: S1 in two parts, S2, both ends, the levels' common divisor."""
+
+    s1: float
+    lost: float
+    s2: float
+    left: float
+    right: float
+    common: int
 
 
 # --- compiling ------------------------------------------------------------------------------------
@@ -256,14 +295,13 @@ def tails(m: Array) -> Array:
 
 
 @Kernel
-def walk(
-    side: Side, s: float, steps: float, offset: float
-) -> tuple[float, float, float, float, float, int]:
-    """Return what one side adds to S1 (in two parts) and S2 of :eq:`grid-gain` at scale ``s``.
+def walk(side: Side, s: float, steps: float, offset: float) -> Cell:
+    """Return what one side adds to S1 and S2 of :eq:`grid-gain` at scale ``s``, and its cell.
 
-    Then the ends of the cell, and the greatest common divisor of the levels, in units of the
-    smallest one. Takes one run of equal codes after the other: a binary search per run.
+    The common divisor is that of the levels, in units of the smallest one. Takes one run of equal
+    codes after the other: a binary search per run.
     """
+    # S1 = sum_i |x_i| v_i, S2 = sum_i v_i^2, v_i the level of x_i at scale s
     m, tail = side
     s1, rest, s2, left, right, common = 0.0, 0.0, 0.0, 0.0, np.inf, 0
     i, before = 0, 0.0
@@ -294,7 +332,7 @@ def walk(
         while common != 1 and unit != 0:
             common, unit = unit, common % unit
         i, before = j, level
-    return s1, rest, s2, left, right, common
+    return Cell(s1, rest, s2, left, right, common)
 
 
 @Kernel
@@ -372,14 +410,14 @@ def is_dense(side: Side, steps: float, offset: float) -> bool:
 @Kernel
 def cell_at(
     negative: Side, positive: Side, s: float, steps: tuple[float, float], offset: float
-) -> tuple[float, float, float, float, float, int]:
-    """Return S1 (in two parts) and S2 at scale ``s``, its cell's ends and its levels' divisor."""
+) -> Cell:
+    """Return the cell of scale ``s``, both sides taken together."""
     s1, rest1, s2, left1, right1, common = walk(negative, s, steps[0], offset)
     z1, rest2, z2, left2, right2, other = walk(positive, s, steps[1], offset)
     s1, lost = two_sum(s1, z1)
     while other != 0:
         common, other = other, common % other
-    return s1, rest1 + rest2 + lost, s2 + z2, max(left1, left2), min(right1, right2), common
+    return Cell(s1, rest1 + rest2 + lost, s2 + z2, max(left1, left2), min(right1, right2), common)
 
 
 @Kernel
@@ -413,7 +451,7 @@ def outset(
         top = limit
         z1, rest, z2, _, _, _ = cell_at(negative, positive, top, steps, offset)
         z1 += rest
-    return 0.0, s1, 0.0, top, z1, z2  # at scale 0 the gain does not depend on S2
+    return Interval(0.0, s1, 0.0, top, z1, z2)  # at scale 0 the gain does not depend on S2
 
 
 @Kernel
@@ -494,9 +532,9 @@ def near_best(
             if gain > 0.0 and gain >= best * (1.0 - TIE):
                 seen.append((gain, s))
         if left > a:
-            queue.append((a, a1, a2, left, s1, s2))
+            queue.append(Interval(a, a1, a2, left, s1, s2))
         if right < b:
-            queue.append((right, s1, s2, b, b1, b2))
+            queue.append(Interval(right, s1, s2, b, b1, b2))
     near = np.array([s for gain, s in seen if gain > 0.0 and gain >= best * (1.0 - TIE)])
     return sharpest(negative, positive, steps, offset, span, near)
 
@@ -505,14 +543,13 @@ def near_best(
 
 
 @Kernel
-def descend(
-    V: Array, residual: Array, G: Array, dither: Array, box: tuple[float, float, float]
-) -> int:
-    """Round each entry to its own best level once: the twin of ``_descend``.
+def descend(V: Array, residual: Array, G: Array, dither: Array, box: Box) -> int:
+    """Round each entry to its own best level once: the twin of ``descend_columns``.
 
-    In steps of the scale; the box holds lowest and highest code and the offset of the levels. Row
-    by row, where the readable form goes column by column. Returns how many entries have changed.
+    In steps of the scale, row by row, where the readable form goes column by column. Returns how
+    many entries have changed.
     """
+    # v_r <- P(v_r + (f - v G)_r / G_rr + d_r)  :eq:`rows-descent`
     low, high, offset = box
     changed = 0
     for i in range(V.shape[0]):
@@ -538,7 +575,7 @@ def gap(z: Array, L: Array, v: Array, depth: int) -> float:
 
 
 @Kernel
-def sibling(centre: float, taken: int, box: tuple[float, float, float]) -> float:
+def sibling(centre: float, taken: int, box: Box) -> float:
     """Return the code that is nearest to ``centre`` after a number of others have been taken.
 
     They alternate around the first one until one side of the box is used up.
@@ -559,7 +596,7 @@ def sibling(centre: float, taken: int, box: tuple[float, float, float]) -> float
 
 
 @Kernel
-def reach(radius: float, slack: tuple[float, float, float]) -> float:
+def reach(radius: float, slack: Slack) -> float:
     """Return the largest computed distance that a row no worse may have: :eq:`proofs-reach`."""
     near, wide, grown = slack
     most = np.sqrt(radius) * grown + near
@@ -568,13 +605,13 @@ def reach(radius: float, slack: tuple[float, float, float]) -> float:
 
 @Kernel
 def sphere(
-    z: Array, L: Array, start: Array, box: Triple, budget: int, slack: Triple
+    z: Array, L: Array, start: Array, box: Box, most_nodes: int, slack: Slack
 ) -> tuple[Array, float, float, int, Array]:
     """Search one row for its best levels, depth first: the tree of :eq:`rows-tree`.
 
     Minimises ``||z - v L||^2`` for lower triangular ``L``, the last entry first, nearest levels
     first, and leaves a branch that is out of reach of what is known. Returns the best row, its
-    distance, the least distance of a branch that was left for want of budget (infinity if there was
+    distance, the least distance of a branch that was left for want of nodes (infinity if there was
     none), the number of nodes, and all rows within reach. The twin of
     :class:`qcp_ref.factors.proofs.Trees`, which searches many rows at once.
     """
@@ -589,7 +626,7 @@ def sphere(
     decided = np.zeros(n + 1)  # distance of the entries that were decided before, by depth
     depth, entered = n - 1, True
     while depth < n:
-        if entered:  # a new branch: where would its entry like to be?
+        if entered:  # a new branch: which level would be best for its entry?
             v[depth] = 0.0
             centre[depth], taken[depth] = gap(z, L, v, depth) / L[depth, depth], 0
             entered = False
@@ -597,7 +634,7 @@ def sphere(
         distance = decided[depth + 1] + ((centre[depth] - level) * L[depth, depth]) ** 2
         if taken[depth] > high - low or distance > limit:
             depth += 1
-        elif nodes >= budget or (depth == 0 and count == len(found)):
+        elif nodes >= most_nodes or (depth == 0 and count == len(found)):
             left = min(left, distance)  # what is left here and above is at least this far away
             depth += 1
         else:

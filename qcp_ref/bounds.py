@@ -72,6 +72,12 @@ def gamma(n: int, dtype: DTypeLike = np.float64) -> float:
             f"n: expected fewer than {most} roundings of {precision}, got {shown(n)}, which "
             "exceed any bound"
         )
+    return gamma_core(n, most)
+
+
+def gamma_core(n: int, most: int = 2**53) -> float:
+    """Do what :func:`gamma` does, without checks; ``most`` is ``1 / u``, by default of float64."""
+    # gamma_n = n u / (1 - n u)  :eq:`bounds-gamma`
     nu = n / most
     # Three roundings happen in evaluating this very formula; two units in the last place cover
     # them.

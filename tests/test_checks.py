@@ -1,8 +1,13 @@
 """The argument checks that every chapter relies on."""
 
+import inspect
+import sys
 import tracemalloc
+from collections import Counter
 from decimal import Decimal
+from functools import partial
 from itertools import count, repeat
+from types import FunctionType
 
 import numpy as np
 import pytest
@@ -10,7 +15,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import seeds
 
-from qcp_ref import Grid, admm, als_update, epc_update, refit_scale, solve_rows
+from qcp_ref import (
+    CP,
+    Grid,
+    QuantizedCP,
+    _checks,
+    _door,
+    admm,
+    als_update,
+    compress_conv,
+    cp_als,
+    epc_update,
+    output_als,
+    polish_output,
+    quantize_cp,
+    random_cp,
+    refit_scale,
+    solve_rows,
+)
 from qcp_ref._checks import (
     check_array,
     check_callback,
@@ -34,6 +56,7 @@ from qcp_ref._checks import (
     is_one_int,
     unit_diagonal,
 )
+from qcp_ref.factors.methods import METHODS
 
 
 class Index:
@@ -277,6 +300,69 @@ def test_what_never_ends_is_left_after_one_entry_too_many():
     with pytest.raises(ValueError, match=r"^s: expected at most 5 parts, got more$"):
         check_sequence(endless, "s", "parts", most=5)
     assert next(endless) == 6
+
+
+# --- once, at the door ----------------------------------------------------------------------------
+
+CHECKS = {
+    function.__code__: function.__name__
+    for module in (_checks, _door)
+    for function in vars(module).values()
+    if isinstance(function, FunctionType) and function.__module__ == module.__name__
+}
+CONSTRUCTORS = {inspect.unwrap(kind.__init__).__code__: kind.__name__ for kind in (CP, QuantizedCP)}
+
+
+def counted(run):
+    """How often each check and each constructor that checks is called."""
+    names, found = CHECKS | CONSTRUCTORS, Counter()
+
+    def note(frame, event, _):
+        if event == "call" and frame.f_code in names:
+            found[names[frame.f_code]] += 1
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        run()
+    finally:
+        sys.setprofile(before)
+    return found
+
+
+def a_layer(method, sweeps):
+    """Each stage ends after this many sweeps."""
+    W = np.random.default_rng(5).standard_normal((5, 4, 2, 2))
+    stop = lambda stage, sweep, figure: sweep + 1 >= sweeps
+    return compress_conv(W, rank=3, method=method, second_moment=np.eye(16), callback=stop)
+
+
+X, S = np.random.default_rng(5).standard_normal((5, 4, 3)), np.eye(12)
+START, ROUNDED = random_cp(X.shape, 3, rng=1), quantize_cp(random_cp(X.shape, 3, rng=1), Grid(4))
+SOLVERS = {
+    "cp_als": lambda n: cp_als(X, 3, max_sweeps=n, stop="none"),
+    "output_als": lambda n: output_als(X, START, S, max_sweeps=n, tol=0.0),
+    "polish_output": lambda n: polish_output(X, ROUNDED, S, max_sweeps=n),
+    **{method: partial(a_layer, method) for method in METHODS},
+}
+WAITS = pytest.mark.xfail(reason="cores of grids", strict=False)
+FREE = ("cp_als", "output_als")
+
+
+@pytest.mark.parametrize(
+    "caller", [name if name in FREE else pytest.param(name, marks=WAITS) for name in SOLVERS]
+)
+def test_checks_run_at_the_door(caller):
+    SOLVERS[caller](1)  # kernels are compiled, if they have to be
+    few, many = (counted(partial(SOLVERS[caller], sweeps)) for sweeps in (2, 6))
+    assert few == many
+    assert 0 < max(few.values()) <= 60
+
+
+def test_calls_of_checks_and_constructors_are_counted():
+    found = counted(lambda: [CP([[[1.0]], [[2.0]]]) for _ in "ab"])
+    assert (found["CP"], found["check_factors"], found["check_array"]) == (2, 2, 4)
+    assert counted(lambda: cp_als(X, 1, max_sweeps=1))["CP"] == 0
 
 
 # --- other arguments ------------------------------------------------------------------------------

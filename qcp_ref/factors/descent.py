@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qcp_ref._checks import Array
-from qcp_ref._kernels import can_compile, descend
+from qcp_ref._kernels import Box, can_compile, descend
 from qcp_ref.factors.proofs import Steps
 from qcp_ref.grids.grid import Grid, check_grid
 
@@ -30,9 +30,10 @@ _MOST_PASSES = 1000  # descent cannot cycle, so this is never the reason to stop
 
 
 def best_scales(F: Array, G: Array, levels: Array, scale: Array) -> Array:
-    """Spell out :eq:`rows-scale`; the levels are those at scale 1."""
+    """Return the scales that suit these levels, which are those at scale 1, best."""
     if scale.shape == (1, F.shape[1]):
         return _refit_columns(F, G, levels, scale)
+    # s = <F, V> / <V G, V>, or s_i = (F V^T)_ii / (V G V^T)_ii  :eq:`rows-scale`
     upper, lower = (np.einsum("ir,ir->i", M, levels) for M in (F, levels @ G))
     # Components may cancel; what is then left of what Cauchy-Schwarz allows is noise.
     most = (np.abs(levels) @ np.sqrt(np.diag(G))) ** 2
@@ -49,6 +50,7 @@ def _refit_columns(F: Array, G: Array, levels: Array, scale: Array) -> Array:
     residual = F - (levels * scale) @ G
     curvature = (levels**2).sum(axis=0) * np.diag(G)
     for r in np.flatnonzero(curvature > 0):
+        # s_r <- s_r + (V^T (F - V diag(s) G))_rr / ((V^T V)_rr G_rr)  :eq:`rows-scale`
         change = levels[:, r] @ residual[:, r] / curvature[r]
         if scale[0, r] + change > 0:
             scale[0, r] += change
@@ -81,20 +83,22 @@ def in_codes(V: Array, grid: Grid) -> NDArray[np.integer[Any]]:
 
 
 def in_steps(F: Array, G: Array, grid: Grid, scale: Array) -> Steps:
-    """Measure a factor in steps: :eq:`rows-steps`."""
+    """Measure a factor in steps."""
     step, rows = scale * step_of(grid), len(F)
-    box = (float(grid.qmin), float(grid.qmax), grid.offset)
+    box = Box(float(grid.qmin), float(grid.qmax), grid.offset)
     if grid.kind == "binary":
-        box = (-1.0, 0.0, 0.5)  # one step from -1/2 to 1/2
+        box = Box(-1.0, 0.0, 0.5)  # one step from -1/2 to 1/2
     if step.shape == (1, F.shape[1]):
+        # f_r <- s_r f_r, G_rq <- s_r G_rq s_q  :eq:`rows-steps`
         # The product of two steps may leave the range of float64 where its product with G does not.
         mantissa, exponent = np.frexp(step)
         products = np.ldexp(G * np.outer(mantissa, mantissa), exponent + exponent.T)
         return Steps(F * step, products, box, np.ones(rows))
+    # f <- f / s, G <- G  :eq:`rows-steps`
     return Steps(F / step, G, box, np.broadcast_to(step**2, (rows, 1))[:, 0])
 
 
-def nearest_level(T: Array, box: tuple[float, float, float]) -> Array:
+def nearest_level(T: Array, box: Box) -> Array:
     """Return the nearest levels, in steps."""
     low, high, offset = box
     return np.asarray(np.clip(np.rint(T - offset), low, high) + offset)
@@ -126,15 +130,14 @@ def descent_pass(V: Array, steps: Steps, dither: Array) -> int:
     return changed
 
 
-def descend_columns(
-    V: Array, residual: Array, G: Array, dither: Array, box: tuple[float, float, float]
-) -> int:
-    """Spell out :eq:`rows-descent` for all rows at once, column by column, in place.
+def descend_columns(V: Array, residual: Array, G: Array, dither: Array, box: Box) -> int:
+    """Round each entry to its own best level once, all rows together, in place.
 
     The kernel of the same name is faster, and gives the same bits.
     """
     changed = 0
     for r in np.flatnonzero(np.diag(G) > 0):
+        # v_r <- P(v_r + (f - v G)_r / G_rr + d_r)  :eq:`rows-descent`
         wanted = V[:, r] + residual[:, r] / G[r, r] + dither[:, r]
         move = nearest_level(wanted, box) - V[:, r]
         V[:, r] += move

@@ -44,16 +44,19 @@ from qcp_ref._results import frozen
 from qcp_ref._wide import narrow, plus, times, total, wide
 from qcp_ref.tensors.cp import (
     CP,
-    balance,
+    balance_core,
     check_cp,
     check_start,
     column_norms,
-    normalize,
-    relative_error,
+    cp_of,
+    normalize_core,
+    reconstruct_core,
+    relative_difference,
+    relative_error_core,
 )
 from qcp_ref.tensors.svd import is_matrix, least_components
 from qcp_ref.tensors.sweep import Callback, fit_error, normal_sweep, summing_noise
-from qcp_ref.tensors.tensor import khatri_rao, unfold
+from qcp_ref.tensors.tensor import khatri_rao_of_any, unfold_core
 
 __all__ = ["EPCFit", "EPCHistory", "EPCUpdate", "epc", "epc_update", "sensitivity"]
 
@@ -180,10 +183,57 @@ def epc_update(
     w = np.ones(len(G)) if weights is None else _check_weights(weights, len(G))
     largest = float(w.max())
     with np.errstate(over="ignore", invalid="ignore"):  # refused below
-        found = _weighted_update(F, G, squared_norm, squared_bound, current, w / largest)
+        found = epc_update_core(
+            F, G, squared_norm, squared_bound, weights=w / largest, current=current
+        )
     if not np.isfinite(found.factor).all() or not np.isfinite(found.squared_error):
         raise ValueError("F: expected a factor within float64, got infinity; rescale the data")
     return found._replace(tau=found.tau / largest)
+
+
+def epc_update_core(
+    F: Array,
+    G: Array,
+    squared_norm: float,
+    squared_bound: float,
+    *,
+    weights: Array,
+    current: Array | None,
+) -> EPCUpdate:
+    """Do what :func:`epc_update` does, without checks; the largest weight is about 1."""
+    # U = F (G + tau W)^-1, W = diag(weights)  :eq:`epc-weighted`: with U W^(1/2) for U the weights
+    # are ones
+    root = np.sqrt(weights)  # (R,)
+    current = None if current is None else current * root
+    found = _update(F / root, G / root / root[:, None], squared_norm, squared_bound, current)
+    return found._replace(factor=found.factor / root)  # (I_n, R)
+
+
+def _update(
+    F: Array, G: Array, squared_norm: float, squared_bound: float, current: Array | None
+) -> EPCUpdate:
+    """Find the least factor within the bound, all weights being ones."""
+    sigma, V = _spectrum(G)  # G = V diag(sigma) V^T, (R,) and (R, R)
+    B = (F @ V) / np.sqrt(sigma)  # the least-squares factor in the metric of G
+    b = (B**2).sum(axis=0)
+    least = float(squared_norm - b.sum())
+    room = squared_bound - least  # s of :eq:`epc-secular`
+    if squared_bound >= squared_norm:
+        return EPCUpdate(np.zeros_like(F), np.inf, squared_norm)
+    if room <= 0 and current is not None:
+        # The bound may lie below reach by rounding alone: then the current error is the bound.
+        room = float((((current @ V) * np.sqrt(sigma) - B) ** 2).sum())
+    elif room < 0:
+        raise ValueError(
+            f"squared_bound: expected at least {least} (what least squares leaves), got "
+            f"{squared_bound}; raise it or pass the current factor"
+        )
+    tau = _secular_root(b, sigma, room)
+    if tau == np.inf:
+        return EPCUpdate(np.zeros_like(F), tau, squared_norm)
+    # U = F V diag(1 / (sigma + tau)) V^T  :eq:`epc-ridge`
+    factor = (B * np.sqrt(sigma) / (sigma + tau)) @ V.T
+    return EPCUpdate(factor, tau, least + float((b * (tau / (sigma + tau)) ** 2).sum()))
 
 
 def sensitivity(cp: CP) -> float:
@@ -280,8 +330,8 @@ def epc(
     ratio_tol : float
         ... or the largest component norm over the smallest by at most this much, in ``patience``
         rounds in a row.
-    callback : callable, optional
-        Called as ``callback(sweep, norm_ratio)`` after each sweep; a true result stops the run.
+    callback
+        As in :func:`qcp_ref.tensors.als.cp_als`, with the norm ratio in place of the error.
 
     Returns
     -------
@@ -336,18 +386,18 @@ def epc(
     )
     allowance = check_real(allowance, "allowance", minimum=0.0)
     check_start(cp, X)
-    error, squared_norm = relative_error(X, cp), float((X**2).sum())
+    error, squared_norm = relative_error_core(X, cp), float((X**2).sum())
     if squared_norm == 0:
-        nothing = CP([np.zeros_like(A) for A in cp.factors])
+        nothing = cp_of([np.zeros_like(A) for A in cp.factors])
         return EPCFit(nothing, 0.0, EPCHistory(*np.zeros((3, 1))), "zero tensor")
     _check_room(slack, error, allowance)
-    noise = summing_noise(balance(cp)) / float(np.sqrt(squared_norm))
+    noise = summing_noise(balance_core(cp.factors, cp.weights)) / float(np.sqrt(squared_norm))
     bound = max((1 + slack) * min(error, 1.0), noise, allowance)
     run = _Correction(X, cp, objective, bound**2 * squared_norm)
     reason = run.at_once(callback) if is_matrix(X.shape) else run.rounds(stop, callback)
-    corrected = run.cp()
+    corrected = cp_of(_scaled(run.factors, run.weights, objective))
     history = EPCHistory(*map(np.array, zip(*run.rows, strict=True)))
-    return EPCFit(corrected, relative_error(X, corrected), history, reason)
+    return EPCFit(corrected, relative_error_core(X, corrected), history, reason)
 
 
 def _check_room(slack: float, error: float, allowance: float) -> None:
@@ -378,12 +428,19 @@ class _Correction:
     """The sweeps at one bound: where they stand and what the history says."""
 
     def __init__(self, X: Array, cp: CP, objective: str, squared_bound: float) -> None:
-        start = normalize(cp) if objective == "norm" else _scaled(cp, objective)
         self.X, self.objective = X, objective
-        self.factors, self.weights = list(start.factors), start.weights
+        self.begin(cp.factors, cp.weights)
         self.squared_norm, self.squared_bound = float((X**2).sum()), squared_bound
         self.rows: list[tuple[float, float, float]] = []
         self.measure()
+
+    def begin(self, factors: Sequence[Array], weights: Array) -> None:
+        """Take these components: columns of length 1, or the lengths of least sensitivity."""
+        if self.objective == "norm":
+            self.factors, self.weights = normalize_core(factors, weights)
+        else:
+            self.factors = _scaled(factors, weights, self.objective)
+            self.weights = np.ones(len(weights))
 
     def measure(self) -> None:
         """Note component norms, sensitivity and the objective."""
@@ -429,13 +486,11 @@ class _Correction:
         """Take the solution for a matrix in effect; it counts as one sweep."""
         if self.squared_bound < self.squared_norm:
             bound = float(np.sqrt(self.squared_bound))
-            self.factors = list(least_components(self.X, len(self.weights), bound).factors)
+            factors = list(least_components(self.X, len(self.weights), bound).factors)
         else:
-            self.factors = [np.zeros_like(A) for A in self.factors]
-        start = CP(self.factors)
-        start = normalize(start) if self.objective == "norm" else _scaled(start, self.objective)
-        self.factors, self.weights = list(start.factors), start.weights
-        self.note(relative_error(self.X, start))
+            factors = [np.zeros_like(A) for A in self.factors]
+        self.begin(factors, np.ones(len(self.weights)))
+        self.note(relative_difference(self.X, reconstruct_core(self.factors, self.weights)))
         if callback is not None and callback(0, self.rows[-1][1]):
             return "callback"
         return "closed form"
@@ -451,7 +506,8 @@ class _Correction:
         if self.is_sharp():
             for mode in range(self.X.ndim):
                 U = step(mode, None)
-            self.note(relative_error(self.X, CP([*self.factors[:-1], U])))
+            dense = reconstruct_core([*self.factors[:-1], U])
+            self.note(relative_difference(self.X, dense))
             return
         for mode, F, G in normal_sweep(self.X, self.factors):
             U = step(mode, (F, G))
@@ -461,7 +517,7 @@ class _Correction:
     def note(self, error: float) -> None:
         """Spread the lengths, measure, and add a row to the history."""
         if self.objective == "sensitivity":
-            self.factors = list(_scaled(CP(self.factors), self.objective).factors)
+            self.factors = _scaled(self.factors, None, self.objective)
         self.measure()
         self.rows.append((error, self.norm_sum / self.squared_norm, self.sensitivity))
 
@@ -480,40 +536,37 @@ class _Correction:
         """Minimise the sensitivity; the columns keep their lengths until the sweep is over."""
         others = [n for n in range(self.X.ndim) if n != mode]
         squares = np.array([(self.factors[n] ** 2).sum(axis=0) for n in others])
-        weights = _noise_gain(squares, [self.X.shape[n] for n in others])
-        weights = np.where(weights > 0, weights, 1.0)  # of a dead component: any will do
-        self.factors[mode] = self.update(mode, self.factors[mode], weights, normal)
+        omega = _noise_gain(squares, [self.X.shape[n] for n in others])
+        omega = np.where(omega > 0, omega, 1.0)  # of a dead component: any will do
+        self.factors[mode] = self.update(mode, self.factors[mode], omega, normal)
         return self.factors[mode]
 
     def update(
-        self, mode: int, current: Array, weights: Array, normal: tuple[Array, Array] | None
+        self, mode: int, current: Array, omega: Array, normal: tuple[Array, Array] | None
     ) -> Array:
-        """Update a factor by its normal equations, or without them."""
+        """Update a factor by its normal equations, or without them; weigh columns by ``omega``."""
         if normal is None:
-            others = khatri_rao([A for n, A in enumerate(self.factors) if n != mode])
-            Y, root = unfold(self.X, mode), np.sqrt(weights)
+            others = khatri_rao_of_any([A for n, A in enumerate(self.factors) if n != mode])
+            Y, root = unfold_core(self.X, mode), np.sqrt(omega)
             return _sharp_update(Y, others / root, current * root, self.squared_bound) / root
         bounds = self.squared_norm, self.squared_bound
-        return _weighted_update(*normal, *bounds, current, weights).factor
+        return epc_update_core(*normal, *bounds, weights=omega, current=current).factor
 
     def ratio(self) -> float:
         """Largest over smallest component norm, of those above the rounding level."""
         alive = self.norms[self.norms > np.finfo(np.float64).eps * self.norms.max()]
         return float(alive.max() / alive.min()) if alive.size else 1.0
 
-    def cp(self) -> CP:
-        """Return the present tensor."""
-        return _scaled(CP(self.factors, self.weights), self.objective)
 
-
-def _scaled(cp: CP, objective: str) -> CP:
-    """Balance, or spread the lengths so that the sensitivity is least :eq:`epc-scaling`."""
-    balanced = balance(cp)
+def _scaled(factors: Sequence[Array], weights: Array | None, objective: str) -> list[Array]:
+    """Balance, or spread the lengths so that the sensitivity is least."""
+    balanced = balance_core(factors, weights)
     if objective == "norm":
         return balanced
-    mean = float(np.prod(cp.shape)) ** (1 / len(cp.shape))
-    pairs = zip(balanced.factors, cp.shape, strict=True)
-    return CP([A * np.sqrt(side / mean) for A, side in pairs])
+    # ||A_n[:, r]||^2 = I_n / (product of I_m)^(1/d) times the balanced one  :eq:`epc-scaling`
+    shape = [len(A) for A in factors]
+    mean = float(np.prod(shape)) ** (1 / len(shape))
+    return [A * np.sqrt(side / mean) for A, side in zip(balanced, shape, strict=True)]
 
 
 def _noise_gain(squares: Array, sides: Sequence[int]) -> Array:
@@ -521,6 +574,7 @@ def _noise_gain(squares: Array, sides: Sequence[int]) -> Array:
 
     Of the modes without one, it is the weight :eq:`epc-sensitivity-weights` of that mode's column.
     """
+    # sum_n I_n product over m != n of ||A_m[:, r]||^2  :eq:`epc-sensitivity`
     others = [np.delete(squares, n, axis=0).prod(axis=0) for n in range(len(sides))]
     return np.asarray(np.asarray(sides, dtype=np.float64) @ np.array(others))
 
@@ -538,48 +592,8 @@ def _check_weights(weights: ArrayLike, rank: int) -> Array:
     return array
 
 
-def _weighted_update(
-    F: Array,
-    G: Array,
-    squared_norm: float,
-    squared_bound: float,
-    current: Array | None,
-    weights: Array,
-) -> EPCUpdate:
-    """Update the columns times the roots of the weights: their plain norm is the weighted one."""
-    root = np.sqrt(weights)
-    current = None if current is None else current * root
-    found = _update(F / root, G / root / root[:, None], squared_norm, squared_bound, current)
-    return found._replace(factor=found.factor / root)
-
-
-def _update(
-    F: Array, G: Array, squared_norm: float, squared_bound: float, current: Array | None
-) -> EPCUpdate:
-    sigma, V = _spectrum(G)
-    B = (F @ V) / np.sqrt(sigma)  # the least-squares factor in the metric of G
-    b = (B**2).sum(axis=0)
-    least = float(squared_norm - b.sum())
-    slack = squared_bound - least
-    if squared_bound >= squared_norm:
-        return EPCUpdate(np.zeros_like(F), np.inf, squared_norm)
-    if slack <= 0 and current is not None:
-        # The bound may lie below reach by rounding alone: then the current error is the bound.
-        slack = float((((current @ V) * np.sqrt(sigma) - B) ** 2).sum())
-    elif slack < 0:
-        raise ValueError(
-            f"squared_bound: expected at least {least} (what least squares leaves), got "
-            f"{squared_bound}; raise it or pass the current factor"
-        )
-    tau = _secular_root(b, sigma, slack)
-    if tau == np.inf:
-        return EPCUpdate(np.zeros_like(F), tau, squared_norm)
-    factor = (B * np.sqrt(sigma) / (sigma + tau)) @ V.T
-    return EPCUpdate(factor, tau, least + float((b * (tau / (sigma + tau)) ** 2).sum()))
-
-
 def _sharp_update(Y: Array, K: Array, U: Array, squared_bound: float) -> Array:
-    """Spell out :eq:`epc-residual`: nothing large is squared and cancels.
+    """Update by the residual, so that nothing large is squared and cancels.
 
     ``Y`` is the unfolding that ``U @ K.T`` approximates.
     """
@@ -587,13 +601,15 @@ def _sharp_update(Y: Array, K: Array, U: Array, squared_bound: float) -> Array:
     W, roots, Vt = np.linalg.svd(T, full_matrices=False)
     alive = roots > len(roots) * np.finfo(np.float64).eps * roots[0]
     roots, V, P = roots[alive], Vt[alive].T, Q @ W[:, alive]
+    # E = Y - U K^T, B = U V diag(rho) + E P, s = delta^2 - ||E - E P P^T||^2, K = P diag(rho) V^T
+    # :eq:`epc-residual`
     residual = Y - U @ K.T
     part = residual @ P  # what least squares would take away
-    slack = squared_bound - float(((residual - part @ P.T) ** 2).sum())
-    if slack <= 0:  # the bound is below reach, by rounding: then the present error is kept
-        slack = float((part**2).sum())
+    room = squared_bound - float(((residual - part @ P.T) ** 2).sum())
+    if room <= 0:  # the bound is below reach, by rounding: then the present error is kept
+        room = float((part**2).sum())
     B = U @ V * roots + part
-    tau = _secular_root((B**2).sum(axis=0), roots**2, slack)
+    tau = _secular_root((B**2).sum(axis=0), roots**2, room)
     found = np.zeros_like(U) if tau == np.inf else (B * roots / (roots**2 + tau)) @ V.T
     # If U exceeds the bound by rounding alone and the way back costs norm, U stays.
     noise = len(K.T) * np.finfo(np.float64).eps * np.linalg.norm(np.abs(U) @ np.abs(K.T))
@@ -624,22 +640,24 @@ def _spectrum(G: Array) -> tuple[Array, Array]:
     return roots**2, V[:, : alive.sum()][:, ::-1]
 
 
-def _secular_root(b: Array, sigma: Array, slack: float) -> float:
-    """Solve the secular equation by Newton's method in ``x = 1 / tau`` :eq:`epc-newton`."""
+def _secular_root(b: Array, sigma: Array, room: float) -> float:
+    """Solve the secular equation by Newton's method in ``x = 1 / tau``."""
+    # p(x)^2 = sum_r b_r / (1 + sigma_r x)^2 = s  :eq:`epc-secular`, :eq:`epc-newton`
     total = float(b.sum())
-    kappa = np.sqrt(slack / total) if total > 0 else 1.0
+    kappa = np.sqrt(room / total) if total > 0 else 1.0
     if not 0 < kappa < 1:
         return np.inf if kappa > 0 else 0.0
     # By powers of two, which round nothing, to about one: products then stay in range.
     size, unit = 2.0 ** -np.frexp(total)[1], 2.0 ** -np.frexp(sigma.max())[1]
-    b, slack, sigma = b * size, slack * size, sigma * unit
-    # The equation is concave: from the lower end of the bracket the iterates rise to the root.
+    b, room, sigma = b * size, room * size, sigma * unit
+    # 1/p is concave: from the lower end of the bracket :eq:`epc-bracket` iterates rise to the root.
     x = (1 - kappa) / (kappa * sigma.max())
     for _ in range(_NEWTON_STEPS):
         r = 1 / (1 + sigma * x)
         q = r / r.max()  # of about one, so that no power of them vanishes
         square, slope = (b * q**2).sum(), (b * sigma * q**3).sum()
-        step = (r.max() * np.sqrt(square) / np.sqrt(slack) - 1) * square / (r.max() * slope)
+        # x <- x + (p / sqrt(s) - 1) p^2 / sum_r b_r sigma_r / (1 + sigma_r x)^3
+        step = (r.max() * np.sqrt(square) / np.sqrt(room) - 1) * square / (r.max() * slope)
         if step <= 2 * np.finfo(np.float64).eps * x:
             break
         x += step

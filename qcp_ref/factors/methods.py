@@ -11,7 +11,7 @@ Checked by tests/factors/test_methods.py.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -52,7 +52,7 @@ from qcp_ref.factors.start import (
 from qcp_ref.grids.grid import Grid
 from qcp_ref.grids.scale import choose_scale
 from qcp_ref.tensors.als import CPFit, float_fit
-from qcp_ref.tensors.cp import CP, relative_error
+from qcp_ref.tensors.cp import CP, relative_error_core
 from qcp_ref.tensors.svd import is_matrix, svd_cp
 from qcp_ref.tensors.sweep import StageCallback, stage_callback
 
@@ -102,8 +102,8 @@ def choose_slack(
         The grid; any with equal steps.
     slacks : sequence of float
         What is tried; those that would let the zero tensor in are passed over.
-    axis : {None, 0, 1}
-        One scale per factor, per row or per column.
+    axis
+        As in :func:`qcp_ref.factors.quantized.quantize_cp`.
     sweeps : int
         Sweeps with noise by which each start is judged; with 0 only descent follows.
     rng : int or numpy.random.Generator
@@ -137,7 +137,8 @@ def choose_slack(
     >>> found.slack in (0.0, 0.2), found.error == min(found.errors)
     (True, True)
     """
-    X, error = check_tensor(X), relative_error(X, cp)
+    X = check_tensor(X)
+    error = relative_error_core(X, cp)
     given = check_sequence(slacks, "slacks", "numbers")
     given = [check_real(slack, "slacks", minimum=0.0) for slack in given]
     tried = [slack for slack in given if slack == 0 or (1 + slack) * error < 1]
@@ -184,10 +185,8 @@ def factorize(
         AO-ADMM; or least squares and rounding.
     rng : int or numpy.random.Generator
         Source of randomness of the start and of the noise.
-    axis : {None, 0, 1}
-        One scale per factor, per row or per column.
-    rule : str
-        How scales are chosen first, see :func:`qcp_ref.grids.scale.choose_scale`.
+    axis, rule
+        Of the first scales, as in :func:`qcp_ref.factors.quantized.quantize_cp`.
     slack : float, optional
         Slack of the correction, see :func:`choose_slack`: by default 0.3 for 'best' and 0.1 for
         'sequential', or half of what there is room for, and 0 for 'authors'.
@@ -237,7 +236,7 @@ def factorize(
     True
     """
     X, rank, callback = check_tensor(X), check_rank(rank), check_callback(callback)
-    slack = _check_method(method, slack, sweeps=sweeps, restarts=restarts)
+    slack = _check_method(method, slack, sweeps, restarts)
     options = _Options(grid, axis, rule, callback)
     options.check()
     source = check_rng(rng, "factorize")
@@ -254,25 +253,29 @@ def factorize(
         found = []
         for run in range(restarts):
             start = _float_start(X, rank, source if run else rng, slack, options, method)
-            found.append(_searched(X, start, options, method, (sweeps, source)))
+            found.append(_searched(X, start, options, method, sweeps=sweeps, rng=source))
     return _no_worse_than_svd(X, min(found, key=lambda fit: fit.error), rank, options, method)
 
 
 def _searched(
-    X: Array, start: CP, options: "_Options", method: str, work: tuple[int, Any]
+    X: Array,
+    start: CP,
+    options: "_Options",
+    method: str,
+    *,
+    sweeps: int,
+    rng: "np.random.Generator",
 ) -> QuantizedFit:
     """Round a start and search from there."""
-    sweeps, source = work
+    oriented = orient(start, options.grid)
     if method == "best":
-        noise, rounded = NOISE, best_rounding(X, [orient(start, options.grid)], options.rounded)
+        noise, rounded = NOISE, best_rounding(X, [oriented], options.rounded)
     else:
-        noise, rounded = (
-            0.0,
-            one_after_the_other(X, orient(start, options.grid), options.grid, options.scale),
-        )
+        noise = 0.0
+        rounded = one_after_the_other(X, oriented, options.grid, options.scale)
     stage = stage_callback(options.callback, "polish")
-    last = polish(X, rounded, noise=noise, sweeps=sweeps, rng=source, callback=stage)
-    return last._replace(relaxed=start, start_error=relative_error(X, start))
+    last = polish(X, rounded, noise=noise, sweeps=sweeps, rng=rng, callback=stage)
+    return last._replace(relaxed=start, start_error=relative_error_core(X, start))
 
 
 def _no_worse_than_svd(
@@ -282,20 +285,22 @@ def _no_worse_than_svd(
     if not is_matrix(X.shape):
         return fit
     rounded = rounded_svd(X, rank, options.grid, options.rounded)
-    error = relative_error(X, rounded.dequantize())
+    error = relative_error_core(X, rounded.dequantize())
     if fit.error <= error:
         return fit
     svd = svd_cp(X, rank)
-    before = relative_error(X, svd)
+    before = relative_error_core(X, svd)
     if method in ("als-round", "authors"):
         return QuantizedFit(rounded, error, svd, before, history_of([]), "rounded")
     return polish(X, rounded)._replace(relaxed=svd, start_error=before)
 
 
-def _check_method(method: str, slack: float | None, **limits: int | None) -> float | None:
+def _check_method(
+    method: str, slack: float | None, sweeps: int | None, restarts: int | None
+) -> float | None:
     """Refuse options that belong to another method; return the slack."""
     check_option(method, "method", METHODS)
-    for name, value in limits.items():
+    for name, value in (("sweeps", sweeps), ("restarts", restarts)):
         if value is not None and method != "best":
             raise ValueError(f"{name}: expected None with method {method!r}, got {shown(value)}")
     slack = None if slack is None else check_real(slack, "slack", minimum=0.0)
@@ -328,7 +333,7 @@ class _Options(NamedTuple):
 
 def _rounded(X: Array, fit: CPFit, options: _Options) -> QuantizedFit:
     rounded = options.rounded(fit.cp)
-    error = relative_error(X, rounded.dequantize())
+    error = relative_error_core(X, rounded.dequantize())
     return QuantizedFit(rounded, error, fit.cp, fit.error, history_of([]), "rounded")
 
 
@@ -343,7 +348,13 @@ def _float_start(
 ) -> CP:
     """Fit and correct before a method."""
     fit = _fitted(X, rank, rng, options.callback, method)
-    stage = stage_callback(options.callback, "epc")
-    limits: dict[str, Any] = {"max_sweeps": _START[method][1], "callback": stage}
-    rounding = options.grid, options.rounded
-    return corrected(X, fit, slack, _SLACK[method], rounding, limits)
+    return corrected(
+        X,
+        fit,
+        options.grid,
+        options.rounded,
+        slack=slack,
+        usual=_SLACK[method],
+        max_sweeps=_START[method][1],
+        callback=stage_callback(options.callback, "epc"),
+    )

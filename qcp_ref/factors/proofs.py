@@ -26,14 +26,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qcp_ref._checks import Array
-from qcp_ref._kernels import can_compile, sphere
-from qcp_ref.bounds import gamma
-from qcp_ref.tensors.cp import CP, reconstruct
-from qcp_ref.tensors.tensor import gram, mttkrp
+from qcp_ref._kernels import Box, Slack, can_compile, sphere
+from qcp_ref.bounds import gamma_core
+from qcp_ref.tensors.cp import reconstruct_core
+from qcp_ref.tensors.tensor import gram_core, mttkrp_core
 
 __all__: list[str] = []
 
-Box = tuple[float, float, float]
 _SPARE = 1 + 2.0**-30  # covers the rounding of a margin itself
 _TOGETHER = 64  # rows that are searched at once without Numba
 
@@ -69,13 +68,14 @@ class Margin(NamedTuple):
 
 
 def margin(F: Array, G: Array, L: Array, z: Array, box: Box, doubt: Doubt) -> Margin:
-    """Spell out :eq:`proofs-margin`; all columns stand in the order of ``L``."""
-    g, most = gamma(2 * len(L) + 20), farthest_level(box)
+    """Return what separates distances from objectives; columns stand in the order of ``L``."""
+    g, most = gamma_core(2 * len(L) + 20), farthest_level(box)
     product = L @ L.T
     length = np.sqrt(np.maximum(np.diag(G), np.diag(product)))
     # E = G - L L^T and e = f - z L^T, each with the rounding of what is computed here
     E = np.abs(G - product) + g * (np.abs(G) + np.outer(length, length)) + doubt.G
     e = np.abs(F - z @ L.T) + g * (np.abs(F) + np.abs(z) @ np.abs(L).T) + doubt.F
+    # delta = m^2 sum |E| + 2 m sum |e|, a_i = g (|z_i| + m sum_r |L_ri|)  :eq:`proofs-margin`
     wide = (most**2 * E.sum() + 2 * most * e.sum(axis=1)) * _SPARE
     gaps = g * (np.abs(z) + most * np.abs(L).sum(axis=0))
     near = np.sqrt((gaps**2).sum(axis=1)) * _SPARE
@@ -89,7 +89,8 @@ def farthest_level(box: Box) -> float:
 
 
 def lowered(distance: Array, margin: Margin) -> Array:
-    """Return what no objective is below, if no computed distance is: :eq:`proofs-lower`."""
+    """Return what no objective is below, if no computed distance is."""
+    # ((sqrt(D) / (1 + g) - alpha)_+)^2 - ||z||^2 - delta  :eq:`proofs-lower`
     root = np.maximum(np.sqrt(distance) / margin.grown - margin.near, 0.0)
     spare = 2.0**-50 * (root**2 + margin.size + margin.wide)
     return np.asarray(root**2 - margin.size - margin.wide - spare)
@@ -100,7 +101,7 @@ def relaxed(least_squares: Array, nearest: Array, z: Array, L: Array, margin: Ma
 
     ``least_squares`` need not be exact: its own error is subtracted.
     """
-    g = gamma(2 * len(L) + 20)
+    g = gamma_core(2 * len(L) + 20)
     length = np.sqrt((L**2).sum(axis=1))
     curvature = least_eigenvalue(L @ L.T / np.outer(length, length))
     away = curvature * ((length * (least_squares - nearest)) ** 2).sum(axis=1) * (1 - g)
@@ -118,7 +119,7 @@ def least_eigenvalue(unit: Array) -> float:
     rounding: :eq:`proofs-eigenvalue`.
     """
     n = len(unit)
-    noise = 4 * n * gamma(2 * n + 20)
+    noise = 4 * n * gamma_core(2 * n + 20)
     guess = float(np.linalg.eigvalsh(unit)[0]) - noise
     if guess <= noise:
         return 0.0
@@ -131,7 +132,7 @@ def least_eigenvalue(unit: Array) -> float:
 
 def objectives(V: Array, F: Array, G: Array, doubt: Doubt) -> tuple[Array, Array]:
     """Return the objective of each row in steps, and a bound on its error: :eq:`bounds-sum`."""
-    g = gamma(2 * len(G) + 20)
+    g = gamma_core(2 * len(G) + 20)
     slope = V @ G - 2 * F
     sizes = np.abs(V) @ (g * np.abs(G) + doubt.G) + 2 * (g * np.abs(F) + doubt.F)
     return (V * slope).sum(axis=1), (np.abs(V) * sizes).sum(axis=1) * _SPARE
@@ -180,11 +181,9 @@ def integers(x: Array) -> tuple[NDArray[Any], int]:
 def differences(
     V: Array, W: Array, F: Array, G: Array, doubt: Doubt
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return in which rows ``W`` surely has the larger objective, and in which the smaller one.
-
-    Spells out :eq:`proofs-gain`.
-    """
-    g, change, total = gamma(2 * len(G) + 20), W - V, W + V
+    """Return in which rows ``W`` surely has the larger objective, and in which the smaller one."""
+    g, change, total = gamma_core(2 * len(G) + 20), W - V, W + V
+    # q(w) - q(v) = sum_r h_r ((v + w) G - 2 f)_r, h = w - v  :eq:`proofs-gain`
     above = (change * (total @ G - 2 * F)).sum(axis=1)
     sizes = np.abs(total) @ (g * np.abs(G) + doubt.G) + 2 * (g * np.abs(F) + doubt.F)
     noise = (np.abs(change) * sizes).sum(axis=1) * _SPARE
@@ -213,7 +212,7 @@ class Found(NamedTuple):
     """What the search of a row's tree has come to.
 
     The row of least computed distance, that distance, the least distance of a branch that was left
-    for want of budget (infinity if there was none), the number of nodes, and all rows within reach.
+    for want of nodes (infinity if there was none), the number of nodes, and all rows within reach.
     """
 
     best: Array
@@ -224,19 +223,19 @@ class Found(NamedTuple):
 
 
 def search_rows(
-    z: Array, L: Array, start: Array, box: Box, budget: int, slack: tuple[Array, Array, float]
+    z: Array, L: Array, start: Array, box: Box, most_nodes: int, slack: Slack
 ) -> Iterator[Found]:
     """Search row after row for its best levels: compiled, or else many rows at a time."""
     near, wide, grown = slack
     if can_compile():
         for i in range(len(z)):
-            one = float(near[i]), float(wide[i]), grown
-            yield Found(*sphere(z[i], L, start[i], box, budget, one))
+            one = Slack(float(near[i]), float(wide[i]), grown)
+            yield Found(*sphere(z[i], L, start[i], box, most_nodes, one))
         return
     for first in range(0, len(z), _TOGETHER):
         own = slice(first, first + _TOGETHER)
-        reaches = near[own], wide[own], grown
-        yield from Trees(z[own], L, start[own], box, budget, reaches).search()
+        reaches = Slack(near[own], wide[own], grown)
+        yield from Trees(z[own], L, start[own], box, most_nodes, reaches).search()
 
 
 class Trees:
@@ -251,8 +250,9 @@ class Trees:
     which is within no reach, if no level is left. The next node of a row is its first offer within
     reach. Offers before it are of branches that were left, which they are for good: reach shrinks.
 
-    What else belongs to an entry is flat, at ``i * R + r``: the level that is offered, where the
-    entry would like to be, the distance of those after it, and how many levels it has taken.
+    What else belongs to an entry is flat, at ``i * R + r``: the level that is offered, the centre,
+    which is the best number for it, the distance of those after it, and how many levels it has
+    taken.
     """
 
     def __init__(
@@ -261,17 +261,17 @@ class Trees:
         L: Array,
         start: Array,
         box: Box,
-        budget: int,
-        slack: tuple[Array, Array, float],
+        most_nodes: int,
+        slack: Slack,
     ) -> None:
         rows, n = z.shape
-        self.z, self.box, self.budget, self.slack = z.ravel(), box, budget, slack
+        self.z, self.box, self.most_nodes, self.slack = z.ravel(), box, most_nodes, slack
         # Zeros at the diagonal and before it: levels of branches that were left do not count.
         self.diagonal, self.below = np.diag(L), np.tril(L, -1).T.copy()
         self.best, self.radius = start.copy(), ((z - start @ L) ** 2).sum(axis=1)
         self.limit, self.left = reach(self.radius, slack), np.full(rows, np.inf)
         self.nodes, self.count = np.zeros((2, rows), dtype=np.int64)
-        self.found = np.empty((rows, min(capacity(n), budget), n))
+        self.found = np.empty((rows, min(capacity(n), most_nodes), n))
         self.distances = np.empty(self.found.shape[:2])
         self.V, self.offer = np.zeros((rows, n)), np.full((rows, n), np.nan)
         self.level, self.centre, self.decided, self.taken = np.empty((4, rows * n))
@@ -280,11 +280,11 @@ class Trees:
         self.make_offers(self.first + n - 1)
 
     def search(self) -> Iterator[Found]:
-        """Take nodes until no row has one within reach and within its budget of nodes."""
+        """Take nodes until no row has one within reach and within its number of nodes."""
         while True:
             within = self.offer <= self.limit[:, None]
             at = self.first + within.argmax(axis=1)
-            at = at[within.ravel()[at] & (self.nodes < self.budget)]
+            at = at[within.ravel()[at] & (self.nodes < self.most_nodes)]
             if at.size == 0:
                 break
             self.take(at)
@@ -306,7 +306,7 @@ class Trees:
             self.end(row[~inner], distance[~inner])
 
     def enter(self, at: NDArray[np.int64], decided: Array) -> None:
-        """Begin a branch: where would these entries like to be, those after them being decided?"""
+        """Begin a branch: the best numbers for these entries, those after them being decided."""
         row, column = np.divmod(at, len(self.diagonal))
         others = np.vecdot(self.V[row], self.below[column])
         self.centre[at] = (self.z[at] - others) / self.diagonal[column]
@@ -338,7 +338,7 @@ class Trees:
         near, wide, grown = self.slack
         found, distances = self.found[i, : self.count[i]], self.distances[i, : self.count[i]]
         self.best[i], self.radius[i] = found[-1], distances[-1]
-        self.limit[i] = reach(self.radius[i], (near[i], wide[i], grown))
+        self.limit[i] = reach(self.radius[i], Slack(near[i], wide[i], grown))
         kept = distances <= self.limit[i]
         self.count[i] = kept.sum()
         found[: self.count[i]], distances[: self.count[i]] = found[kept], distances[kept]
@@ -359,7 +359,7 @@ def nearest_left(centre: Array, taken: Array, box: Box) -> Array:
     return np.where(taken <= 2 * room, both, one) + offset
 
 
-def reach(radius: Any, slack: tuple[Any, Any, float]) -> Any:
+def reach(radius: Any, slack: Slack) -> Any:
     """Return the largest computed distance that a row no worse may have: :eq:`proofs-reach`."""
     near, wide, grown = slack
     most = np.sqrt(radius) * grown + near
@@ -377,9 +377,9 @@ def capacity(rank: int) -> int:
 
 def normal_doubt(X: Array, factors: list[Array], mode: int) -> Doubt:
     """Bound the rounding of MTTKRP and Gram matrix, and of the levels: :eq:`proofs-normal`."""
-    g = gamma(X.size // X.shape[mode] + sum(X.shape) + 4 * X.ndim + 8) * _SPARE
+    g = gamma_core(X.size // X.shape[mode] + sum(X.shape) + 4 * X.ndim + 8) * _SPARE
     sizes = [np.abs(A) for A in factors]
-    return Doubt(g * mttkrp(np.abs(X), sizes, mode), g * gram(sizes, mode))
+    return Doubt(g * mttkrp_core(np.abs(X), sizes, mode), g * gram_core(sizes, mode))
 
 
 def no_single_change(
@@ -392,7 +392,7 @@ def no_single_change(
     Where rounding leaves a doubt, ``slope`` says the exact ``r`` and ``c`` of an entry.
     """
     low, high, offset = steps.box
-    g, curvature = gamma(2 * len(steps.G) + 20), np.diag(steps.G)
+    g, curvature = gamma_core(2 * len(steps.G) + 20), np.diag(steps.G)
     residual = steps.F - V @ steps.G
     noise = 2 * (np.abs(V) @ (g * np.abs(steps.G) + doubt.G) + g * np.abs(steps.F) + doubt.F)
     noise = (noise + g * curvature + np.diag(doubt.G)) * _SPARE
@@ -435,9 +435,9 @@ def exact_slopes(
 
 def least_error(X: Array, factors: list[Array]) -> float:
     """Return what the norm of the error of a CP tensor is not below: :eq:`proofs-error`."""
-    g = gamma(X.size + len(factors[0][0]) + 4 * X.ndim + 8)
-    parts = reconstruct(CP([np.abs(A) for A in factors]))
-    error, noise = np.linalg.norm(X - reconstruct(CP(factors))), np.linalg.norm(np.abs(X) + parts)
+    g = gamma_core(X.size + len(factors[0][0]) + 4 * X.ndim + 8)
+    parts = reconstruct_core([np.abs(A) for A in factors])
+    error, noise = np.linalg.norm(X - reconstruct_core(factors)), np.linalg.norm(np.abs(X) + parts)
     return max(float(error * (1 - g) - g * noise * _SPARE), 0.0)
 
 
@@ -448,7 +448,7 @@ def least_tail(M: Array, rank: int) -> float:
     back, and the singular vectors are orthonormal.
     """
     U, values, Vt = np.linalg.svd(M, full_matrices=False)
-    n, g = len(values), gamma(sum(M.shape) + 8)
+    n, g = len(values), gamma_core(sum(M.shape) + 8)
     apart = [np.linalg.norm(Q @ Q.T - np.eye(n)) + g * n for Q in (U.T, Vt)]
     away = np.linalg.norm(M - (U * values) @ Vt)
     away += 4 * g * (np.linalg.norm(M) + n * np.linalg.norm(values))

@@ -9,7 +9,7 @@ Simplified: one grid for all factors; activations are not quantized here.
 Checked by tests/factors/test_quantized.py.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -25,11 +25,11 @@ from qcp_ref._checks import (
     check_tensor,
 )
 from qcp_ref._door import shown
-from qcp_ref._results import frozen
+from qcp_ref._results import frozen, sealed
 from qcp_ref._wide import finite
 from qcp_ref.grids.grid import Grid, check_grid, dequantize, off_grid, quantize
 from qcp_ref.grids.scale import AFFINE, choose_scale
-from qcp_ref.tensors.cp import CP, balance, relative_error
+from qcp_ref.tensors.cp import CP, balance_core, check_cp, cp_of, relative_error_core
 
 __all__ = [
     "Prediction",
@@ -107,9 +107,9 @@ class QuantizedCP:
                     f"got shape {k.shape}"
                     + (f" with codes from {k.min()} to {k.max()}" if k.size else "")
                 )
-            integers.append(k.astype(grid.dtype))
+            integers.append(k)
         each = check_sequence(scales, "scales", "scales (one per factor)", most=64)
-        steps = [check_array(s, f"scales[{n}]").copy() for n, s in enumerate(each)]
+        steps = [check_array(s, f"scales[{n}]") for n, s in enumerate(each)]
         if (
             len(steps) != len(integers)
             or len({k.shape[1] for k in integers}) != 1
@@ -126,9 +126,7 @@ class QuantizedCP:
                     f"scales[{n}]: expected positive numbers of shape (), {(k.shape[0], 1)} or "
                     f"{(1, k.shape[1])}, got shape {s.shape}"
                 )
-        object.__setattr__(self, "codes", tuple(integers))
-        object.__setattr__(self, "scales", tuple(steps))
-        object.__setattr__(self, "grid", grid)
+        _keep(self, integers, steps, grid)
 
     @property
     def rank(self) -> int:
@@ -151,13 +149,30 @@ class QuantizedCP:
         alive = ~self.dead
         alive[0] |= not alive.any()
         scales = [s[:, alive] if s.shape == (1, self.rank) else s for s in self.scales]
-        return QuantizedCP([k[:, alive] for k in self.codes], scales, self.grid)
+        return quantized_of([k[:, alive] for k in self.codes], scales, self.grid)
 
     def dequantize(self) -> CP:
         """Return the CP tensor with float64 factors that the codes stand for."""
-        return CP(
-            dequantize(k, s, grid=self.grid) for k, s in zip(self.codes, self.scales, strict=True)
-        )
+        # A_n = s_n levels[k_n], broadcast :eq:`grid-dequantize`
+        pairs = zip(self.codes, self.scales, strict=True)
+        return cp_of([dequantize(k, s, grid=self.grid) for k, s in pairs])
+
+
+def _keep(cp: QuantizedCP, codes: Sequence[Any], scales: Sequence[Array], grid: Grid) -> None:
+    """Keep copies, the codes in the smallest type that holds them."""
+    object.__setattr__(cp, "codes", tuple(sealed(k.astype(grid.dtype)) for k in codes))
+    object.__setattr__(cp, "scales", tuple(sealed(np.array(s, np.float64)) for s in scales))
+    object.__setattr__(cp, "grid", grid)
+
+
+def quantized_of(codes: Sequence[NDArray[Any]], scales: Sequence[Array], grid: Grid) -> QuantizedCP:
+    """Return what ``QuantizedCP(codes, scales, grid)`` returns, without checks.
+
+    Of codes and scales that were just computed: codes on the grid, scales in float64 that fit them.
+    """
+    cp: QuantizedCP = object.__new__(QuantizedCP)
+    _keep(cp, codes, scales, grid)
+    return cp
 
 
 def check_quantized(cp: Any, shape: tuple[int, ...]) -> QuantizedCP:
@@ -258,12 +273,14 @@ def quantize_cp(
     [[1], [-3]]
     """
     refuse_zero_points(rule)
+    check_cp(cp, "cp")
     codes, scales = [], []
-    for A in balance(cp).factors:
+    # s* and the codes of the nearest levels at it, factor by factor  :eq:`grid-project`
+    for A in balance_core(cp.factors, cp.weights):
         scale = choose_scale(A, grid, rule=rule, axis=axis)
         codes.append(quantize(A, grid, scale.scale))
         scales.append(scale.scale)
-    return QuantizedCP(codes, scales, grid)
+    return quantized_of(codes, scales, grid)
 
 
 def predict_error(
@@ -279,10 +296,8 @@ def predict_error(
         The float tensor.
     grid : Grid
         The grid; a uniform one.
-    axis : {None, 0, 1}
-        One scale per factor, per row or per column.
-    rule : str
-        How scales are chosen, see :func:`qcp_ref.grids.scale.choose_scale`.
+    axis, rule
+        As in :func:`quantize_cp`.
 
     Returns
     -------
@@ -325,10 +340,10 @@ def predict_error(
     if check_grid(grid).kind not in ("uniform", "ternary"):
         raise ValueError(f"grid: expected levels in equal steps around zero, got {grid}")
     refuse_zero_points(rule)
-    error, size = relative_error(X, cp), float(np.linalg.norm(X))
+    error, size = relative_error_core(X, cp), float(np.linalg.norm(X))
     # Measured in a power of two per factor, so that products of squares stay near those of X.
     unit = 2.0 ** -round(np.log2(size or 1.0) / X.ndim)
-    factors, squares, noisy, longer = balance(cp).factors, [], [], []
+    factors, squares, noisy, longer = balance_core(cp.factors, cp.weights), [], [], []
     with np.errstate(over="ignore", invalid="ignore"):
         for factor in factors:
             scale = choose_scale(factor, grid, rule=rule, axis=axis).scale * unit
@@ -339,7 +354,9 @@ def predict_error(
             squares.append((A**2).sum(axis=0))
             noisy.append(squares[-1] + variance.sum(axis=0))
             longer.append(np.sqrt(squares[-1]) + np.sqrt((most**2).sum(axis=0)))
+        # sum_r (prod_n (||a_nr||^2 + I_n sigma_n^2) - prod_n ||a_nr||^2)  :eq:`qcp-expected`
         noise = (np.prod(noisy, axis=0) - np.prod(squares, axis=0)).sum()
+        # sum_r (prod_n (||a_nr|| + ||delta_nr||) - prod_n ||a_nr||)  :eq:`qcp-guarantee`
         shift = (np.prod(longer, axis=0) - np.sqrt(np.prod(squares, axis=0))).sum()
         if size == 0:  # as :func:`relative_error` says
             stays = 0 in grid.levels and not any(factor.any() for factor in factors)
@@ -390,6 +407,7 @@ def orient(cp: CP, grid: Grid) -> CP:
     """
     check_grid(grid)
     check_class(cp, "cp", CP)
+    # max_i (-A_n)_ir >= max_i (A_n)_ir, but for one mode of each component  :eq:`qcp-signs`
     longer = -1.0 if -grid.levels[0] >= grid.levels[-1] else 1.0
     # By how much the magnitude on the short side exceeds that on the long one, relatively.
     excess = np.array([_excess(longer * A) for A in cp.factors])
@@ -400,7 +418,7 @@ def orient(cp: CP, grid: Grid) -> CP:
     if -grid.levels[0] == grid.levels[-1]:
         flip[:] = False
     signs = np.where(flip, -1.0, 1.0)
-    return CP([A * sign for A, sign in zip(cp.factors, signs, strict=True)], cp.weights)
+    return cp_of([A * sign for A, sign in zip(cp.factors, signs, strict=True)], cp.weights)
 
 
 def _excess(A: Array) -> Array:

@@ -32,8 +32,9 @@ from qcp_ref._checks import (
     check_option,
     unit_diagonal,
 )
+from qcp_ref._kernels import Box, Slack
 from qcp_ref._results import frozen
-from qcp_ref.bounds import gamma
+from qcp_ref.bounds import gamma_core
 from qcp_ref.factors.descent import (
     best_scales,
     check_rows_grid,
@@ -91,7 +92,7 @@ class Search(NamedTuple):
     method: str = "sphere"
     order: str = "greedy"
     width: int = 16
-    budget: int = 10_000
+    most_nodes: int = 10_000
 
 
 def solve_rows(
@@ -221,7 +222,7 @@ def fit_rows(
         V[:, alive], bound, proved = _Rows(part, exact.part(alive), less).solve(search, begin)
     objective = objectives(V, steps.F, steps.G, doubt)[0]
     low = bound * steps.weight
-    low = np.nextafter(low - gamma(4) * np.abs(low), -np.inf)
+    low = np.nextafter(low - gamma_core(4) * np.abs(low), -np.inf)
     return RowFit(in_codes(V, grid), objective * steps.weight, low, proved)
 
 
@@ -232,10 +233,8 @@ def refit_scale(
 
     Parameters
     ----------
-    F : array_like, shape (I, R)
-        MTTKRP of the mode.
-    G : array_like, shape (R, R)
-        Gram matrix of the other modes.
+    F, G
+        As in :func:`solve_rows`.
     codes : array_like of int, shape (I, R)
         Codes of the factor.
     grid : Grid
@@ -338,6 +337,15 @@ def check_codes(
     return k
 
 
+class _Triangle(NamedTuple):
+    """A problem as it is searched: ``||z - v L||^2``, columns reordered, with its margin."""
+
+    z: Array
+    L: Array
+    last_first: NDArray[np.int64]  # the column that is decided first stands last
+    space: Margin
+
+
 class _Rows:
     """All rows of a problem without components of zeros, and what their methods share."""
 
@@ -351,6 +359,7 @@ class _Rows:
         order = "natural" if method in ("round", "descent") else search.order
         L, last_first = root_triangle(steps.G, order)
         back = np.argsort(last_first)
+        # v G v^T - 2 f v^T = ||z - v L||^2 - ||z||^2 with G = L L^T, z L^T = f
         z = np.asarray(np.linalg.solve(L, steps.F[:, last_first].T).T, dtype=np.float64)
         T = np.asarray(np.linalg.solve(L.T, z.T).T, dtype=np.float64)  # least squares
         space = self._margin(L, last_first, z)
@@ -369,7 +378,7 @@ class _Rows:
         if method != "sphere":
             value, error = objectives(V, steps.F, steps.G, self.doubt)
             return V, np.minimum(bound, value - error), np.zeros(len(V), dtype=bool)
-        return self._tree(V, bound, (z, L, last_first, space, search.budget))
+        return self._tree(V, bound, _Triangle(z, L, last_first, space), search.most_nodes)
 
     def _margin(self, L: Array, last_first: NDArray[np.int64], z: Array) -> Margin:
         (F, G, box, _), doubt = self.steps, self.doubt
@@ -394,15 +403,15 @@ class _Rows:
         return best_row(rows, i, self.steps.F, self.steps.G, self.exact, self.doubt)
 
     def _tree(
-        self, V: Array, bound: Array, triangle: tuple[Array, Array, NDArray[np.int64], Margin, int]
+        self, V: Array, bound: Array, triangle: "_Triangle", most_nodes: int
     ) -> tuple[Array, Array, NDArray[np.bool_]]:
         """Search every row, from these levels on; decide among all that is within reach."""
-        (z, L, last_first, space, budget), back = triangle, np.argsort(triangle[2])
+        (z, L, last_first, space), back = triangle, np.argsort(triangle.last_first)
         (F, G, box, _), doubt, V = self.steps, self.doubt, V.copy()
         left, low = np.full((2, len(V)), np.inf)
         certain = np.ones(len(V), dtype=bool)
-        slack = space.near, 2 * space.wide, space.grown
-        searches = search_rows(z, L, V.take(last_first, axis=1), box, budget, slack)
+        slack = Slack(space.near, 2 * space.wide, space.grown)
+        searches = search_rows(z, L, V.take(last_first, axis=1), box, most_nodes, slack)
         for i, search in enumerate(searches):
             left[i], found = search.left, search.rows[:, back]
             others = found[(found != V[i]).any(axis=1)]
@@ -429,9 +438,9 @@ def root_triangle(G: Array, order: str) -> tuple[Array, NDArray[np.int64]]:
     """
     unit, lengths = unit_diagonal(G)
     unit = unit + np.diag(np.diag(G) == 0)  # of a component of zeros: any pivot will do
-    level = 4 * len(G) * _EPS
-    ridges = [level * 8.0**n for n in range(40)]
-    if _is_regular(unit) or (least := float(np.linalg.eigvalsh(unit)[0])) > level:
+    noise = 4 * len(G) * _EPS
+    ridges = [noise * 8.0**n for n in range(40)]
+    if _is_regular(unit) or (least := float(np.linalg.eigvalsh(unit)[0])) > noise:
         ridges = [0.0, *ridges]
     elif least < 0:
         ridges = [ridge - 2 * least for ridge in ridges]
@@ -466,12 +475,13 @@ def _order(G: Array) -> NDArray[np.int64]:
     return np.array(decided[::-1])
 
 
-def _k_best(z: Array, L: Array, box: tuple[float, float, float], width: int) -> Array:
-    """Decide the last column first; keep the ``width`` best partial rows, :eq:`rows-babai`."""
+def _k_best(z: Array, L: Array, box: Box, width: int) -> Array:
+    """Decide the last column first; keep the ``width`` best partial rows."""
     rows, rank = z.shape
     low, high, offset = box
     V, distance = np.zeros((rows, 1, rank)), np.zeros((rows, 1))
     for i in range(rank - 1, -1, -1):
+        # v_i = P((z_i - sum over r > i of v_r L_ri) / L_ii)  :eq:`rows-babai`
         wanted = (z[:, None, i] - V[:, :, i + 1 :] @ L[i + 1 :, i]) / L[i, i]
         first = nearest_level(wanted, box)
         side = np.where(wanted >= first, 1.0, -1.0)

@@ -33,7 +33,7 @@ from qcp_ref._checks import (
     check_tensor,
 )
 from qcp_ref._results import frozen
-from qcp_ref.bounds import gamma
+from qcp_ref.bounds import gamma_core
 from qcp_ref.factors.descent import (
     best_scales,
     check_rows_grid,
@@ -52,12 +52,18 @@ from qcp_ref.factors.proofs import (
     normal_doubt,
     objectives,
 )
-from qcp_ref.factors.quantized import QuantizedCP, QuantizedFit, check_quantized, history_of
+from qcp_ref.factors.quantized import (
+    QuantizedCP,
+    QuantizedFit,
+    check_quantized,
+    history_of,
+    quantized_of,
+)
 from qcp_ref.factors.rows import Search, check_range, fit_rows
 from qcp_ref.factors.start import DUST
-from qcp_ref.tensors.cp import check_start, relative_error
+from qcp_ref.tensors.cp import check_start, relative_error_core
 from qcp_ref.tensors.sweep import Callback, fit_error, normal_sweep
-from qcp_ref.tensors.tensor import gram, mttkrp, unfold
+from qcp_ref.tensors.tensor import gram_core, mttkrp_core, unfold_core
 
 __all__ = ["Certificate", "certify", "polish"]
 
@@ -112,8 +118,8 @@ def polish(
         Number of sweeps with noise.
     rng : int or numpy.random.Generator
         Source of the noise.
-    callback : callable, optional
-        Called as ``callback(sweep, error)`` after each sweep; a true result stops the run.
+    callback
+        As in :func:`qcp_ref.tensors.als.cp_als`.
 
     Returns
     -------
@@ -160,12 +166,13 @@ def polish(
         return state.fit("zero tensor")
     before, settled = np.inf, False
     for sweep in range(sweeps + _QUIET_SWEEPS):
-        level = noise * (1 - sweep / sweeps) if sweep < sweeps else 0.0
+        # d ~ N(0, eta_t^2), eta_t = eta (1 - t / N)  :eq:`search-noise`
+        deviation = noise * (1 - sweep / sweeps) if sweep < sweeps else 0.0
         if sweep == sweeps:  # what follows improves the best iterate, seldom another than the last
-            state.resume(state.best)
+            state.resume()
         # Once the scales have settled they are left alone, so that codes can be final.
         refit = not settled and (sweep >= sweeps or sweep % _REFIT_EVERY == 0)
-        error, changes = state.sweep(level, refit=refit)
+        error, changes = state.sweep(deviation, refit=refit)
         if callback is not None and callback(sweep, error):
             reason = "callback"
         elif settled and changes == 0:
@@ -191,16 +198,21 @@ class _Codes:
 
     def __init__(self, X: Array, start: QuantizedCP, rng: "np.random.Generator") -> None:
         self.X, self.grid, self.rng = X, start.grid, rng
-        self.resume(start)
-        self.start = self.best = start
-        self.size = float(np.linalg.norm(X))
-        self.start_error = self.best_error = relative_error(X, start.dequantize())
+        self.levels = [in_levels(k, self.grid) for k in start.codes]
+        self.scales = list(start.scales)
+        self.keep()
+        self.start, self.size = start, float(np.linalg.norm(X))
+        self.start_error = self.best_error = relative_error_core(X, start.dequantize())
         self.rows: list[tuple[float, list[float], list[int]]] = []
 
-    def resume(self, cp: QuantizedCP) -> None:
-        """Go on from these codes and scales."""
-        self.levels = [in_levels(k, self.grid) for k in cp.codes]
-        self.scales = list(cp.scales)
+    def keep(self) -> None:
+        """Keep the present levels and scales as the best ones."""
+        self.best = [V.copy(order="K") for V in self.levels], list(self.scales)
+
+    def resume(self) -> None:
+        """Go on from the best levels and scales."""
+        levels, scales = self.best
+        self.levels, self.scales = [V.copy(order="K") for V in levels], list(scales)
 
     def values(self, mode: int) -> Array:
         """Return a factor as numbers."""
@@ -211,6 +223,7 @@ class _Codes:
         # Noise can leave next to nothing of the tensor: no factor takes all of what is left.
         self.scales = _even([self.values(n) for n in range(self.X.ndim)], self.scales, _FAR)
         factors, changes = [self.values(n) for n in range(self.X.ndim)], []
+        # V_n <- descent(V_n; F_n, G_n, s_n), s_n <- refit(V_n; F_n, G_n)  :eq:`search-sweep`
         for mode, F, G in normal_sweep(self.X, factors):
             V = self.levels[mode]
             steps = in_steps(F, G, self.grid, self.scales[mode])
@@ -226,17 +239,19 @@ class _Codes:
         error = fit_error(self.X, self.size, factors, F, G)[0]
         self.rows.append((error, [], changes))
         if error < self.best_error:
-            self.best, self.best_error = self.quantized(), error
+            self.best_error = error
+            self.keep()
         return error, sum(changes)
 
     def quantized(self) -> QuantizedCP:
         """Return the present state."""
-        return QuantizedCP([in_codes(V, self.grid) for V in self.levels], self.scales, self.grid)
+        return quantized_of([in_codes(V, self.grid) for V in self.levels], self.scales, self.grid)
 
     def fit(self, reason: str) -> QuantizedFit:
         """Return the best iterate with its error measured on the dense difference."""
-        best = _share_lengths(self.best)
-        error = relative_error(self.X, best.dequantize())
+        self.resume()
+        best = _share_lengths(self.quantized())
+        error = relative_error_core(self.X, best.dequantize())
         history, relaxed = history_of(self.rows), self.start.dequantize()
         return QuantizedFit(best, error, relaxed, self.start_error, history, reason)
 
@@ -246,7 +261,7 @@ def _share_lengths(cp: QuantizedCP) -> QuantizedCP:
 
     Only the product of the scales matters for the error, so that they drift apart in a long search.
     """
-    return QuantizedCP(cp.codes, _even(cp.dequantize().factors, cp.scales), cp.grid)
+    return quantized_of(cp.codes, _even(cp.dequantize().factors, cp.scales), cp.grid)
 
 
 def _even(factors: Sequence[Array], scales: Sequence[Array], apart: float = 1.0) -> list[Array]:
@@ -265,10 +280,8 @@ def certify(X: ArrayLike, cp: QuantizedCP, *, budget: int = 1000) -> Certificate
 
     Parameters
     ----------
-    X : array_like, shape (I_0, ..., I_{d-1})
-        The tensor that ``cp`` approximates.
-    cp : QuantizedCP
-        The quantized tensor, on any grid with equal steps.
+    X, cp
+        As in :func:`polish`.
     budget : int
         Limit of the search in each row, see :func:`qcp_ref.factors.rows.solve_rows`; 0 searches
         nothing.
@@ -308,24 +321,25 @@ def certify(X: ArrayLike, cp: QuantizedCP, *, budget: int = 1000) -> Certificate
     """
     X, budget = _check_start(X, cp), check_int(budget, "budget", minimum=0, cap=2**53)
     cp = _share_lengths(cp)
-    size = float(np.linalg.norm(X)) * (1 + gamma(X.size + 2)) or 1.0
+    size = float(np.linalg.norm(X)) * (1 + gamma_core(X.size + 2)) or 1.0
     rows = [_certify_mode(X, cp, mode, budget) for mode in range(X.ndim)]
     one_opt, stationary, gains, proved = zip(*rows, strict=True)
     least = least_error(X, list(cp.dequantize().factors)) ** 2 * (1 - 2.0**-50)
     bounds = tuple(float(np.sqrt(max(least - gain, 0.0)) / size) for gain in gains)
-    floor = max(least_tail(unfold(X, mode), cp.rank) for mode in range(X.ndim)) / size
+    floor = max(least_tail(unfold_core(X, mode), cp.rank) for mode in range(X.ndim)) / size
     return Certificate(one_opt, stationary, bounds, proved, floor)
 
 
 def _certify_mode(
-    X: Array, cp: QuantizedCP, mode: int, budget: int
+    X: Array, cp: QuantizedCP, mode: int, most_nodes: int
 ) -> tuple[bool, bool, float, float]:
     """Return 1-opt, stationary, how much other codes of this factor may gain, and its proved share.
 
     All of it holds for the exact normal equations: :eq:`proofs-normal`.
     """
     factors, grid, scale = list(cp.dequantize().factors), cp.grid, cp.scales[mode]
-    F, G, doubt = mttkrp(X, factors, mode), gram(factors, mode), normal_doubt(X, factors, mode)
+    F, G = mttkrp_core(X, factors, mode), gram_core(factors, mode)
+    doubt = normal_doubt(X, factors, mode)
     V, step = in_levels(cp.codes[mode], grid), scale * step_of(grid)
     lost = np.abs(F).max(axis=0) * (np.diag(G) == 0)
     try:
@@ -336,12 +350,12 @@ def _certify_mode(
         raise ValueError("cp: expected columns whose squares float64 can hold; rescale the data")
     steps = in_steps(F, G, grid, scale)
     doubt = Doubt(*in_steps(doubt.F, doubt.G, grid, scale)[:2])
-    found = fit_rows(F, G, grid, scale, Search(budget=budget), V, doubt=doubt)
+    found = fit_rows(F, G, grid, scale, Search(most_nodes=most_nodes), V, doubt=doubt)
     value, error = objectives(V, steps.F, steps.G, doubt)
     present = (value + error) * steps.weight
     gain = present + 2.0**-50 * np.abs(present) - found.bound
     best = found.proved & (found.codes == cp.codes[mode]).all(axis=1)
-    gain = np.where(best, 0.0, np.maximum(gain, 0.0)).sum() * (1 + gamma(len(F) + 2))
+    gain = np.where(best, 0.0, np.maximum(gain, 0.0)).sum() * (1 + gamma_core(len(F) + 2))
     after = best_scales(F, G, V * step_of(grid), scale)
     levels = [in_levels(k, grid) for k in cp.codes]
     slope = exact_slopes(X, levels, [s * step_of(grid) for s in cp.scales], mode)

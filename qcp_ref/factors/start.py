@@ -23,13 +23,14 @@ from numpy.typing import NDArray
 from qcp_ref._checks import Array
 from qcp_ref.factors.descent import best_scales, in_levels, step_of
 from qcp_ref.factors.epc import epc
-from qcp_ref.factors.quantized import QuantizedCP, orient
-from qcp_ref.factors.rows import solve_rows
+from qcp_ref.factors.quantized import QuantizedCP, orient, quantized_of
+from qcp_ref.factors.rows import Search, check_consistent, check_range, fit_rows
 from qcp_ref.grids.grid import Grid, dequantize, quantize
-from qcp_ref.tensors.als import CPFit, als_update
-from qcp_ref.tensors.cp import CP, balance, equalize, relative_error
+from qcp_ref.tensors.als import CPFit, als_update_core
+from qcp_ref.tensors.cp import CP, balance_core, cp_of, equalize, relative_error_core
 from qcp_ref.tensors.svd import column_signs, is_matrix, long_modes, matrix_cp, singular
-from qcp_ref.tensors.tensor import gram, mttkrp
+from qcp_ref.tensors.sweep import Callback
+from qcp_ref.tensors.tensor import gram_core, mttkrp_core
 
 __all__: list[str] = []
 
@@ -45,7 +46,7 @@ def without_dust(cp: CP) -> CP:
     """Return a tensor, vanishing entries zero: rows that a fit gives up decay without end."""
     factors = [_no_dust(A) for A in cp.factors]
     same = all(A is B for A, B in zip(factors, cp.factors, strict=True))
-    return cp if same else CP(factors, cp.weights)
+    return cp if same else cp_of(factors, cp.weights)
 
 
 def _no_dust(A: Array) -> Array:
@@ -56,32 +57,36 @@ def _no_dust(A: Array) -> Array:
 def corrected(
     X: Array,
     fit: CPFit,
+    grid: Grid,
+    rounded: Rounded,
+    *,
     slack: float | None,
     usual: float,
-    rounding: tuple[Grid, Rounded],
-    options: dict[str, Any],
+    max_sweeps: int,
+    callback: Callback | None = None,
 ) -> CP:
     """Correct a fit before quantization; where the slack is not given, by the usual one.
 
-    Of the usual slack at most half of what would let the zero tensor in is taken
-    :eq:`start-slack`. Then a fit that is too good for the grid gets an allowance, if it rounds
-    better with it :eq:`start-allowance`.
+    Of the usual slack at most half of what would let the zero tensor in is taken. Then a fit that
+    is too good for the grid gets an allowance, if it rounds better with it.
     """
-    grid, rounded = rounding
+    correct = partial(epc, X, fit.cp, max_sweeps=max_sweeps, callback=callback)
     if slack is not None:
-        return epc(X, fit.cp, slack=slack, **options).cp
+        return correct(slack=slack).cp
+    # slack = min(usual, (1 / e - 1) / 2)  :eq:`start-slack`
     room = 1 / fit.error - 1 if fit.error > 0 else np.inf
     slack = min(usual, max(room / 2, 0.0))
+    # delta' = max((1 + slack) e, 1 / (4 L)) ||X||, L levels  :eq:`start-allowance`
     allowance = _ALLOWANCE / len(grid.levels)
-    first = epc(X, fit.cp, slack=slack, **options).cp
+    first = correct(slack=slack).cp
     if (1 + slack) * fit.error >= allowance:
         return first
-    second = epc(X, fit.cp, slack=slack, allowance=allowance, **options).cp
+    second = correct(slack=slack, allowance=allowance).cp
     return min((first, second), key=partial(_loss, X, lambda cp: rounded(orient(cp, grid))))
 
 
 def _loss(X: Array, rounded: Rounded, cp: CP) -> float:
-    return relative_error(X, rounded(cp).dequantize())
+    return relative_error_core(X, rounded(cp).dequantize())
 
 
 def rounded_svd(X: Array, rank: int, grid: Grid, rounded: Rounded) -> QuantizedCP:
@@ -95,7 +100,7 @@ def rounded_svd(X: Array, rank: int, grid: Grid, rounded: Rounded) -> QuantizedC
 def best_rounding(X: Array, cps: Sequence[CP], rounded: Rounded) -> QuantizedCP:
     """Round these tensors, single rows also as ones; return what has the least error."""
     found = [q for cp in cps for q in _roundings(cp, rounded)]
-    return min(found, key=lambda q: relative_error(X, q.dequantize()))
+    return min(found, key=lambda q: relative_error_core(X, q.dequantize()))
 
 
 def _roundings(cp: CP, rounded: Rounded) -> Iterator[QuantizedCP]:
@@ -106,7 +111,7 @@ def _roundings(cp: CP, rounded: Rounded) -> Iterator[QuantizedCP]:
     long = long_modes(cp.shape)
     single = [n for n in range(len(cp.shape)) if n not in long]
     weights = cp.weights * np.prod([cp.factors[n][0] for n in single], axis=0)
-    flat = CP([cp.factors[n] for n in long], weights)
+    flat = cp_of([cp.factors[n] for n in long], weights)
     levels = whole.grid.levels
     one = levels[np.frexp(levels)[0] == 0.5].max()  # exactly 1, once scaled
     for matrix in (flat, orient(flat, whole.grid)):
@@ -116,14 +121,14 @@ def _roundings(cp: CP, rounded: Rounded) -> Iterator[QuantizedCP]:
         for n in single:
             scales[n] = np.full_like(scales[n], 1 / one)
             codes[n] = quantize(np.ones((1, cp.rank)), whole.grid, scales[n])
-        yield QuantizedCP(codes, scales, whole.grid)
+        yield quantized_of(codes, scales, whole.grid)
 
 
 def one_after_the_other(
     X: Array, start: CP, grid: Grid, scale_of: Callable[[Array], Array]
 ) -> QuantizedCP:
     """Put the shortest factor on its grid, fit the float ones again, and so on."""
-    factors = list(balance(start).factors)
+    factors = balance_core(start.factors, start.weights)
     parts: list[Any] = [None] * X.ndim  # codes and scale of each
     free = sorted(range(X.ndim), key=lambda n: (X.shape[n], n))
     while free:
@@ -133,19 +138,22 @@ def one_after_the_other(
         factors[mode] = dequantize(*parts[mode], grid=grid)
         for _ in range(_REFIT_SWEEPS):
             for n in free:
-                factors[n] = als_update(mttkrp(X, factors, n), gram(factors, n)).factor
+                F, G = mttkrp_core(X, factors, n), gram_core(factors, n)
+                factors[n], _ = als_update_core(F, G)
         equalize(factors, free)
     codes, scales = zip(*parts, strict=True)
-    return QuantizedCP(codes, scales, grid)
+    return quantized_of(codes, scales, grid)
 
 
 def _put_on_grid(
     X: Array, factors: list[Array], mode: int, grid: Grid, scale: Array
 ) -> tuple[NDArray[Any], Array]:
     """Return codes and scale of one factor: of descent and k-best the better one, row by row."""
-    F, G = mttkrp(X, factors, mode), gram(factors, mode)
-    begin = quantize(factors[mode], grid, scale)
-    descent = solve_rows(F, G, grid, scale, start=begin)
-    k_best = solve_rows(F, G, grid, scale, method="k-best")
+    F, G = mttkrp_core(X, factors, mode), gram_core(factors, mode)
+    check_consistent(F, G)
+    check_range(F, G, scale * step_of(grid))
+    begin = in_levels(quantize(factors[mode], grid, scale), grid)
+    descent = fit_rows(F, G, grid, scale, Search("descent"), begin)
+    k_best = fit_rows(F, G, grid, scale, Search("k-best"), None)
     codes = np.where((k_best.objective < descent.objective)[:, None], k_best.codes, descent.codes)
     return codes, best_scales(F, G, in_levels(codes, grid) * step_of(grid), scale)

@@ -48,16 +48,17 @@ from qcp_ref.factors.descent import (
     in_steps,
     step_of,
 )
-from qcp_ref.factors.quantized import QuantizedCP, check_quantized
+from qcp_ref.factors.quantized import QuantizedCP, check_quantized, quantized_of
 from qcp_ref.layers.geometry import Padding, Pair, check_axes, window_axes, window_patches
-from qcp_ref.tensors.als import als_update
+from qcp_ref.tensors.als import als_update_core
 from qcp_ref.tensors.cp import (
     CP,
-    balance,
+    balance_core,
     check_cp,
     check_start,
-    reconstruct,
-    relative_error,
+    cp_of,
+    reconstruct_core,
+    relative_error_core,
     weighted_factors,
 )
 from qcp_ref.tensors.sweep import Callback
@@ -157,6 +158,7 @@ def second_moment(
     for _, _, columns in window_patches(x, axes):
         patches = columns.transpose(1, 0, 2).reshape(entries, -1).astype(np.float64, copy=False)
         S += patches @ patches.T
+    # S = sum over images n and positions u of v_nu v_nu^T / (N P')  :eq:`output-moment`
     S /= len(x) * prod(a.out for a in axes)
     # BLAS may round the two triangles differently; one triangle decides.
     return np.asarray(np.tril(S) + np.tril(S, -1).T)
@@ -311,8 +313,8 @@ def output_als(
         Upper limit of sweeps over all modes.
     tol : float
         Stop when the output error fell by no more than this in a sweep.
-    callback : callable, optional
-        Called as ``callback(sweep, output_error)`` after each sweep; a true result stops the run.
+    callback
+        As in :func:`qcp_ref.tensors.als.cp_als`, with the output error in place of the error.
 
     Returns
     -------
@@ -352,17 +354,21 @@ def output_als(
     S = check_moment(S, X.shape)
     tol = check_real(tol, "tol", minimum=0.0)
     check_start(cp, X)
+    callback, max_sweeps = check_callback(callback), check_count(max_sweeps, "max_sweeps")
     factors = _even(cp)
 
     def sweep() -> int:
         for mode, A in enumerate(factors):
             for rows, F, G in _problems(X, factors, S, mode):
-                A[rows] += als_update(F - A[rows] @ G, G).factor
+                # A <- A + (F - A G) G^+  :eq:`als-normal`: rows are moved as little as it takes
+                A[rows] += als_update_core(F - A[rows] @ G, G)[0]
         return 0
 
-    history, reason = _iterate(X, factors, S, sweep, (max_sweeps, tol, callback))
-    fitted = balance(CP(factors))
-    errors = relative_error(X, fitted), _output_error(X, fitted.factors, S)
+    history, reason = _iterate(
+        X, factors, S, sweep, max_sweeps=max_sweeps, tol=tol, callback=callback
+    )
+    fitted = cp_of(balance_core(factors))
+    errors = relative_error_core(X, fitted), _output_error(X, fitted.factors, S)
     return OutputFit(fitted, *errors, np.array(history), reason)
 
 
@@ -382,12 +388,8 @@ def polish_output(
         The kernel as a tensor, output channels first.
     cp : QuantizedCP
         The start, on any grid with equal steps.
-    S : array_like, shape (I_1 ... I_{d-1}, I_1 ... I_{d-1})
-        Second moment of the inputs.
-    max_sweeps : int
-        Upper limit of sweeps over all modes.
-    callback : callable, optional
-        Called as ``callback(sweep, output_error)`` after each sweep; a true result stops the run.
+    S, max_sweeps, callback
+        As in :func:`output_als`.
 
     Returns
     -------
@@ -429,12 +431,15 @@ def polish_output(
     check_rows_grid(check_quantized(cp, X.shape).grid)
     S = check_moment(S, X.shape)
     check_start(cp.dequantize(), X, as_it_is=True)
+    callback, max_sweeps = check_callback(callback), check_count(max_sweeps, "max_sweeps")
     state = _Codes(X, cp, S)
-    limits = (max_sweeps, _STILL, callback)
-    history, reason = _iterate(X, state.factors, state.S, state.sweep, limits)
-    best = QuantizedCP([in_codes(V, cp.grid) for V in state.levels], state.scales, cp.grid)
+    history, reason = _iterate(
+        X, state.factors, state.S, state.sweep, max_sweeps=max_sweeps, tol=_STILL, callback=callback
+    )
+    codes = [in_codes(V, cp.grid) for V in state.levels]
+    best = quantized_of(codes, state.scales, cp.grid)
     fitted = best.dequantize()
-    errors = relative_error(X, fitted), _output_error(X, fitted.factors, state.S)
+    errors = relative_error_core(X, fitted), _output_error(X, fitted.factors, state.S)
     return OutputFit(best, *errors, np.array(history), reason)
 
 
@@ -462,6 +467,7 @@ class _Codes:
             if by_row:  # with all else fixed, as the codes of this row have been
                 own = scale[rows] = best_scales(F, G, v * unit, own)
             A[rows] = v * unit * own
+        # t = <F, A_0> / <A_0 G, A_0>  :eq:`output-scale`
         if not by_row:  # to scale a factor, or a column of it, is to scale the first one
             if mode:
                 _, F, G = next(_problems(self.X, self.factors, self.S, 0))
@@ -476,12 +482,12 @@ def _iterate(
     factors: list[Array],
     S: Array,
     sweep: Callable[[], int],
-    limits: tuple[int, float, Callback | None],
+    *,
+    max_sweeps: int,
+    tol: float,
+    callback: Callback | None,
 ) -> tuple[list[float], str]:
     """Sweep until nothing changes; return the output errors, that of the start first, and why."""
-    max_sweeps, tol, callback = limits
-    check_callback(callback)
-    max_sweeps = check_count(max_sweeps, "max_sweeps")
     errors = [_output_error(X, factors, S)]
     if not _output_size(X, S).mantissa:
         return errors, "zero output"
@@ -498,21 +504,24 @@ def _iterate(
 def _problems(
     X: Array, factors: Sequence[Array], S: Array, mode: int, first: int = 0
 ) -> Iterator[tuple[slice, Array, Array]]:
-    """Yield the problems of a mode: rows, ``F`` and ``G``.
+    """Yield the problems of a mode: rows, ``F`` and ``G``. The core of :func:`output_normal`.
 
     The caller replaces these rows of the factor, in place, before it asks for the next problem.
     """
     A = factors[0]
     C = khatri_rao_core([B for n, B in enumerate(factors) if n not in (0, mode)], A.shape[1])
-    if mode == 0:  # :eq:`output-normal`
+    if mode == 0:
+        # F = X_(0) S K, G = K^T S K  :eq:`output-normal`
         yield slice(None), X.reshape(len(X), -1) @ (S @ C), _gram(C, S)
         return
     # The rows' mode beside the first one, and all others in one: D[i, j, k] and S[j, k, j', k'].
     side, rest, d = X.shape[mode], len(C), X.ndim - 1
-    D = np.moveaxis(X - reconstruct(CP(factors)), mode, 1).reshape(len(X), side, rest).copy()
+    D = np.moveaxis(X - reconstruct_core(factors), mode, 1).reshape(len(X), side, rest).copy()
     blocks = S.reshape(*X.shape[1:], *X.shape[1:])
     blocks = np.moveaxis(blocks, (mode - 1, d + mode - 1), (0, d)).reshape(side, rest, side, rest)
-    for j in range(first, side):  # :eq:`output-row`
+    # F_j = g_j + b_j G_j, g_j = diag(A^T (D S)_j C), G_j = (A^T A) * (C^T S_jj C)
+    # :eq:`output-row`
+    for j in range(first, side):
         row = factors[mode][j].copy()
         G = _gram(C, blocks[j, :, j], A)
         moved = D.reshape(len(X), -1) @ blocks[:, :, j].reshape(-1, rest)
@@ -531,14 +540,15 @@ def _gram(C: Array, S: Array, A: Array | None = None) -> Array:
 
 
 def _output_error(X: Array, factors: Sequence[Array], S: Array) -> float:
-    size, change = _output_size(X, S), _output_size(X - reconstruct(CP(factors)), S)
+    size, change = _output_size(X, S), _output_size(X - reconstruct_core(factors), S)
     if not size.mantissa:
         return 0.0 if not change.mantissa else float("inf")
     return float(narrow(over(change, size), "X, cp, S"))
 
 
 def _output_size(D: Array, S: Array) -> Wide:
-    """Return the root of :eq:`output-error`, whose square float64 may not hold."""
+    """Return the root mean square of an output, whose square float64 may not hold."""
+    # tr(D_(0) S D_(0)^T)^(1/2)  :eq:`output-error`
     unit = wide(np.abs(D).max())._replace(mantissa=np.array(0.5))  # a power of two
     if unit.exponent < -(2**20):  # no difference at all
         return wide(0.0)
@@ -552,7 +562,7 @@ def _output_size(D: Array, S: Array) -> Wide:
 def _even(cp: CP) -> list[Array]:
     """Return factors that can be changed, weights included, balanced if float64 needs it."""
     spans = [span(A) for A in (*cp.factors, cp.weights)]
-    return weighted_factors(cp) if fits(*spans * 2) else [A.copy() for A in balance(cp).factors]
+    return weighted_factors(cp) if fits(*spans * 2) else balance_core(cp.factors, cp.weights)
 
 
 def _moved(factors: Sequence[Array], mode: int) -> tuple[list[Array], NDArray[np.int64]]:

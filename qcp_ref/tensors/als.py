@@ -7,8 +7,9 @@ again. The error is known after each sweep without forming the fitted tensor :eq
 to a floor :eq:`als-floor` that is reported with it; below it the difference itself is formed.
 
 ALS never raises the error, and that is all it promises: it finds different fits from different
-starts, crawls through swamps, and diverges politely where no best approximation exists. The result
-says so (``stop_reason``, ``degeneracy``, how often the Gram matrix was singular).
+starts, may need many sweeps for next to nothing (a swamp), and its components grow without end
+where no best approximation exists. The result says so (``stop_reason``, ``degeneracy``, how often
+the Gram matrix was singular).
 
 On one page (``qcp_ref/minimal.py``) this is ``als_update`` and ``cp_als``. What breaks there: a
 singular Gram matrix, which comes as soon as the rank exceeds what the other factors span, ends the
@@ -38,10 +39,19 @@ from qcp_ref._checks import (
     check_tensor,
 )
 from qcp_ref._results import frozen
-from qcp_ref.tensors.cp import CP, Degeneracy, balance, check_start, degeneracy, random_cp
+from qcp_ref.tensors.cp import (
+    CP,
+    Degeneracy,
+    balance,
+    balance_core,
+    check_start,
+    cp_of,
+    degeneracy,
+    random_cp,
+)
 from qcp_ref.tensors.svd import is_matrix, svd_cp
 from qcp_ref.tensors.sweep import Callback, dense_error, fit_error, normal_sweep
-from qcp_ref.tensors.tensor import unfold
+from qcp_ref.tensors.tensor import unfold_core
 
 __all__ = ["ALSUpdate", "CPFit", "FitHistory", "als_update", "cp_als"]
 
@@ -132,11 +142,49 @@ def als_update(F: ArrayLike, G: ArrayLike) -> ALSUpdate:
     ALSUpdate(factor=array([[1., 1.]]), singular=True)
     """
     F = check_array(F, "F", ndim=2)
-    rank = F.shape[1]
-    found = _least_squares(F, check_gram(G, rank))
-    if not np.isfinite(found.factor).all():
+    factor, singular = als_update_core(F, check_gram(G, F.shape[1]))
+    if not np.isfinite(factor).all():
         raise ValueError("F: expected a factor within float64, got infinity; rescale the data")
-    return found
+    return ALSUpdate(factor, singular)
+
+
+def als_update_core(F: Array, G: Array) -> tuple[Array, bool]:
+    """Do what :func:`als_update` does, without checks; return factor and ``singular``.
+
+    By Cholesky, or, where that is not safe, by eigenvalues at unit diagonal.
+    """
+    # Columns of very different length are no singularity: pivots are judged at unit diagonal.
+    d = np.sqrt(np.diag(G))
+    try:
+        # A G = F with G = L L^T  :eq:`als-normal`
+        L = np.asarray(np.linalg.cholesky(G), dtype=np.float64)
+        if (np.diag(L) > _SAFE_PIVOT * d).all():
+            return _substitute(L, F), False  # (I_n, R)
+    except np.linalg.LinAlgError:
+        pass
+    # A = F D^-1 (D^-1 G D^-1)^+ D^-1 with D^2 = diag(G)  :eq:`als-minimum`
+    D = np.where(d > 0, d, 1.0)
+    values, V = np.linalg.eigh(G / D / D[:, None])
+    alive = values > 10 * len(G) * np.finfo(np.float64).eps * values[-1]
+    factor = (F / D @ V[:, alive]) / values[alive] @ V[:, alive].T / D
+    return factor * (d > 0), not alive.all()
+
+
+# Not np.linalg.solve: its pivots depend on the lengths of the columns, which costs it one or two
+# digits where they are 2**100 apart. At unit diagonal it is as accurate, but no shorter beside the
+# Cholesky factor that judges G, and its other last digits become other codes in all methods.
+def _substitute(L: Array, F: Array) -> Array:
+    """Solve ``Y L L.T = F`` by blocks of columns, so that nearly all of it is large products."""
+    Y = np.empty_like(F)
+    blocks = [slice(start, start + _BLOCK) for start in range(0, len(L), _BLOCK)]
+    inverses = [np.linalg.inv(L[own, own].T) for own in blocks]
+    for own, inverse in zip(blocks, inverses, strict=True):
+        done = slice(0, own.start)
+        Y[:, own] = (F[:, own] - Y[:, done] @ L[own, done].T) @ inverse
+    for own, inverse in zip(blocks[::-1], inverses[::-1], strict=True):
+        done = slice(own.stop, None)
+        Y[:, own] = (Y[:, own] - Y[:, done] @ L[done, own]) @ inverse.T
+    return Y
 
 
 def cp_als(
@@ -214,15 +262,15 @@ def cp_als(
     max_sweeps = check_count(max_sweeps, "max_sweeps")
     check_option(stop, "stop", STOP_RULES)
     tol = check_real(tol, "tol", minimum=0.0)
-    cp = initial_factors(X, rank, init, check_rng(rng, "cp_als"))
+    factors = list(initial_factors(X, rank, init, check_rng(rng, "cp_als")).factors)
     size = float(np.linalg.norm(X))
     if size == 0:
-        nothing = CP([np.zeros_like(A) for A in cp.factors])
+        nothing = cp_of([np.zeros_like(A) for A in factors])
         return CPFit(nothing, 0.0, _history([(0.0, 0.0, 0)]), "zero tensor", degeneracy(nothing))
-    rows: list[tuple[float, float, int]] = []
+    rows: list[tuple[float, ...]] = []
     reason = "max_sweeps"
     for sweep in range(max_sweeps):
-        cp, row = _sweep(X, cp, size)
+        factors, row = _sweep(X, factors, size)
         rows.append(row)
         previous = rows[-2][0] if sweep else np.inf
         if callback is not None and callback(sweep, row[0]):
@@ -231,6 +279,7 @@ def cp_als(
             reason = "converged"
         if reason != "max_sweeps":
             break
+    cp = cp_of(factors)
     return CPFit(cp, rows[-1][0], _history(rows), reason, degeneracy(cp, norm_X=size))
 
 
@@ -245,52 +294,20 @@ def float_fit(
         return cp_als(X, rank, rng=rng, max_sweeps=max_sweeps, callback=callback)
     check_rng(rng, "cp_als")
     cp, size = svd_cp(X, rank), float(np.linalg.norm(X))
-    error, floor = dense_error(X, size, cp)
+    error, floor = dense_error(X, size, cp.factors)
     if callback is not None:
         callback(0, error)
     return CPFit(cp, error, _history([(error, floor, 0)]), "svd", degeneracy(cp, norm_X=size))
 
 
-def _least_squares(F: Array, G: Array) -> ALSUpdate:
-    """Solve by Cholesky, or, where that is not safe, by eigenvalues at unit diagonal."""
-    # Columns of very different length are no singularity: pivots are judged at unit diagonal.
-    d = np.sqrt(np.diag(G))
-    try:
-        L = np.asarray(np.linalg.cholesky(G), dtype=np.float64)
-        if (np.diag(L) > _SAFE_PIVOT * d).all():
-            return ALSUpdate(_substitute(L, F), False)
-    except np.linalg.LinAlgError:
-        pass
-    scale = np.where(d > 0, d, 1.0)
-    values, V = np.linalg.eigh(G / scale / scale[:, None])
-    alive = values > 10 * len(G) * np.finfo(np.float64).eps * values[-1]
-    factor = (F / scale @ V[:, alive]) / values[alive] @ V[:, alive].T / scale
-    return ALSUpdate(factor * (d > 0), not alive.all())
-
-
-def _substitute(L: Array, F: Array) -> Array:
-    """Solve ``Y L L.T = F`` by blocks of columns, so that nearly all of it is large products."""
-    Y = np.empty_like(F)
-    blocks = [slice(start, start + _BLOCK) for start in range(0, len(L), _BLOCK)]
-    inverses = [np.linalg.inv(L[own, own].T) for own in blocks]
-    for own, inverse in zip(blocks, inverses, strict=True):
-        done = slice(0, own.start)
-        Y[:, own] = (F[:, own] - Y[:, done] @ L[own, done].T) @ inverse
-    for own, inverse in zip(blocks[::-1], inverses[::-1], strict=True):
-        done = slice(own.stop, None)
-        Y[:, own] = (Y[:, own] - Y[:, done] @ L[done, own]) @ inverse.T
-    return Y
-
-
-def _sweep(X: Array, cp: CP, size: float) -> tuple[CP, tuple[float, float, int]]:
+def _sweep(X: Array, factors: list[Array], size: float) -> tuple[list[Array], tuple[float, ...]]:
     """Update every mode once; return the balanced factors and the history row."""
-    factors = list(cp.factors)
-    singular = 0
+    factors, singular = list(factors), 0
     for mode, F, G in normal_sweep(X, factors):
-        factors[mode], flat = _least_squares(F, G)
+        factors[mode], flat = als_update_core(F, G)
         singular += flat
     error, floor = fit_error(X, size, factors, F, G)
-    return balance(CP(factors)), (error, floor, singular)
+    return balance_core(factors), (error, floor, singular)
 
 
 def _converged(stop: str, tol: float, previous: float, error: float) -> bool:
@@ -302,7 +319,7 @@ def _converged(stop: str, tol: float, previous: float, error: float) -> bool:
     return stop == "error-below" and error < tol
 
 
-def _history(rows: list[tuple[float, float, int]]) -> FitHistory:
+def _history(rows: list[tuple[float, ...]]) -> FitHistory:
     error, floor, singular = zip(*rows, strict=True)
     return FitHistory(np.array(error), np.array(floor), np.array(singular))
 
@@ -322,10 +339,10 @@ def initial_factors(X: Array, rank: int, init: str | CP, rng: "np.random.Generat
         return svd_cp(X, rank)
     factors = []
     for mode, side in enumerate(X.shape):
-        U = _left_singular_vectors(unfold(X, mode), rank)
+        U = _left_singular_vectors(unfold_core(X, mode), rank)
         filler = rng.standard_normal((side, rank - U.shape[1])) / np.sqrt(side)
         factors.append(np.hstack([U, filler]))
-    return CP(factors)
+    return cp_of(factors)
 
 
 def _left_singular_vectors(M: Array, count: int) -> Array:

@@ -18,7 +18,7 @@ Simplified: real numbers only; no missing entries, no symmetric or constrained f
 Checked by tests/tensors/test_cp.py.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -39,7 +39,7 @@ from qcp_ref._checks import (
 from qcp_ref._door import shown
 from qcp_ref._results import frozen
 from qcp_ref._wide import Span, Wide, bilinear, fits, narrow, over, root, span, times, total, wide
-from qcp_ref.tensors.tensor import gram, khatri_rao_core, wide_khatri_rao, wide_products
+from qcp_ref.tensors.tensor import gram_core, khatri_rao_core, wide_khatri_rao, wide_products
 
 __all__ = [
     "CP",
@@ -118,13 +118,7 @@ class CP:
             w = check_array(weights, "weights", ndim=1, keep_float32=True)
         if w.shape != (rank,):
             raise ValueError(f"weights: expected shape {(rank,)} (the rank), got {w.shape}")
-        dtype = np.result_type(w, *matrices)
-        # Copies: what the caller does to its arrays afterwards must not show here.
-        copies = [np.array(A, dtype, order="C") for A in (*matrices, w)]
-        for A in copies:
-            A.setflags(write=False)
-        object.__setattr__(self, "factors", tuple(copies[:-1]))
-        object.__setattr__(self, "weights", copies[-1])
+        _keep(self, matrices, w)
 
     @property
     def rank(self) -> int:
@@ -135,6 +129,26 @@ class CP:
     def shape(self) -> tuple[int, ...]:
         """Shape of the tensor."""
         return tuple(A.shape[0] for A in self.factors)
+
+
+def _keep(cp: CP, factors: Sequence[NDArray[Any]], weights: NDArray[Any]) -> None:
+    """Keep copies: what happens to the arrays afterwards must not show in the tensor."""
+    dtype = np.result_type(weights, *factors)
+    copies = [np.array(A, dtype, order="C") for A in (*factors, weights)]
+    for A in copies:
+        A.setflags(write=False)
+    object.__setattr__(cp, "factors", tuple(copies[:-1]))
+    object.__setattr__(cp, "weights", copies[-1])
+
+
+def cp_of(factors: Sequence[Array], weights: Array | None = None) -> CP:
+    """Return what ``CP(factors, weights)`` returns, without checks: of what was just computed.
+
+    The arrays are finite, of float64 and of one rank.
+    """
+    cp: CP = object.__new__(CP)
+    _keep(cp, factors, np.ones(factors[0].shape[1]) if weights is None else weights)
+    return cp
 
 
 @frozen
@@ -196,12 +210,25 @@ def reconstruct(cp: CP) -> Array:
            [ 6.,  8., 10.]])
     """
     check_cp(cp, "cp")
-    if fits(*_spans(cp)):
-        A, *rest = weighted_factors(cp)
-        return (A @ khatri_rao_core(rest, cp.rank).T).reshape(cp.shape)
-    first, *others = map(wide, (cp.factors[0], cp.weights[None], *cp.factors[1:]))
+    return reconstruct_core(cp.factors, cp.weights)
+
+
+def reconstruct_core(factors: Sequence[NDArray[Any]], weights: NDArray[Any] | None = None) -> Array:
+    """Do what :func:`reconstruct` does, without checks; the weights are ones by default."""
+    A, *rest = in_c_order(factors)
+    w, shape = np.ones(A.shape[1]) if weights is None else weights, [len(B) for B in factors]
+    # X[i, j, ...] = sum_r w_r A[i, r] B[j, r] ...  :eq:`cp-model`
+    if fits(*map(span, (A, *rest, w))):
+        rest[-1] = rest[-1] * w
+        return (A @ khatri_rao_core(rest, len(w)).T).reshape(shape)
+    first, *others = map(wide, (A, w[None], *rest))
     right = wide_khatri_rao(others).of(np.transpose)
-    return narrow(bilinear(np.matmul, first, right), "cp").reshape(cp.shape)
+    return narrow(bilinear(np.matmul, first, right), "cp").reshape(shape)
+
+
+def in_c_order(factors: Sequence[NDArray[Any]]) -> list[Array]:
+    """Return copies in float64 with the rows behind each other: so the bits are the same."""
+    return [np.array(A, np.float64, order="C") for A in factors]
 
 
 def relative_error(X: ArrayLike, cp: CP) -> float:
@@ -243,10 +270,20 @@ def relative_error(X: ArrayLike, cp: CP) -> float:
     >>> relative_error([[3, 0], [0, 4]], CP([[[1], [0]], [[3], [0]]]))
     0.8
     """
-    X = check_tensor(X)
+    return relative_error_core(check_tensor(X), cp)
+
+
+def relative_error_core(X: Array, cp: CP) -> float:
+    """Do what :func:`relative_error` does, without looking at the array."""
     dense = reconstruct(cp)
     if X.shape != dense.shape:
         raise ValueError(f"X: expected shape {dense.shape} (that of cp), got {X.shape}")
+    return relative_difference(X, dense)
+
+
+def relative_difference(X: Array, dense: Array) -> float:
+    """Return the relative error of a dense tensor of the same shape, without checks."""
+    # ||X - X^|| / ||X||  :eq:`cp-error`
     size, difference = frobenius(X), frobenius(X - dense)
     if not size.mantissa:
         return 0.0 if not difference.mantissa else float("inf")
@@ -295,7 +332,8 @@ def inner(left: CP, right: CP) -> float:
         raise ValueError(f"right: expected shape {left.shape} (that of left), got {right.shape}")
     if not fits(*_spans(left), *_spans(right)):
         return float(narrow(_inner(left, right), "left, right"))
-    product = np.outer(left.weights.astype(np.float64), right.weights.astype(np.float64))
+    # sum_rs w_r v_s product over n of (A_n^T B_n)[r, s]  :eq:`cp-inner`
+    product = np.outer(left.weights.astype(np.float64), right.weights.astype(np.float64))  # (R, S)
     for A, B in zip(left.factors, right.factors, strict=True):
         product *= A.astype(np.float64).T @ B.astype(np.float64)
     return float(product.sum())
@@ -373,9 +411,17 @@ def normalize(cp: CP) -> CP:
     >>> normalize(CP([[[3], [4]], [[0], [2]]])).weights
     array([10.])
     """
-    units, norms = _units(cp)
-    weights = narrow(norms, "cp")
-    return CP([A * (weights != 0) for A in units], weights)
+    check_cp(cp, "cp")
+    return cp_of(*normalize_core(cp.factors, cp.weights))
+
+
+def normalize_core(
+    factors: Sequence[NDArray[Any]], weights: NDArray[Any]
+) -> tuple[list[Array], Array]:
+    """Do what :func:`normalize` does, without checks; return factors and weights."""
+    units, norms = _units(factors, weights)
+    lengths = narrow(norms, "cp")
+    return [A * (lengths != 0) for A in units], lengths
 
 
 def balance(cp: CP) -> CP:
@@ -415,9 +461,19 @@ def balance(cp: CP) -> CP:
     >>> balance(CP([[[1]], [[1]], [[1]]], [-8])).factors[0]
     array([[-2.]])
     """
-    (first, *rest), norms = _units(cp)
-    share = narrow(root(norms._replace(mantissa=np.abs(norms.mantissa)), len(cp.factors)), "cp")
-    return CP([first * np.copysign(share, norms.mantissa), *(A * share for A in rest)])
+    check_cp(cp, "cp")
+    return cp_of(balance_core(cp.factors, cp.weights))
+
+
+def balance_core(
+    factors: Sequence[NDArray[Any]], weights: NDArray[Any] | None = None
+) -> list[Array]:
+    """Do what :func:`balance` does, without checks; the weights are ones by default."""
+    # a_nr = (w_r ||a_0r|| ... ||a_(d-1)r||)^(1/d) a_nr / ||a_nr||, one way to use :eq:`cp-freedom`
+    ones = np.ones(factors[0].shape[1])
+    (first, *rest), norms = _units(factors, ones if weights is None else weights)
+    share = narrow(root(norms._replace(mantissa=np.abs(norms.mantissa)), len(factors)), "cp")
+    return [first * np.copysign(share, norms.mantissa), *(A * share for A in rest)]
 
 
 def canonical(cp: CP) -> CP:
@@ -474,7 +530,7 @@ def canonical(cp: CP) -> CP:
     weights = np.abs(unit.weights)
     # The last key decides first; of the others, the entries of the first factor.
     order = np.lexsort([*-np.vstack(fixed)[::-1], -weights])
-    return CP([A[:, order] for A in fixed], weights[order])
+    return cp_of([A[:, order] for A in fixed], weights[order])
 
 
 def align(cp: CP, reference: CP) -> Alignment:
@@ -536,7 +592,7 @@ def align(cp: CP, reference: CP) -> Alignment:
         factors.append(B[:, order] * flip)
         sign *= flip
     factors.append(mine.factors[-1][:, order] * sign)
-    return Alignment(CP(factors, mine.weights[order]), order, similarity[rows, order])
+    return Alignment(cp_of(factors, mine.weights[order]), order, similarity[rows, order])
 
 
 def degeneracy(cp: CP, *, norm_X: float | None = None) -> Degeneracy:
@@ -580,13 +636,14 @@ def degeneracy(cp: CP, *, norm_X: float | None = None) -> Degeneracy:
     >>> degeneracy(CP([[[1, 0], [0, 1]], [[1, 0], [0, 1]]]))
     Degeneracy(cosine=0.0, norm_ratio=1.0, condition=1.0)
     """
-    units, norms = _units(cp)
+    check_cp(cp, "cp")
+    units, norms = _units(cp.factors, cp.weights)
     if norm_X is not None:
         norm_X = check_real(norm_X, "norm_X", minimum=0.0)
     alive = norms.mantissa != 0
     if not alive.any():
         return Degeneracy(0.0, 1.0, 1.0)
-    G = gram([A[:, alive] for A in units])
+    G = gram_core([A[:, alive] for A in units])
     signs = np.sign(norms.mantissa[alive])
     G = G * np.outer(signs, signs)
     pairs = G[~np.eye(len(G), dtype=bool)]
@@ -650,7 +707,7 @@ def random_cp(shape: Iterable[int], rank: int, *, rng: Rng) -> CP:
             f"got {shown(shape)}"
         )
     generator = check_rng(rng, "random_cp")
-    return CP([generator.standard_normal((side, rank)) for side in sides])
+    return cp_of([generator.standard_normal((side, rank)) for side in sides])
 
 
 def check_cp(cp: Any, name: str) -> None:
@@ -674,7 +731,8 @@ def check_start(cp: CP, X: Array, name: str = "cp", *, as_it_is: bool = False) -
 
     A solver that takes the columns ``as_it_is``, without balancing them, can take fewer.
     """
-    norms, size = _units(cp)[1], frobenius(X)
+    check_cp(cp, "cp")
+    norms, size = _units(cp.factors, cp.weights)[1], frobenius(X)
     if not norms.mantissa.any() or not size.mantissa:
         return
     top = int(norms.exponent.max())
@@ -718,11 +776,10 @@ def column_norms(A: NDArray[Any]) -> Wide:
     return wide(np.sqrt(squares))
 
 
-def _units(cp: CP) -> tuple[list[Array], Wide]:
+def _units(factors: Sequence[NDArray[Any]], weights: NDArray[Any]) -> tuple[list[Array], Wide]:
     """Return the factors with columns of length 1, or 0, and the components' norms with signs."""
-    check_cp(cp, "cp")
-    norms, units = wide(cp.weights), []
-    for A in cp.factors:
+    norms, units = wide(weights), []
+    for A in (np.array(B, order="C") for B in factors):
         lengths = column_norms(A)
         norms = times(norms, lengths)
         dead = lengths.mantissa == 0
@@ -745,7 +802,8 @@ def equalize(factors: list[Array], modes: list[int]) -> None:
 
 
 def _inner(left: CP, right: CP) -> Wide:
-    """Spell out :eq:`cp-inner` with mantissas and exponents apart."""
+    """Inner product with mantissas and exponents apart."""
+    # sum_rs w_r v_s product over n of (A_n^T B_n)[r, s]  :eq:`cp-inner`
     w, v = wide(left.weights[:, None]), wide(right.weights)
     left_factors, right_factors = map(wide, left.factors), map(wide, right.factors)
     return total(times(times(w, v), wide_products([*left_factors], [*right_factors])))

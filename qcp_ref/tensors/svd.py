@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from qcp_ref._checks import Array, check_rank, check_tensor
-from qcp_ref.tensors.cp import CP
+from qcp_ref.tensors.cp import CP, cp_of
 
 __all__ = ["svd_cp"]
 
@@ -122,7 +122,7 @@ def matrix_cp(shape: Sequence[int], U: Array, V: Array, norms: Array, rank: int)
     exponent = np.frexp(norms.max(initial=0.0))[1] // len(shape)
     roots = np.ldexp(np.ldexp(norms, -exponent * len(shape)) ** (1 / len(shape)), exponent)
     factors = [sides.get(n, parts[n]) * roots for n in range(len(shape))]
-    return CP([np.pad(A, ((0, 0), (0, rank - len(norms)))) + 0.0 for A in factors])
+    return cp_of([np.pad(A, ((0, 0), (0, rank - len(norms)))) + 0.0 for A in factors])
 
 
 def least_components(X: Array, rank: int, bound: float) -> CP:

@@ -11,13 +11,13 @@ Nothing is checked: solvers check what they are given at their door.
 Checked by tests/tensors/test_als.py and tests/tensors/test_tensor.py.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
 
 from qcp_ref._checks import Array
-from qcp_ref.tensors.cp import CP, reconstruct
+from qcp_ref.tensors.cp import reconstruct_core
 from qcp_ref.tensors.tensor import sweep_core
 
 __all__: list[str] = []
@@ -40,10 +40,10 @@ def normal_sweep(X: Array, factors: list[Array]) -> Iterator[tuple[int, Array, A
         if mode:
             A = factors[mode - 1]
             others[mode - 1] = A.T @ A
-        G = others[0].copy()
+        G = others[0].copy()  # product over m != mode of A_m^T A_m  :eq:`tensor-gram`
         for product in others[1:]:
             G *= product
-        yield mode, F, G
+        yield mode, F, G  # (I_n, R), (R, R)
 
 
 def fit_error(
@@ -54,23 +54,25 @@ def fit_error(
     A = factors[-1]
     cross, own = F * A, A.T @ A
     own *= G
+    # ||X - X^||^2 = ||X||^2 - 2 <F, A> + <A^T A, G>  :eq:`als-error`
     square = size**2 - 2 * float(cross.sum()) + float(own.sum())
     terms = size**2 + 2 * float(np.abs(cross).sum()) + float(np.abs(own, out=own).sum())
-    floor = np.sqrt(4 * eps * terms)
+    floor = np.sqrt(4 * eps * terms)  # :eq:`als-floor`
     if square > (10 * floor) ** 2:
         return float(np.sqrt(square)) / size, float(floor) / size
-    return dense_error(X, size, CP(factors))  # too much has cancelled
+    return dense_error(X, size, factors)  # too much has cancelled
 
 
-def dense_error(X: Array, size: float, cp: CP) -> tuple[float, float]:
+def dense_error(X: Array, size: float, factors: Sequence[Array]) -> tuple[float, float]:
     """Form the difference and return its relative norm, and the noise of summing components."""
-    return float(np.linalg.norm(X - reconstruct(cp))) / size, summing_noise(cp) / size
+    difference = float(np.linalg.norm(X - reconstruct_core(factors)))
+    return difference / size, summing_noise(factors) / size
 
 
-def summing_noise(cp: CP) -> float:
-    """Return what rounding may change in the sum of the components; weights are 1."""
-    parts = reconstruct(CP([np.abs(B) for B in cp.factors]))
-    return float(np.finfo(np.float64).eps * cp.rank * np.linalg.norm(parts))
+def summing_noise(factors: Sequence[Array]) -> float:
+    """Return what rounding may change in the sum of the components."""
+    parts = reconstruct_core([np.abs(A) for A in factors])
+    return float(np.finfo(np.float64).eps * factors[0].shape[1] * np.linalg.norm(parts))
 
 
 def stage_callback(callback: StageCallback | None, stage: str) -> Callback | None:

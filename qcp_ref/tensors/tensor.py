@@ -75,7 +75,12 @@ def unfold(X: ArrayLike, mode: int) -> Array:
     array([ 0.,  1.,  2.,  3., 12., 13., 14., 15.])
     """
     X = check_array(X, "X", min_ndim=2)
-    mode = check_mode(mode, X.ndim)
+    return unfold_core(X, check_mode(mode, X.ndim))
+
+
+def unfold_core(X: Array, mode: int) -> Array:
+    """Do what :func:`unfold` does, without checks."""
+    # X_(n)[i_n, (i_0, ..., i_{n-1}, i_{n+1}, ...)] = X[i_0, ..., i_{d-1}]  :eq:`tensor-unfold`
     return np.array(np.moveaxis(X, mode, 0), order="C").reshape(X.shape[mode], -1)
 
 
@@ -170,10 +175,23 @@ def khatri_rao(matrices: Sequence[ArrayLike]) -> Array:
            [ 3., 40.],
            [ 6., 80.]])
     """
-    A = check_factors(matrices, "matrices")
-    if fits(*map(span, A)):
-        return khatri_rao_core(A, A[0].shape[1])
-    return narrow(wide_khatri_rao([wide(B) for B in A]), "matrices")
+    return khatri_rao_of_any(check_factors(matrices, "matrices"))
+
+
+def khatri_rao_of_any(matrices: Sequence[Array]) -> Array:
+    """Do what :func:`khatri_rao` does, without checks: for entries of any magnitude."""
+    if fits(*map(span, matrices)):
+        return khatri_rao_core(matrices, matrices[0].shape[1])
+    return narrow(wide_khatri_rao([wide(A) for A in matrices]), "matrices")
+
+
+def khatri_rao_core(matrices: Sequence[Array], rank: int) -> Array:
+    """Multiply what lies near 1, without checks; of no matrices, a row of ones."""
+    # K[(i, j, ...), r] = A[i, r] B[j, r] ...  :eq:`tensor-khatri-rao`
+    product = np.ones((1, rank))  # the empty product: mode 0 has nothing before it
+    for A in matrices:
+        product = (product[:, None, :] * A[None, :, :]).reshape(-1, rank)
+    return product  # (I J ..., R)
 
 
 def gram(factors: Sequence[ArrayLike], mode: int | None = None) -> Array:
@@ -217,17 +235,22 @@ def gram(factors: Sequence[ArrayLike], mode: int | None = None) -> Array:
            [0., 1.]])
     """
     matrices = check_factors(factors)
-    skip = None if mode is None else check_mode(mode, len(matrices))
-    rest = [A for n, A in enumerate(matrices) if n != skip]
+    return gram_core(matrices, None if mode is None else check_mode(mode, len(matrices)))
+
+
+def gram_core(factors: Sequence[Array], mode: int | None = None) -> Array:
+    """Do what :func:`gram` does, without checks."""
+    rest = [A for n, A in enumerate(factors) if n != mode]
     if fits(*map(span, rest * 2)):
-        G = np.ones((matrices[0].shape[1],) * 2)
+        # G = product over m != n of A_m^T A_m, entry by entry  :eq:`tensor-gram`
+        G = np.ones((factors[0].shape[1],) * 2)
         for A in rest:
             G *= A.T @ A
     else:
         W = [wide(A) for A in rest]
         G = narrow(wide_products(W, W), "factors")
     # BLAS may round the two triangles differently; one triangle decides.
-    return np.asarray(np.tril(G) + np.tril(G, -1).T)
+    return np.asarray(np.tril(G) + np.tril(G, -1).T)  # (R, R)
 
 
 def mttkrp(X: ArrayLike, factors: Sequence[ArrayLike], mode: int) -> Array:
@@ -276,12 +299,18 @@ def mttkrp(X: ArrayLike, factors: Sequence[ArrayLike], mode: int) -> Array:
     array([[-2.],
            [-2.]])
     """
-    X = np.ascontiguousarray(check_array(X, "X", min_ndim=2))
+    X = check_array(X, "X", min_ndim=2)
     matrices = check_factors(factors, shape=X.shape)
-    mode = check_mode(mode, X.ndim)
-    if fits(span(X), *_spans(matrices, mode)):
-        return _mttkrp(X, matrices, mode)
-    return _wide_mttkrp(X, matrices, mode)
+    return mttkrp_core(X, matrices, check_mode(mode, X.ndim))
+
+
+def mttkrp_core(X: Array, factors: Sequence[Array], mode: int) -> Array:
+    """Do what :func:`mttkrp` does, without checks."""
+    X = np.ascontiguousarray(X)
+    # F = X_(n) K, K the Khatri-Rao product of all factors but A_n  :eq:`tensor-mttkrp`
+    if fits(span(X), *_spans(factors, mode)):
+        return _mttkrp(X, factors, mode)  # (I_n, R)
+    return _wide_mttkrp(X, factors, mode)
 
 
 def mttkrp_sweep(X: ArrayLike, factors: list[ArrayLike]) -> Iterator[tuple[int, Array]]:
@@ -345,26 +374,18 @@ def mttkrp_sweep(X: ArrayLike, factors: list[ArrayLike]) -> Iterator[tuple[int, 
 
 
 def sweep_core(X: Array, factors: list[Array]) -> Iterator[tuple[int, Array]]:
-    """Spell out :eq:`tensor-sweep` for a C-contiguous tensor."""
+    """Do what :func:`mttkrp_sweep` does for a C-contiguous tensor, without checks."""
     yield 0, _mttkrp(X, factors, 0)
     # T[r, rest] = sum_i A_0[i, r] X[i, rest]; each updated factor then contracts one more mode
-    # away.
-    T = factors[0].T @ X.reshape(X.shape[0], -1)
+    # away, T[r, rest] = sum_i A_n[i, r] T[r, i, rest]  :eq:`tensor-sweep`
+    T = factors[0].T @ X.reshape(X.shape[0], -1)  # (R, I_1 ... I_{d-1})
     rank = T.shape[0]
     for mode in range(1, X.ndim - 1):
         T = T.reshape(rank, X.shape[mode], -1)
         right = khatri_rao_core(factors[mode + 1 :], rank)
-        yield mode, np.matmul(T, right.T[:, :, None])[:, :, 0].T
+        yield mode, np.matmul(T, right.T[:, :, None])[:, :, 0].T  # (I_n, R)
         T = np.matmul(factors[mode].T[:, None, :], T)[:, 0, :]
     yield X.ndim - 1, T.T
-
-
-def khatri_rao_core(matrices: Sequence[Array], rank: int) -> Array:
-    """Khatri-Rao product without checks; of no matrices, a row of ones."""
-    product = np.ones((1, rank))  # the empty product: mode 0 has nothing before it
-    for A in matrices:
-        product = (product[:, None, :] * A[None, :, :]).reshape(-1, rank)
-    return product
 
 
 def _spans(factors: Sequence[Array], mode: int) -> list[tuple[int, int]]:
@@ -388,7 +409,8 @@ def wide_products(left: Sequence[Wide], right: Sequence[Wide]) -> Wide:
 
 
 def _wide_mttkrp(X: Array, factors: Sequence[Array], mode: int) -> Array:
-    """Spell out :eq:`tensor-mttkrp` with mantissas and exponents apart."""
+    """MTTKRP with mantissas and exponents apart."""
+    # F = X_(n) K  :eq:`tensor-mttkrp`
     unfolded = wide(np.moveaxis(X, mode, 0).reshape(X.shape[mode], -1))
     others = wide_khatri_rao([wide(A) for n, A in enumerate(factors) if n != mode])
     return narrow(bilinear(np.matmul, unfolded, others), "X, factors")

@@ -109,13 +109,13 @@ def test_exact_fits_survive_rounding(grid, seed):
     X, fit = overcomplete(seed)
     assert fit.error < 1e-6
     options = {"max_sweeps": 100}
-    found = corrected(X, fit, None, 0.0, (grid, rounding(grid)), options)
+    found = corrected(X, fit, grid, rounding(grid), slack=None, usual=0.0, **options)
     plain = epc(X, fit.cp, **options).cp
     rounded = [error_of(X, quantize_cp(cp, grid)) for cp in (found, plain)]
     assert rounded[0] < rounded[1]
     assert relative_error(X, found) <= 1 / len(grid.levels)
     # a slack that is given is taken as it is
-    given_slack = corrected(X, fit, 0.0, 0.3, (grid, rounding(grid)), options)
+    given_slack = corrected(X, fit, grid, rounding(grid), slack=0.0, usual=0.3, **options)
     for A, B in zip(given_slack.factors, plain.factors, strict=True):
         assert np.array_equal(A, B)
 
@@ -135,15 +135,15 @@ def runs(monkeypatch):
 
 def a_fit():
     X = np.random.default_rng(84).standard_normal((4, 3, 5))
-    return X, cp_als(X, 2, rng=1), (Grid(4), rounding(Grid(4)))
+    return X, cp_als(X, 2, rng=1), Grid(4), rounding(Grid(4))
 
 
 def test_a_slack_is_that_which_was_given_or_half_of_the_room(runs):
-    X, fit, grid = a_fit()
-    given_slack = corrected(X, fit, 0.2, 0.3, grid, {"max_sweeps": 3})
+    X, fit, *rest = a_fit()
+    given_slack = corrected(X, fit, *rest, slack=0.2, usual=0.3, max_sweeps=3)
     assert np.isclose(relative_error(X, given_slack), 1.2 * fit.error, rtol=1e-5)
     assert runs[-1]["max_sweeps"] == 3
-    corrected(X, fit, None, 99.0, grid, {})
+    corrected(X, fit, *rest, slack=None, usual=99.0, max_sweeps=500)
     assert np.isclose(runs[-1]["slack"], (1 / fit.error - 1) / 2)
 
 
@@ -153,8 +153,9 @@ def test_a_slack_is_that_which_was_given_or_half_of_the_room(runs):
     [(0.0, 0.3, 2), (1 / 1.4, 0.3, 2), (1 / 1.2, 0.3, 1), (1.0, 0.0, 1), (50.0, 0.3, 1)],
 )
 def test_fits_with_room_of_their_own_get_no_allowance(error, usual, count, runs):
-    X, fit, grid = a_fit()
-    corrected(X, fit._replace(error=error / 64), None, usual, grid, {"max_sweeps": 3})
+    X, fit, *rest = a_fit()
+    fit = fit._replace(error=error / 64)
+    corrected(X, fit, *rest, slack=None, usual=usual, max_sweeps=3)
     assert [run.get("allowance", 0.0) for run in runs] == [0.0, 1 / 64][:count]
     assert all(run["max_sweeps"] == 3 for run in runs)
 
@@ -165,14 +166,14 @@ def test_fits_with_room_of_their_own_get_no_allowance(error, usual, count, runs)
 def test_float_factors_make_up_for_those_that_are_rounded(monkeypatch):
     X, grid = np.random.default_rng(88).standard_normal((5, 3, 4)), Grid(2)
     cp, states, updates = cp_als(X, 2, rng=1).cp, [], []
-    put, update = start._put_on_grid, start.als_update
+    put, update = start._put_on_grid, start.als_update_core
 
     def watched(X, factors, mode, *options):
         states.append((mode, [*factors]))
         return put(X, factors, mode, *options)
 
     monkeypatch.setattr(start, "_put_on_grid", watched)
-    monkeypatch.setattr(start, "als_update", lambda *a: updates.append(a) or update(*a))
+    monkeypatch.setattr(start, "als_update_core", lambda *a: updates.append(a) or update(*a))
     found = one_after_the_other(X, cp, grid, lambda A: choose_scale(A, grid).scale)
     assert all(k.any(axis=0).all() for k in found.codes)
     assert [mode for mode, _ in states] == [1, 2, 0]
@@ -333,9 +334,10 @@ def the_last(X, cps, rounded):
     return rounded(cps[-1])
 
 
-def no_allowance(X, fit, slack, usual, rounding, options):
+def no_allowance(X, fit, grid, rounded, *, slack, usual, **options):
     """Leaves exact fits as they are."""
-    return start.corrected(X, fit, usual if slack is None else slack, usual, rounding, options)
+    slack = usual if slack is None else slack
+    return start.corrected(X, fit, grid, rounded, slack=slack, usual=usual, **options)
 
 
 @pytest.mark.parametrize(
