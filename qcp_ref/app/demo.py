@@ -9,7 +9,6 @@ import re
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from importlib.metadata import PackageNotFoundError, version
@@ -22,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qcp_ref._checks import Array, check_int, check_option
-from qcp_ref._threads import one_blas_thread
 from qcp_ref.app.files import COMPRESSED, load_compressed, save_compressed, save_results, write_run
 from qcp_ref.app.network import (
     KERNELS,
@@ -42,6 +40,7 @@ from qcp_ref.grids.scale import round_dense
 from qcp_ref.layers.conv import conv2d, cp_conv_bound
 from qcp_ref.layers.cost import Costs, conv_costs, equal_cost_bits
 from qcp_ref.layers.layer import CPConv, compress_conv
+from qcp_ref.networks.jobs import run_jobs
 
 __all__ = ["DemoResult", "Settings", "check_forward", "check_grid", "highest_rate", "run"]
 
@@ -255,7 +254,9 @@ def dense_labels(settings: Settings) -> dict[str, tuple[int, int | None]]:
 def _compress_all(settings: Settings, network: Network, progress: Progress) -> list[LayerResult]:
     cancelled = threading.Event()
 
-    def job(name: str, method: str) -> tuple[CPConv, float]:
+    def job(key: tuple[str, str]) -> tuple[CPConv, float]:
+        name, method = key
+
         def callback(stage: str, sweep: int, figure: float) -> object:
             return progress(name, method, stage, sweep, figure) or cancelled.is_set()
 
@@ -267,21 +268,14 @@ def _compress_all(settings: Settings, network: Network, progress: Progress) -> l
         progress(name, method, "done", 0, layer.error)
         return layer, time.perf_counter() - start
 
-    # Large layers first: the two threads then end at about the same time.
+    # Large layers first: the threads then end at about the same time.
     order = sorted(KERNELS, key=lambda name: -network[f"{name}.weight"].size)
-    with one_blas_thread(), ThreadPoolExecutor(THREADS) as pool:
-        jobs = {key: pool.submit(job, *key) for key in product(order, settings.methods)}
-        try:
-            for future in as_completed(jobs.values()):
-                future.result()
-        except BaseException:
-            cancelled.set()  # running jobs end at their next sweep
-            pool.shutdown(cancel_futures=True)
-            raise
+    keys = list(product(order, settings.methods))
+    names = [f"{name} by {method}" for name, method in keys]
+    runs = run_jobs(job, keys, executor=THREADS, names=names, cancel=cancelled.set)
+    done = dict(zip(keys, runs, strict=True))
     return [
-        _layer_result(
-            settings, network, name, {m: jobs[name, m].result() for m in settings.methods}
-        )
+        _layer_result(settings, network, name, {m: done[name, m] for m in settings.methods})
         for name in KERNELS
     ]
 
@@ -332,8 +326,8 @@ def _accuracies(
         logits = predict(adapted, images.test_images, layers=replaced)
         return np.asarray(logits.argmax(axis=1) == images.test_labels)
 
-    with one_blas_thread(), ThreadPoolExecutor(THREADS) as pool:
-        *answers, base = pool.map(correct, [*variants.values(), {}])
+    names = [*variants, "float"]
+    *answers, base = run_jobs(correct, [*variants.values(), {}], executor=THREADS, names=names)
     table = {"float": {"accuracy": float(base.mean())}}
     for label, answer in zip(variants, answers, strict=True):
         change = accuracy_interval(base, answer)

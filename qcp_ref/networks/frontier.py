@@ -34,17 +34,17 @@ from qcp_ref._checks import (
 )
 from qcp_ref._door import shown
 from qcp_ref._results import frozen
-from qcp_ref._threads import one_blas_thread
 from qcp_ref.factors.methods import factorize
 from qcp_ref.factors.quantized import QuantizedFit
 from qcp_ref.grids.grid import Grid
+from qcp_ref.grids.scale import round_dense
 from qcp_ref.layers.conv import kernel_to_tensor
 from qcp_ref.layers.cost import conv_costs
 from qcp_ref.layers.geometry import Padding, Pair
+from qcp_ref.networks.jobs import run_jobs
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
-from qcp_ref.grids.scale import round_dense
 
 __all__ = ["Choice", "frontier", "rank_for_budget"]
 
@@ -233,7 +233,7 @@ def frontier(
     dilation: Pair = 1,
     method: str = "best",
     rng: int = 0,
-    executor: "Executor | None" = None,
+    executor: "Executor | int | None" = None,
     callback: Callable[[int, Choice], object] | None = None,
     **solver: Any,
 ) -> tuple[Choice, ...]:
@@ -257,8 +257,9 @@ def frontier(
         See :func:`qcp_ref.factors.methods.factorize`.
     rng : int
         Seed of each run. A generator is refused: its draws would depend on the order of the runs.
-    executor : concurrent.futures.Executor, optional
-        Where the runs take place; by default here, one after the other.
+    executor : concurrent.futures.Executor or int, optional
+        Where the runs take place, as in :func:`qcp_ref.networks.jobs.run_jobs`; by default here,
+        one after the other.
     callback : callable, optional
         Called as ``callback(number, choice)`` after each run, in their order; a true result leaves
         out the rest.
@@ -307,17 +308,17 @@ def frontier(
     solver |= {"axis": axis, "method": method, "rng": check_int(rng, "rng", minimum=0)}
     pairs = _pairs(count, budgets, bits, dense)
     check_callback(callback)
-    if executor is not None and not callable(getattr(executor, "map", None)):
-        raise TypeError(
-            f"executor: expected an Executor of concurrent.futures, got {shown(executor)}"
-        )
-    size, found = float(np.linalg.norm(X)), []
-    results = (executor.map if executor else map)(partial(_solve, X, solver), pairs)
-    for number, ((rank, b), (error, fit)) in enumerate(zip(pairs, results, strict=False)):
+    size = float(np.linalg.norm(X))
+    found: list[Choice] = []
+
+    def add(number: int, result: tuple[float, QuantizedFit | None]) -> object:
+        (rank, b), (error, fit) = pairs[number], result
         place = axis if rank else 0
         found.append(Choice(rank, b, place, count(rank, b), error, (error * size) ** 2, fit=fit))
-        if callback is not None and callback(number, found[-1]):
-            break
+        return callback is not None and callback(number, found[-1])
+
+    names = [f"{f'rank {rank}' if rank else 'dense'}, {b} bits" for rank, b in pairs]
+    run_jobs(partial(_solve, X, solver), pairs, executor=executor, names=names, callback=add)
     return _marked(found)
 
 
@@ -347,12 +348,11 @@ def _pairs(
 def _solve(
     X: Array, solver: dict[str, Any], pair: tuple[int | None, int]
 ) -> tuple[float, QuantizedFit | None]:
-    """Do one job, in whatever thread or process; return error and fit."""
+    """Do one job; return error and fit."""
     rank, bits = pair
-    with one_blas_thread():
-        if rank is None:
-            return float(np.linalg.norm(X - round_dense(X, bits)) / (np.linalg.norm(X) or 1)), None
-        fit = factorize(X, rank, Grid(bits), **solver)
+    if rank is None:
+        return float(np.linalg.norm(X - round_dense(X, bits)) / (np.linalg.norm(X) or 1)), None
+    fit = factorize(X, rank, Grid(bits), **solver)
     return fit.error, fit
 
 
