@@ -112,7 +112,7 @@ class _Loops:
         return _each(kernels.quantize, x, (grid.check_scale(scale, x.shape), zero), qmin, qmax)
 
     def dequantize(self, codes: Any, scale: Any, zero: Any) -> Any:
-        k = integer.check_whole(codes, "codes", *_INT32)
+        k = geometry.check_whole(codes, "codes", *_INT32)
         zero = grid.check_spread(zero, "zero_point", k.shape)
         return _each(kernels.dequantize, k, (grid.check_scale(scale, k.shape), zero))
 
@@ -135,7 +135,7 @@ class _Loops:
         return np.float64(unit * near.max() if near.size else 1.0)
 
     def requantize(self, acc: Any, M: Any, zero: Any, **ends: int) -> Any:
-        a = integer.check_whole(acc, "acc", *_INT32)
+        a = geometry.check_whole(acc, "acc", *_INT32)
         M = integer.check_multiplier(_channelwise(M, a))
         codes = _each(kernels.requantize, a, (M,), _target(zero, **ends))
         return codes.astype(_grid(**ends).dtype)  # as a device stores them: the next stage asks
@@ -143,7 +143,7 @@ class _Loops:
     def requantize_fixed(
         self, acc: Any, m: Any, shift: Any, zero: Any, *, mode: str = "single", **ends: int
     ) -> Any:
-        a, target = integer.check_whole(acc, "acc", *_INT32), _target(zero, **ends)
+        a, target = geometry.check_whole(acc, "acc", *_INT32), _target(zero, **ends)
         return _each(kernels.requantize_fixed, a, _fixed(m, shift, a), target, mode == "double")
 
     def reconstruct(self, factors: Any, weights: Any) -> Any:
@@ -364,8 +364,8 @@ def _channelwise(values: Any, acc: Any) -> Any:
 
 
 def _fixed(m: Any, shift: Any, acc: Any) -> Any:
-    m = integer.check_whole(_channelwise(m, acc), "multiplier", 2**30, 2**31 - 1)
-    return m, integer.check_whole(_channelwise(shift, acc), "shift", -31, 30)
+    m = geometry.check_whole(_channelwise(m, acc), "multiplier", 2**30, 2**31 - 1)
+    return m, geometry.check_whole(_channelwise(shift, acc), "shift", -31, 30)
 
 
 def _convolve(x: Any, W: Any, b: Any, channels: int, **window: Any) -> Any:

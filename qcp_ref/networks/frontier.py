@@ -1,6 +1,7 @@
 r"""Which ranks and widths are worth their cost, for one kernel?
 
-A budget leaves a choice: many components of few bits, or few components of many.
+A budget, in bytes or in bit operations, leaves a choice: many components of few bits, or few
+components of many.
 :func:`rank_for_budget` gives the largest rank at each width :eq:`budget-rank`, and :func:`frontier`
 solves all these cases and marks those that no other one undercuts in both cost and error
 :eq:`budget-pareto`. The dense kernel, rounded, may compete.
@@ -235,7 +236,10 @@ def frontier(
     rng: int = 0,
     executor: "Executor | int | None" = None,
     callback: Callable[[int, Choice], object] | None = None,
-    **solver: Any,
+    rule: str = "mse-exact",
+    slack: float | None = None,
+    sweeps: int | None = None,
+    restarts: int | None = None,
 ) -> tuple[Choice, ...]:
     """Find out what one kernel's error is at each number of bits, for each of several budgets.
 
@@ -263,9 +267,8 @@ def frontier(
     callback : callable, optional
         Called as ``callback(number, choice)`` after each run, in their order; a true result leaves
         out the rest.
-    **solver
-        Further options of :func:`qcp_ref.factors.methods.factorize`: ``rule``, ``slack``,
-        ``sweeps``, ``restarts``.
+    rule, slack, sweeps, restarts
+        See :func:`qcp_ref.factors.methods.factorize`.
 
     Returns
     -------
@@ -305,7 +308,17 @@ def frontier(
     count = _Count(
         W.shape, cost, axis, input_size, scale_bytes, activation_bits, stride, padding, dilation
     ).checked()
-    solver |= {"axis": axis, "method": method, "rng": check_int(rng, "rng", minimum=0)}
+    solve = partial(
+        _solve,
+        X,
+        method=method,
+        rng=check_int(rng, "rng", minimum=0),
+        axis=axis,
+        rule=rule,
+        slack=slack,
+        sweeps=sweeps,
+        restarts=restarts,
+    )
     pairs = _pairs(count, budgets, bits, dense)
     check_callback(callback)
     size = float(np.linalg.norm(X))
@@ -318,12 +331,15 @@ def frontier(
         return callback is not None and callback(number, found[-1])
 
     names = [f"{f'rank {rank}' if rank else 'dense'}, {b} bits" for rank, b in pairs]
-    run_jobs(partial(_solve, X, solver), pairs, executor=executor, names=names, callback=add)
+    run_jobs(solve, pairs, executor=executor, names=names, callback=add)
     return _marked(found)
 
 
 def _largest_rank(count: _Count, budget: int, bits: int) -> int:
-    """Spell out :eq:`budget-rank`; 0 if there is none. A component costs at least one bit."""
+    """Return the largest rank within the budget, 0 if there is none, by bisection.
+
+    R(B) = max { R >= 0 : c(R, b) <= B }  :eq:`budget-rank`; a component costs at least one bit.
+    """
     return bisect_right(range(1, 8 * budget + 1), budget, key=lambda rank: count(rank, bits))
 
 
@@ -346,18 +362,19 @@ def _pairs(
 
 
 def _solve(
-    X: Array, solver: dict[str, Any], pair: tuple[int | None, int]
+    X: Array, pair: tuple[int | None, int], **options: Any
 ) -> tuple[float, QuantizedFit | None]:
-    """Do one job; return error and fit."""
+    """Return error and fit at one rank and width; options as of ``factorize``."""
     rank, bits = pair
     if rank is None:
         return float(np.linalg.norm(X - round_dense(X, bits)) / (np.linalg.norm(X) or 1)), None
-    fit = factorize(X, rank, Grid(bits), **solver)
+    fit = factorize(X, rank, Grid(bits), **options)
     return fit.error, fit
 
 
 def _marked(choices: list[Choice]) -> tuple[Choice, ...]:
-    """Sort by cost and mark by :eq:`budget-pareto`."""
+    """Sort by cost, and mark what no other choice undercuts."""
+    # (c, e) is optimal if no other (c', e') has c' <= c and e' <= e  :eq:`budget-pareto`
     choices = sorted(choices, key=lambda c: (c.cost, c.squared_error, c.bits, c.rank or inf))
     least = accumulate((c.squared_error for c in choices), min, initial=inf)
     better = [c.squared_error < before for c, before in zip(choices, least, strict=False)]
