@@ -500,8 +500,6 @@ def integer_cp(
            [ 17, -25]], dtype=int8)
     """
     codes, steps = _check_weights(cp)
-    check_flag(relu, "relu")
-    check_option(mode, "mode", MODES)
     _check_kernel(kernel_size, codes)
     s, z = _check_scales(scales, _check_activations(grid), len(codes))
     sigma, share = _fold(steps[0])
@@ -516,15 +514,14 @@ def integer_cp(
     if (np.abs(b) > INT32.max).any():
         need = f"{cp.shape[:1]} numbers within int32 times {np.max(narrow(unit, 'cp, scales'))}"
         raise ValueError(f"bias: expected {need}, got {shown(bias)}")
+    what = "cp, scales"
     return IntegerCP(
         (codes[1].T, *codes[2:], codes[0]),
-        tuple(
-            check_multiplier(np.ravel(narrow(m, "cp, scales")), "cp, scales: multiplier") for m in M
-        ),
+        tuple(check_multiplier(np.ravel(narrow(m, what)), f"{what}: multiplier") for m in M),
         b.astype(np.int64),
         z,
         grid,
-        relu=bool(relu),
+        relu=relu,
         mode=mode,
         kernel_size=kernel_size,
         stride=stride,

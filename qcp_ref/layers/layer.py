@@ -43,6 +43,19 @@ from qcp_ref.tensors.sweep import StageCallback, stage_callback
 __all__ = ["CPConv", "CPLinear", "compress_conv", "compress_linear"]
 
 
+class Solver(NamedTuple):
+    """How a tensor is factorized: the options of :func:`qcp_ref.factors.methods.factorize`."""
+
+    method: str
+    rng: Rng
+    axis: int | None
+    rule: str
+    slack: float | None
+    sweeps: int | None
+    restarts: int | None
+    callback: StageCallback | None = None
+
+
 @frozen
 @dataclass(frozen=True, eq=False)
 class CPLinear:
@@ -281,33 +294,10 @@ def compress_conv(
     stride, padding, dilation = check_geometry(stride, padding, dilation)
     sides = (2**20,) * len(kernel_size)
     window_axes(sides, kernel_size, stride, padding, dilation, "dilation")
-    found = _fit(
-        kernel_to_tensor(W),
-        rate=rate,
-        rank=rank,
-        bits=bits,
-        second_moment=second_moment,
-        method=method,
-        rng=rng,
-        axis=axis,
-        rule=rule,
-        slack=slack,
-        sweeps=sweeps,
-        restarts=restarts,
-        callback=callback,
-    )
-    return CPConv(
-        cp=found.cp,
-        error=found.error,
-        fit=found.fit,
-        method=method,
-        kernel_size=kernel_size,
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        bias=b,
-        output_error=found.output_error,
-    )
+    solver = Solver(method, rng, axis, rule, slack, sweeps, restarts, callback)
+    found = _fit(kernel_to_tensor(W), _Size(rate, rank, bits), solver, second_moment)
+    place = (kernel_size, stride, padding, dilation)
+    return CPConv(found.cp, found.error, found.fit, method, *place, b, found.output_error)
 
 
 def compress_linear(
@@ -366,22 +356,17 @@ def compress_linear(
     """
     X = check_tensor(check_array(W, "W", ndim=2), "W")
     b = None if bias is None else check_bias(bias, X.shape[0]).copy()
-    found = _fit(
-        X,
-        rate=rate,
-        rank=rank,
-        bits=bits,
-        second_moment=second_moment,
-        method=method,
-        rng=rng,
-        axis=axis,
-        rule=rule,
-        slack=slack,
-        sweeps=sweeps,
-        restarts=restarts,
-        callback=callback,
-    )
+    solver = Solver(method, rng, axis, rule, slack, sweeps, restarts, callback)
+    found = _fit(X, _Size(rate, rank, bits), solver, second_moment)
     return CPLinear(found.cp, found.error, found.fit, method, b, found.output_error)
+
+
+class _Size(NamedTuple):
+    """How large a layer may be: a rate or a rank, and bits."""
+
+    rate: float | str | None
+    rank: int | None
+    bits: int | Grid
 
 
 class _Found(NamedTuple):
@@ -393,35 +378,23 @@ class _Found(NamedTuple):
     output_error: float | None
 
 
-def _fit(
-    X: Array,
-    *,
-    rate: float | str | None,
-    rank: int | None,
-    bits: int | Grid,
-    second_moment: ArrayLike | None,
-    method: str,
-    callback: StageCallback | None,
-    **options: Any,
-) -> _Found:
-    """Factorize by a method; with a second moment, improve the codes for the output.
-
-    The other options are those of :func:`qcp_ref.factors.methods.factorize`.
-    """
+def _fit(X: Array, size: _Size, solver: Solver, second_moment: ArrayLike | None) -> _Found:
+    """Factorize; with a second moment, improve the codes for the output."""
+    rate, rank, bits = size
     if (rate is None) == (rank is None):
         raise ValueError("rate, rank: expected exactly one of them; the rate fixes the rank")
     if rank is None:
         rank = rank_for_rate(X.shape, cast("float | str", rate))
     grid, S = bits if isinstance(bits, Grid) else Grid(bits), second_moment
-    if check_option(method, "method", METHODS) in ("best", "sequential"):
+    if check_option(solver.method, "method", METHODS) in ("best", "sequential"):
         check_rows_grid(grid, "bits")
     if S is not None:  # refuse it before fitting
         S, grid = check_moment(S, X.shape, "second_moment"), check_rows_grid(grid, "bits")
     with one_blas_thread():
-        fit = factorize(X, rank, grid, method=method, callback=callback, **options)
+        fit = factorize(X, rank, grid, **solver._asdict())
         if S is None:
             return _Found(fit, fit.cp, fit.error, None)
-        found = polish_output(X, fit.cp, S, callback=stage_callback(callback, "output"))
+        found = polish_output(X, fit.cp, S, callback=stage_callback(solver.callback, "output"))
     return _Found(fit, found.cp, found.error, found.output_error)
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import accumulate
 from math import inf, prod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -42,6 +42,7 @@ from qcp_ref.grids.scale import round_dense
 from qcp_ref.layers.conv import kernel_to_tensor
 from qcp_ref.layers.cost import conv_costs
 from qcp_ref.layers.geometry import Padding, Pair
+from qcp_ref.layers.layer import Solver
 from qcp_ref.networks.jobs import run_jobs
 
 if TYPE_CHECKING:
@@ -308,30 +309,19 @@ def frontier(
     count = _Count(
         W.shape, cost, axis, input_size, scale_bytes, activation_bits, stride, padding, dilation
     ).checked()
-    solve = partial(
-        _solve,
-        X,
-        method=method,
-        rng=check_int(rng, "rng", minimum=0),
-        axis=axis,
-        rule=rule,
-        slack=slack,
-        sweeps=sweeps,
-        restarts=restarts,
-    )
+    rng = check_int(rng, "rng", minimum=0)
+    solver = Solver(method, rng, axis, rule, slack, sweeps, restarts)
     pairs = _pairs(count, budgets, bits, dense)
     check_callback(callback)
     size = float(np.linalg.norm(X))
     found: list[Choice] = []
 
     def add(number: int, result: tuple[float, QuantizedFit | None]) -> object:
-        (rank, b), (error, fit) = pairs[number], result
-        place = axis if rank else 0
-        found.append(Choice(rank, b, place, count(rank, b), error, (error * size) ** 2, fit=fit))
+        found.append(_choice(count, size, pairs[number], result))
         return callback is not None and callback(number, found[-1])
 
     names = [f"{f'rank {rank}' if rank else 'dense'}, {b} bits" for rank, b in pairs]
-    run_jobs(solve, pairs, executor=executor, names=names, callback=add)
+    run_jobs(partial(_solve, X, solver), pairs, executor=executor, names=names, callback=add)
     return _marked(found)
 
 
@@ -362,14 +352,26 @@ def _pairs(
 
 
 def _solve(
-    X: Array, pair: tuple[int | None, int], **options: Any
+    X: Array, solver: Solver, pair: tuple[int | None, int]
 ) -> tuple[float, QuantizedFit | None]:
-    """Return error and fit at one rank and width; options as of ``factorize``."""
+    """Return error and fit at one rank and width."""
     rank, bits = pair
     if rank is None:
         return float(np.linalg.norm(X - round_dense(X, bits)) / (np.linalg.norm(X) or 1)), None
-    fit = factorize(X, rank, Grid(bits), **options)
+    fit = factorize(X, rank, Grid(bits), **solver._asdict())
     return fit.error, fit
+
+
+def _choice(
+    count: _Count,
+    size: float,
+    pair: tuple[int | None, int],
+    result: tuple[float, QuantizedFit | None],
+) -> Choice:
+    """Write down what became of a rank and a width, for a kernel of this Frobenius norm."""
+    (rank, bits), (error, fit) = pair, result
+    axis = count.axis if rank else 0
+    return Choice(rank, bits, axis, count(rank, bits), error, (error * size) ** 2, fit=fit)
 
 
 def _marked(choices: list[Choice]) -> tuple[Choice, ...]:

@@ -1,7 +1,10 @@
 """The demonstration: compress the bundled network, check the result, measure what it costs.
 
-Nothing here prints; :mod:`qcp_ref.app.cli` shows what happens. One job per layer and method, on two
-threads with one BLAS thread each, so that the numbers do not depend on how jobs were scheduled.
+Nothing here prints; :mod:`qcp_ref.app.cli` shows what happens. One job per layer and method, run by
+:mod:`qcp_ref.networks.jobs` with one BLAS thread each, so that the numbers do not depend on how
+jobs were scheduled.
+
+Checked by tests/app/demo/test_measure.py.
 """
 
 import platform
@@ -171,7 +174,7 @@ class DemoResult:
 
 def run(settings: Settings, progress: Progress, announce: Callable[[str], object]) -> DemoResult:
     """Compress, check, measure; put the results, the layers and a picture into a new folder."""
-    from qcp_ref.app.plots import draw_demo
+    from qcp_ref.app.demo.plots import draw_demo
 
     start = time.perf_counter()
     network, images = load_network(), load_images()
@@ -190,8 +193,16 @@ def run(settings: Settings, progress: Progress, announce: Callable[[str], object
         }
         end = time.perf_counter()
         seconds = {"compress": compressed - start, "accuracy": end - compressed, "all": end - start}
-        measured = (accuracy, bops, counts, checks, seconds)
-        result = DemoResult(settings, layers, *measured, folder=folder)
+        result = DemoResult(
+            settings=settings,
+            layers=layers,
+            accuracy=accuracy,
+            network_bops=bops,
+            images=counts,
+            checks=checks,
+            seconds=seconds,
+            folder=folder,
+        )
         draw_demo(result, folder / "demo.png")
         save_results(folder, result.as_json())
         return result
@@ -304,8 +315,18 @@ def _layer_result(
     x = np.random.default_rng([settings.seed, 1]).standard_normal((1, W.shape[1], *side))
     check = max(check_forward(one, x) for one in (layer, *layers.values()))
     seconds = {method: seconds for method, (_, seconds) in runs.items()}
-    costs = (cost, dense_cost, rivals)
-    return LayerResult(name, layer, layers, dense, errors, *costs, seconds, check)
+    return LayerResult(
+        name=name,
+        layer=layer,
+        others=layers,
+        dense=dense,
+        dense_errors=errors,
+        cost=cost,
+        dense_cost=dense_cost,
+        rival_costs=rivals,
+        seconds=seconds,
+        check=check,
+    )
 
 
 def _accuracies(
