@@ -15,22 +15,34 @@ import hashlib
 import platform
 import sys
 import time
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor
 from importlib.metadata import version
 from pathlib import Path
 from statistics import mean, median
+from typing import NamedTuple
 
 import numpy as np
 
 import qcp_ref as qcp
-from qcp_ref._threads import one_blas_thread
 from qcp_ref.app.files import write_json
 from qcp_ref.app.network import KERNELS, load_network
 from qcp_ref.factors.methods import METHODS
+from qcp_ref.networks.jobs import processes
 
 CURVE = (0, 25, 50, 100, 200, 500, 1000, 2000)  # sweeps of 'best'
 SCALE_BITS = 64  # a float64 scale per factor counts
-Job = tuple[str, np.ndarray, int, qcp.Grid, str, int, dict[str, int]]
+
+
+class Job(NamedTuple):
+    """One factorization: of which layer, and how."""
+
+    layer: str
+    X: np.ndarray
+    rank: int
+    grid: qcp.Grid
+    method: str
+    seed: int
+    options: dict[str, int]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -55,8 +67,8 @@ def main(arguments: list[str] | None = None) -> None:
         "layers": {name: list(X.shape) for name, X in kernels.items()},
         "layer": layer,
     }
-    with ProcessPoolExecutor(options.processes, initializer=warm_up) as pool:
-        list(pool.map(str, range(options.processes)))  # the processes are there, and warm
+    with processes(options.processes, initializer=warm_up) as pool:
+        qcp.run_jobs(str, range(options.processes), executor=pool)  # all are there, and warm
         result["float"] = {name: float_errors(X, options.rate) for name, X in kernels.items()}
         result["runs"] = [
             run_all(pool, kernels, options.rate, qcp.Grid(bits), method, options.seeds)
@@ -111,12 +123,16 @@ def warm_up() -> None:
 
 
 def factorize(job: Job) -> tuple[str, float, float]:
-    """Run one job with one BLAS thread; return the layer, its error and the seconds."""
-    name, X, rank, grid, method, seed, more = job
-    with one_blas_thread():
-        start = time.perf_counter()
-        fit = qcp.factorize(X, rank, grid, method=method, rng=seed, **more)
-        return name, fit.error, time.perf_counter() - start
+    """Run one job; return the layer, its error and the seconds."""
+    start = time.perf_counter()
+    fit = qcp.factorize(job.X, job.rank, job.grid, method=job.method, rng=job.seed, **job.options)
+    return job.layer, fit.error, time.perf_counter() - start
+
+
+def factorize_all(pool: Executor, jobs: list[Job]) -> list[tuple[str, float, float]]:
+    """Run jobs on the pool, each with one BLAS thread."""
+    names = [f"{job.layer}, rank {job.rank}, {job.method}, seed {job.seed}" for job in jobs]
+    return qcp.run_jobs(factorize, jobs, executor=pool, names=names)
 
 
 def run_all(
@@ -129,24 +145,16 @@ def run_all(
     **more: int,
 ) -> dict[str, object]:
     """Factorize all layers from each seed; largest layers first, so that processes end together."""
-    order = sorted(kernels, key=lambda name: -kernels[name].size)
+    order = sorted(kernels.items(), key=lambda item: -item[1].size)
     rows: list[dict[str, float]] = []
     seconds = []
     for seed in range(seeds):
         jobs = [
-            (
-                name,
-                kernels[name],
-                qcp.rank_for_rate(kernels[name].shape, rate),
-                grid,
-                method,
-                seed,
-                more,
-            )
-            for name in order
+            Job(name, X, qcp.rank_for_rate(X.shape, rate), grid, method, seed, more)
+            for name, X in order
         ]
         start = time.perf_counter()
-        rows.append({name: error for name, error, _ in pool.map(factorize, jobs)})
+        rows.append({name: error for name, error, _ in factorize_all(pool, jobs)})
         seconds.append(time.perf_counter() - start)
         print(f"{grid.bits} bits, {method}, seed {seed}: {mean(rows[-1].values()):.4f}", flush=True)
     errors = {name: [row[name] for row in rows] for name in kernels}
@@ -212,11 +220,11 @@ def equal_size(
     for bits in range(2, 7):
         rank = (total - SCALE_BITS * X.ndim) // (bits * sides)
         for sweeps in (500, 2000):
-            jobs: list[Job] = [
-                ("", X, rank, qcp.Grid(bits), "best", seed, {"sweeps": sweeps})
+            jobs = [
+                Job(options.layer or "", X, rank, qcp.Grid(bits), "best", seed, {"sweeps": sweeps})
                 for seed in range(options.seeds)
             ]
-            found = list(pool.map(factorize, jobs))
+            found = factorize_all(pool, jobs)
             rows.append(
                 {
                     "bits": bits,

@@ -73,6 +73,7 @@ from qcp_ref.layers.integer import (
     integer_cp,
     requantize,
 )
+from qcp_ref.networks.jobs import run_jobs
 from qcp_ref.networks.frontier import Choice, frontier, rank_for_budget
 from qcp_ref.networks.allocation import Allocation, allocate
 
@@ -173,6 +174,7 @@ __all__ = [
     "relative_error",
     "requantize",
     "rounding_bound",
+    "run_jobs",
     "second_moment",
     "sensitivity",
     "solve_rows",

@@ -45,7 +45,7 @@ PARTS = {
         "methods",
     ],
     "layers": ["geometry", "conv", "cost", "output", "layer", "ranges", "integer"],
-    "networks": ["frontier", "allocation"],
+    "networks": ["jobs", "frontier", "allocation"],
     "loops": ["nested", "tensors", "grids", "factors", "layers", "networks"],
 }
 CHAPTERS = [

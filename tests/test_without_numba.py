@@ -24,7 +24,7 @@ from support import caught, seeds, sides
 import qcp_ref
 from qcp_ref import Grid, _kernels
 from qcp_ref._kernels import Kernel, can_compile, missing_numba
-from qcp_ref.app import demo
+from qcp_ref.app.demo import measure
 
 THIS = sys.modules[__name__]
 ROOT = Path(__file__).parent.parent
@@ -188,8 +188,8 @@ print(main(["qcp_ref.conformance.reference:numpy_adapter", "--smoke"]))
 
 
 def test_the_demo_says_that_a_package_is_not_there():
-    assert demo._version("numpy") == np.__version__
-    assert demo._version("no-such-package-here") == "not installed"
+    assert measure._version("numpy") == np.__version__
+    assert measure._version("no-such-package-here") == "not installed"
 
 
 # --- the readable forms ---------------------------------------------------------------------------

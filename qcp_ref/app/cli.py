@@ -135,8 +135,8 @@ def _notebooks(out: Path, copy_only: bool) -> int:
 def _demo(**options: Any) -> int:
     """Run the demo with a live display, then print its tables."""
     from qcp_ref.app.archive import FileError
-    from qcp_ref.app.demo import DemoResult, Settings, run
-    from qcp_ref.app.tables import Screen, shown, tables
+    from qcp_ref.app.demo.measure import DemoResult, Settings, run
+    from qcp_ref.app.demo.tables import Screen, shown, tables
 
     try:
         settings = Settings(**options)

@@ -22,7 +22,7 @@ from qcp_ref.factors import ao_admm as qcp
 from qcp_ref.factors import descent, rows
 from qcp_ref.grids import grid
 from qcp_ref.grids.scale import choose_scale, project
-from qcp_ref.layers import conv, integer
+from qcp_ref.layers import conv, geometry, integer
 from qcp_ref.tensors import als, cp, tensor
 
 __all__ = ["numpy_adapter", "numpy_adapter_f32"]
@@ -63,8 +63,8 @@ def _requantize(acc: Any, M: Any, zero: Any, **ends: int) -> Any:
 def _requantize_fixed(
     acc: Any, m: Any, shift: Any, zero: Any, *, mode: str = "single", **ends: int
 ) -> Any:
-    m = integer.check_whole(_channelwise(m, acc), "multiplier", 2**30, 2**31 - 1)
-    n = integer.check_whole(_channelwise(shift, acc), "shift", -31, 30)
+    m = geometry.check_whole(_channelwise(m, acc), "multiplier", 2**30, 2**31 - 1)
+    n = geometry.check_whole(_channelwise(shift, acc), "shift", -31, 30)
     return integer.requantize(acc, np.ldexp(m * 1.0, n - 31), int(zero), _grid(**ends), mode=mode)
 
 

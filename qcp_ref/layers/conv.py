@@ -26,7 +26,6 @@ Checked by tests/layers/test_conv.py.
 
 from collections.abc import Callable, Sequence
 from math import prod
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -74,7 +73,15 @@ __all__ = [
 _FEW_PIXELS = 512
 
 
-def conv1d(x: ArrayLike, W: ArrayLike, **options: Any) -> Floats:
+def conv1d(
+    x: ArrayLike,
+    W: ArrayLike,
+    *,
+    stride: Pair = 1,
+    padding: Padding = 0,
+    dilation: Pair = 1,
+    bias: ArrayLike | None = None,
+) -> Floats:
     """Convolve signals, with one spatial axis, with a dense kernel.
 
     Parameters
@@ -83,9 +90,8 @@ def conv1d(x: ArrayLike, W: ArrayLike, **options: Any) -> Floats:
         Signals.
     W : array_like, shape (Cout, Cin, kw)
         Kernel; it is not flipped.
-    **options
-        ``stride``, ``padding``, ``dilation`` and ``bias`` as in :func:`conv2d`, with one number per
-        axis; two numbers of padding are (left, right).
+    stride, padding, dilation, bias
+        As in :func:`conv2d`, with one number per axis; two numbers of padding are (left, right).
 
     Returns
     -------
@@ -111,7 +117,7 @@ def conv1d(x: ArrayLike, W: ArrayLike, **options: Any) -> Floats:
     >>> conv1d([[[1, 2, 3]]], [[[10, 1]]], padding=(1, 0))
     array([[[ 1., 12., 23.]]])
     """
-    return dense_conv(x, W, 1, **options)
+    return dense_conv(x, W, 1, stride=stride, padding=padding, dilation=dilation, bias=bias)
 
 
 def conv2d(
@@ -189,7 +195,15 @@ def conv2d(
     return dense_conv(x, W, 2, stride=stride, padding=padding, dilation=dilation, bias=bias)
 
 
-def conv3d(x: ArrayLike, W: ArrayLike, **options: Any) -> Floats:
+def conv3d(
+    x: ArrayLike,
+    W: ArrayLike,
+    *,
+    stride: Pair = 1,
+    padding: Padding = 0,
+    dilation: Pair = 1,
+    bias: ArrayLike | None = None,
+) -> Floats:
     """Convolve volumes, with three spatial axes, with a dense kernel.
 
     Parameters
@@ -198,10 +212,9 @@ def conv3d(x: ArrayLike, W: ArrayLike, **options: Any) -> Floats:
         Volumes.
     W : array_like, shape (Cout, Cin, kd, kh, kw)
         Kernel; it is not flipped.
-    **options
-        ``stride``, ``padding``, ``dilation`` and ``bias`` as in :func:`conv2d`, with three numbers,
-        (depth, height, width), for two; six numbers of padding are (front, top, left, back, bottom,
-        right).
+    stride, padding, dilation, bias
+        As in :func:`conv2d`, with three numbers, (depth, height, width), for two; six numbers of
+        padding are (front, top, left, back, bottom, right).
 
     Returns
     -------
@@ -228,7 +241,7 @@ def conv3d(x: ArrayLike, W: ArrayLike, **options: Any) -> Floats:
     >>> conv3d(np.ones((1, 2, 3, 5, 4)), np.ones((6, 2, 3, 3, 3)), padding=(0, 1, 1)).shape
     (1, 6, 1, 5, 4)
     """
-    return dense_conv(x, W, 3, **options)
+    return dense_conv(x, W, 3, stride=stride, padding=padding, dilation=dilation, bias=bias)
 
 
 def pointwise(
@@ -349,7 +362,16 @@ def depthwise(
     return _bilinear(core, x, C, np.zeros(x.shape[1], x.dtype), "x, C")
 
 
-def cp_conv1d(x: ArrayLike, cp: CP, *, kernel_size: Pair, **options: Any) -> Floats:
+def cp_conv1d(
+    x: ArrayLike,
+    cp: CP,
+    *,
+    kernel_size: Pair,
+    stride: Pair = 1,
+    padding: Padding = 0,
+    dilation: Pair = 1,
+    bias: ArrayLike | None = None,
+) -> Floats:
     """Convolve signals, with one spatial axis, with a kernel that is a CP tensor.
 
     Parameters
@@ -361,8 +383,8 @@ def cp_conv1d(x: ArrayLike, cp: CP, *, kernel_size: Pair, **options: Any) -> Flo
         left out for a kernel of one entry.
     kernel_size : int or (int,)
         Width kw of the kernel.
-    **options
-        ``stride``, ``padding``, ``dilation`` and ``bias`` as in :func:`conv1d`.
+    stride, padding, dilation, bias
+        As in :func:`conv1d`.
 
     Returns
     -------
@@ -388,7 +410,9 @@ def cp_conv1d(x: ArrayLike, cp: CP, *, kernel_size: Pair, **options: Any) -> Flo
     >>> cp_conv1d([[[1, 2, 3]]], CP([[[2]], [[5]], [[1], [-1]]]), kernel_size=2)
     array([[[-10., -10.]]])
     """
-    return three_stages(x, cp, 1, kernel_size, **options)
+    return three_stages(
+        x, cp, 1, kernel_size, stride=stride, padding=padding, dilation=dilation, bias=bias
+    )
 
 
 def cp_conv2d(
@@ -428,8 +452,9 @@ def cp_conv2d(
 
     Notes
     -----
-    Equation :eq:`conv-cp`; the weights enter with the depthwise stage. Stride, padding and dilation
-    belong to that stage, too; with two factors there is none, and the first takes its place.
+    Equation :eq:`conv-cp`; the weights of the components enter with the depthwise stage. Stride,
+    padding and dilation belong to that stage, too; with two factors there is none, and the first
+    takes its place.
     Temporaries: a few times the R channels of one block, at least those of one image.
 
     **Laws**
@@ -450,11 +475,21 @@ def cp_conv2d(
     >>> np.allclose(cp_conv2d(x, cp, kernel_size=3, stride=2), conv2d(x, W, stride=2))
     True
     """
-    options: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation}
-    return three_stages(x, cp, 2, kernel_size, bias=bias, **options)
+    return three_stages(
+        x, cp, 2, kernel_size, stride=stride, padding=padding, dilation=dilation, bias=bias
+    )
 
 
-def cp_conv3d(x: ArrayLike, cp: CP, *, kernel_size: Pair, **options: Any) -> Floats:
+def cp_conv3d(
+    x: ArrayLike,
+    cp: CP,
+    *,
+    kernel_size: Pair,
+    stride: Pair = 1,
+    padding: Padding = 0,
+    dilation: Pair = 1,
+    bias: ArrayLike | None = None,
+) -> Floats:
     """Convolve volumes, with three spatial axes, with a kernel that is a CP tensor.
 
     Parameters
@@ -466,8 +501,8 @@ def cp_conv3d(x: ArrayLike, cp: CP, *, kernel_size: Pair, **options: Any) -> Flo
         be given as three, (kd, R), (kh, R) and (kw, R), and left out for a kernel of one entry.
     kernel_size : int or (int, int, int)
         Depth, height and width (kd, kh, kw) of the kernel.
-    **options
-        ``stride``, ``padding``, ``dilation`` and ``bias`` as in :func:`conv3d`.
+    stride, padding, dilation, bias
+        As in :func:`conv3d`.
 
     Returns
     -------
@@ -496,24 +531,34 @@ def cp_conv3d(x: ArrayLike, cp: CP, *, kernel_size: Pair, **options: Any) -> Flo
     >>> np.allclose(cp_conv3d(x, cp, kernel_size=(3, 2, 2)), conv3d(x, reconstruct(cp)))
     True
     """
-    return three_stages(x, cp, 3, kernel_size, **options)
+    return three_stages(
+        x, cp, 3, kernel_size, stride=stride, padding=padding, dilation=dilation, bias=bias
+    )
 
 
-def cp_conv_bound(x: ArrayLike, cp: CP, *, bias: ArrayLike | None = None, **options: Any) -> Array:
+def cp_conv_bound(
+    x: ArrayLike,
+    cp: CP,
+    *,
+    kernel_size: Pair,
+    stride: Pair = 1,
+    padding: Padding = 0,
+    dilation: Pair = 1,
+    bias: ArrayLike | None = None,
+) -> Array:
     """Bound how far rounding separates the factorized layer from the dense one.
 
     Parameters
     ----------
-    x, cp, bias
+    x, cp, kernel_size, stride, padding, dilation, bias
         As in :func:`cp_conv1d`, :func:`cp_conv2d` or :func:`cp_conv3d`, by the axes of ``x``.
-    **options
-        The other options of that function.
 
     Returns
     -------
     ndarray of float64, shape (N, Cout, Hout, Wout)
         With the axes of ``x``; bound on the difference between :func:`cp_conv2d` and :func:`conv2d`
-        (or their kin) with the reconstructed kernel, if both run in the precision of these arrays.
+        (or those of other axes) with the reconstructed kernel, if both run in the precision of
+        these arrays.
 
     Raises
     ------
@@ -541,10 +586,20 @@ def cp_conv_bound(x: ArrayLike, cp: CP, *, bias: ArrayLike | None = None, **opti
     b = check_bias(bias, cp.shape[0])
     dtype = same_dtype(x, cp.weights, b)[0].dtype
     absolute = CP([np.abs(A, dtype=np.float64) for A in cp.factors], np.abs(cp.weights))
-    magnitude = three_stages(np.abs(x), absolute, x.ndim - 2, bias=np.abs(b), **options)
+    magnitude = three_stages(
+        np.abs(x),
+        absolute,
+        x.ndim - 2,
+        kernel_size,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        bias=np.abs(b),
+    )
     d, entries = len(cp.shape), prod(cp.shape[2:])
     stages = [cp.shape[1], entries, cp.rank, d, 1]
     dense = [cp.rank, d, cp.shape[1] * entries, 1]
+    # |stages - dense| <= gamma_m M, m the sum of these lengths  :eq:`conv-bound`
     return rounding_bound([*stages, *dense], magnitude, dtype=dtype)
 
 
@@ -556,7 +611,8 @@ def cp_linear(x: ArrayLike, cp: CP, *, bias: ArrayLike | None = None) -> Floats:
     x : array_like, shape (..., Cin)
         Inputs, one per row.
     cp : CP
-        Factors ``a_out`` (Cout, R) and ``a_in`` (Cin, R); the weights enter with ``a_in``.
+        Factors ``a_out`` (Cout, R) and ``a_in`` (Cin, R); the weights of the components enter with
+        ``a_in``.
     bias : array_like, shape (Cout,), optional
         Added to each output.
 
@@ -636,6 +692,7 @@ def kernel_to_tensor(W: ArrayLike) -> Floats:
     array([[ 6.,  7.,  8.,  9., 10., 11.]])
     """
     W = check_axes(W, "W")
+    # X[o, c, k] = W[o, c, i, j] with k = i kw + j  :eq:`conv-tensor`
     return np.array(W, order="C").reshape(*W.shape[:2], *([-1] if prod(W.shape[2:]) > 1 else []))
 
 
@@ -703,12 +760,15 @@ def dense_conv(
 
 
 def _dense(x: Floats, W: Floats, axes: Sequence["Axis"]) -> Floats:
-    """Spell out :eq:`conv-dense`: patches times the kernel as a matrix."""
-    matrix = W.reshape(len(W), -1)
+    """Multiply the kernel, as a matrix, by the patches under it."""
+    # y[n, o, u] = sum_{c, i} W[o, c, i] x[n, c, u s + i d - t]  :eq:`conv-dense`
+    matrix = W.reshape(len(W), -1)  # (Cout, Cin kh kw)
     out = tuple(a.out for a in axes)
     y = np.empty((len(x), len(W), prod(out)), x.dtype)
     for images, positions, columns in window_patches(x, axes):
-        np.matmul(matrix, columns, out=y[images, :, positions])
+        np.matmul(
+            matrix, columns, out=y[images, :, positions]
+        )  # columns: (n, Cin kh kw, positions)
     return y.reshape(len(x), len(W), *out)
 
 
@@ -764,17 +824,19 @@ def _cp_layer(arrays: Sequence[Floats], axes: Sequence["Axis"]) -> Floats:
 
 
 def _stages(arrays: Sequence[Floats], axes: Sequence["Axis"]) -> Floats:
-    """Spell out :eq:`conv-cp` for images, factors, weights and bias."""
+    """Run the three stages :eq:`conv-cp` on images, factors, component weights and bias."""
     x, a_out, a_in, *rest, w, b = arrays
-    a_kernel = (khatri_rao_core(rest, len(w)) * w).astype(x.dtype)
+    a_kernel = (khatri_rao_core(rest, len(w)) * w).astype(x.dtype)  # w[r] C[k, r], (kh kw, R)
     y = np.empty((len(x), len(a_out), *(a.out for a in axes)), x.dtype)
     for images in image_blocks(len(x), x.itemsize * len(w) * prod(x.shape[2:])):
         if rest:
-            z = _pointwise(x[images], a_in.T, innermost=True)
-            z = _depthwise_innermost(z, a_kernel, axes)
+            # z[n, r, p] = sum_c B[c, r] x[n, c, p]
+            z = _pointwise(x[images], a_in.T, innermost=True)  # (n, R, H, W)
+            # z'[n, r, u] = sum_i w[r] C[k(i), r] z[n, r, u s + i d - t]
+            z = _depthwise_innermost(z, a_kernel, axes)  # (n, R, Hout, Wout)
         else:
             z = _pointwise(_pixels(x[images], axes), (a_in * a_kernel).T, innermost=True)
-        y[images] = _pointwise(z, a_out)
+        y[images] = _pointwise(z, a_out)  # y[n, o, u] = b[o] + sum_r A[o, r] z'[n, r, u]
     return _add_bias(y, b)
 
 
@@ -798,7 +860,10 @@ def _pixels(x: Floats, axes: Sequence[Axis]) -> Floats:
 
 
 def _pointwise(x: Floats, A: Floats, *, innermost: bool = False) -> Floats:
-    """Multiply the channels by a matrix; on request they come out ``innermost`` in memory."""
+    """Multiply the channels by a matrix; on request they come out ``innermost`` in memory.
+
+    y[n, o, u] = sum_c A[o, c] x[n, c, u]  :eq:`conv-pointwise`
+    """
     pixels = x.reshape(*x.shape[:2], -1)
     rows = pixels.transpose(0, 2, 1)
     if len(x) > 1 and rows.shape[1] < _FEW_PIXELS:  # one product for all images
@@ -810,7 +875,10 @@ def _pointwise(x: Floats, A: Floats, *, innermost: bool = False) -> Floats:
 
 
 def depthwise_plain(x: Floats, C: Floats, axes: Sequence[Axis]) -> Floats:
-    """Add up one entry of all filters after the other, in the memory order of ``x``."""
+    """Add up one entry of all filters after the other, in the memory order of ``x``.
+
+    y[n, r, u] = sum_i C[k(i), r] x[n, r, u s + i d - t]  :eq:`conv-depthwise`
+    """
     windows = axis_windows(x, axes)
     y = np.zeros_like(x, shape=windows.shape[: x.ndim])
     term = np.empty_like(y)

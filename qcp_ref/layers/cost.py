@@ -97,7 +97,7 @@ def rank_for_rate(shape: Sequence[int], rate: Rate) -> int:
 
     **Laws**
 
-    - *largest*: it is the largest rank within the budget, in exact arithmetic
+    - *largest*: it is the largest rank with so few entries, in exact arithmetic
 
     Examples
     --------
@@ -109,7 +109,7 @@ def rank_for_rate(shape: Sequence[int], rate: Rate) -> int:
     if len(sides) < 2:
         raise ValueError(f"shape: expected at least 2 sides, got {tuple(sides)}")
     most = Fraction(prod(sides), sum(sides))
-    rank = floor(most / _check_rate(rate))
+    rank = floor(most / _check_rate(rate))  # R = floor(prod_n I_n / (q sum_n I_n))  :eq:`cost-rank`
     if rank < 1:
         limit = f"at most {float(most):.4g} for shape {tuple(sides)}"
         raise ValueError(f"rate: expected {limit}, got {shown(rate)}; no component would be left")
@@ -186,16 +186,18 @@ def conv_costs(
     axes = window_axes(size, kernel, stride, padding, dilation, "input_size")
     before, after, entries = prod(size), prod(a.out for a in axes), prod(kernel)
     if rank is None:
-        parameters = O * I * entries
-        macs = parameters * after
+        parameters = O * I * entries  # I J K  :eq:`cost-parameters`
+        macs = parameters * after  # I J K P'  :eq:`cost-macs`
     else:
         R = check_int(rank, "rank", minimum=1, cap=2**60)
         spatial = entries if entries > 1 else 0  # a 1x1 kernel has no depthwise stage
-        parameters = R * (O + I + spatial)
+        parameters = R * (O + I + spatial)  # R (I + J + K), without K for a 1x1 kernel
+        # R (J P + K P' + I P'), for a 1x1 kernel R (J P' + I P'); P pixels before, P' after
         macs = R * (I * (before if spatial else after) + (spatial + O) * after)
+    # BOPs = MACs b_w b_a  :eq:`cost-bops`
     bits = check_int(weight_bits, "weight_bits", minimum=1, cap=_MOST)
     bops = macs * bits * check_int(activation_bits, "activation_bits", minimum=1, cap=_MOST)
-    packed = -(-bits * parameters // 8)
+    packed = -(-bits * parameters // 8)  # ceil(b_w parameters / 8) + n_s B_s  :eq:`cost-bytes`
     count = check_int(scales, "scales", minimum=0, cap=2**53)
     packed += count * check_int(scale_bytes, "scale_bytes", minimum=1, cap=_MOST)
     return Costs(parameters, macs, bops, packed)
@@ -219,8 +221,7 @@ def equal_cost_bits(bits: int, rate: Rate) -> tuple[int, int]:
     Raises
     ------
     TypeError, ValueError
-        If the bits are not a positive integer or the rate is not a number of at least
-        1.
+        If the bits are not a positive integer or the rate is not a number of at least 1.
 
     Notes
     -----

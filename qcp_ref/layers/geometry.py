@@ -17,7 +17,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
-from qcp_ref._checks import check_array, check_int_or_ints, check_option
+from qcp_ref._checks import check_array, check_int_or_ints, check_integers, check_option
 from qcp_ref._door import shown
 
 __all__: list[str] = []
@@ -33,6 +33,7 @@ EVERYWHERE = (slice(None), slice(None))
 # Patches, or channels between the stages, made at a time: about what the cache of a core holds.
 _BLOCK_BYTES = 2**21
 FARTHEST = 2**31  # of sides, strides, padding and dilation
+INT32 = np.iinfo(np.int32)
 _PIXELS = 2**28  # of a padded image
 
 
@@ -64,13 +65,17 @@ def window_axes(
     for i, name in enumerate(("depth", "height", "width")[-d:]):
         n, k, s = sides[i], kernel[i], step[i]
         span = spread[i] * (k - 1) + 1
+        # p = max(0, (ceil(n / s) - 1) s + d (k - 1) + 1 - n), an odd zero last  :eq:`conv-same`
         total = max(0, (-(-n // s) - 1) * s + span - n)
         before, after = (total // 2, total - total // 2) if padding == "same" else pads[i::d]
         padded = before + n + after
         if padded < span:
             need = f"a padded {name} of at least {span} (the kernel's span)"
             raise ValueError(f"{at}: expected {need}, got {padded}; pad more or dilate less")
-        axes.append(Axis(k, s, spread[i], n, before, padded, span, (padded - span) // s + 1))
+        out = (
+            padded - span
+        ) // s + 1  # floor((p0 + n + p1 - d (k - 1) - 1) / s) + 1  :eq:`conv-size`
+        axes.append(Axis(k, s, spread[i], n, before, padded, span, out))
     if at == "x" and prod(a.padded for a in axes) > max(_PIXELS, 4 * prod(sides)):
         raise ValueError(f"padding: expected at most {_PIXELS} pixels with it, got {padding}")
     return tuple(axes)
@@ -144,11 +149,35 @@ def check_axes(x: ArrayLike, name: str) -> Floats:
     return array
 
 
-def check_bias(bias: ArrayLike | None, outputs: int) -> Floats:
-    """Return one number per output; zeros where there is no bias."""
+def check_whole(
+    x: ArrayLike,
+    name: str,
+    lowest: int,
+    highest: int,
+    *,
+    ndim: int | None = None,
+    min_ndim: int = 0,
+) -> NDArray[np.int64]:
+    """Return integers within these ends, as int64."""
+    array = check_integers(x, name)
+    check_array(array, name, ndim=ndim, min_ndim=min_ndim)
+    if array.min() < lowest or array.max() > highest:
+        ends = f"{array.min()} to {array.max()}"
+        raise ValueError(f"{name}: expected integers from {lowest} to {highest}, got {ends}")
+    return array.astype(np.int64)
+
+
+def check_bias(bias: ArrayLike | None, outputs: int, *, whole: bool = False) -> Floats:
+    """Return one number per output; zeros where there is no bias.
+
+    They are floats, in float32 if the bias is; or, if ``whole``, integers within int32, as int64.
+    """
     if bias is None:
-        return np.zeros(outputs, np.float32)
-    b = check_array(bias, "bias", ndim=1, keep_float32=True)
+        return np.zeros(outputs, np.int64 if whole else np.float32)
+    if whole:
+        b: Floats = check_whole(bias, "bias", INT32.min, INT32.max, ndim=1)
+    else:
+        b = check_array(bias, "bias", ndim=1, keep_float32=True)
     if b.shape != (outputs,):
         raise ValueError(f"bias: expected shape {(outputs,)} (one per output), got {b.shape}")
     return b

@@ -47,7 +47,7 @@ from qcp_ref._wide import Wide, narrow, over, times, wide
 from qcp_ref.factors.quantized import QuantizedCP
 from qcp_ref.grids.grid import Grid, Scale, check_grid, check_spread, quantize
 from qcp_ref.layers.conv import dense_conv, depthwise, pointwise
-from qcp_ref.layers.geometry import Padding, Pair, check_axes
+from qcp_ref.layers.geometry import INT32, Padding, Pair, check_axes, check_bias, check_whole
 
 __all__ = [
     "IntegerCP",
@@ -63,7 +63,6 @@ __all__ = [
 Integers = NDArray[np.signedinteger[Any]]
 
 MODES = ("exact", "single", "double")
-_INT32 = np.iinfo(np.int32)
 _LARGEST_MULTIPLIER = 2.0**29  # its shift is 30, the largest one of the fixed-point rules
 
 
@@ -111,7 +110,9 @@ def accumulator_bound(
     W = check_whole(W, "W", -128, 127, min_ndim=2)
     grid = _check_activations(grid)
     z = _check_one_zero(zero_point, grid)
-    b = _check_bias(bias, len(W))
+    b = check_bias(bias, len(W), whole=True)
+    # B[o] = max(max(b[o], 0) + sum_i max_q W[o, i] (q - z),
+    #            -min(b[o], 0) - sum_i min_q W[o, i] (q - z))  :eq:`integer-bound`
     # The zero point lies in the range, so the ends have different signs and each term of these
     # sums is at least 0: leaving some out, as partial sums and padding do, makes no sum larger.
     ends = [(W * (q - z)).reshape(len(W), -1) for q in (grid.qmin, grid.qmax)]
@@ -126,7 +127,9 @@ def int_conv(
     *,
     zero_point: int = 0,
     bias: ArrayLike | None = None,
-    **geometry: Any,
+    stride: Pair = 1,
+    padding: Padding = 0,
+    dilation: Pair = 1,
 ) -> NDArray[np.int32]:
     """Convolve codes with a dense kernel of codes; return the accumulators.
 
@@ -140,8 +143,8 @@ def int_conv(
         The code of zero in ``x``; it is also what images are padded with.
     bias : array_like of int, shape (Cout,), optional
         Added to each output channel.
-    **geometry
-        ``stride``, ``padding`` and ``dilation`` as in :func:`qcp_ref.layers.conv.conv2d`.
+    stride, padding, dilation
+        As in :func:`qcp_ref.layers.conv.conv2d`.
 
     Returns
     -------
@@ -173,7 +176,10 @@ def int_conv(
     """
     v, W, b = int_operands(x, W, zero_point, bias)
     check_axes(v, "x")
-    return dense_conv(v, W, v.ndim - 2, bias=b, **geometry).astype(np.int32)
+    acc = dense_conv(
+        v, W, v.ndim - 2, stride=stride, padding=padding, dilation=dilation, bias=b
+    )  # a[o] = b[o] + sum_i W[o, i] (x[i] - z)  :eq:`integer-accumulator`
+    return acc.astype(np.int32)
 
 
 def int_linear(
@@ -264,6 +270,7 @@ def fixed_point(multiplier: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.in
     """
     M = check_multiplier(multiplier)
     fraction, shift = np.frexp(M)
+    # m = floor(2^(31 - e) M + 1/2) with 2^(e - 1) <= M < 2^e  :eq:`integer-fixed`
     # Exact before the floor: fraction * 2**31 has 31 bits in front of the point and 22 behind it.
     m = np.floor(fraction * 2.0**31 + 0.5).astype(np.int64)
     carry = m == 2**31
@@ -326,14 +333,14 @@ def requantize(
     ...  for m in ("exact", "single", "double")]
     [[-2, 0, 0, 2], [-1, 0, 1, 2], [-2, -1, 1, 2]]
     """
-    a = check_whole(acc, "acc", _INT32.min, _INT32.max)
+    a = check_whole(acc, "acc", INT32.min, INT32.max)
     M = check_spread(check_multiplier(multiplier), "multiplier", a.shape)
     z = _check_one_zero(zero_point, _check_activations(grid))
     if check_option(mode, "mode", MODES) == "exact":
-        return quantize(a * M, grid, 1.0, z)
+        return quantize(a * M, grid, 1.0, z)  # k = round(fl(M a))  :eq:`integer-exact`
     m, shift = fixed_point(M)
     rounded = _single(a, m, shift) if mode == "single" else _double(a, m, shift)
-    return quantize(np.clip(rounded, _INT32.min, _INT32.max), grid, 1.0, z)
+    return quantize(np.clip(rounded, INT32.min, INT32.max), grid, 1.0, z)
 
 
 @frozen
@@ -430,7 +437,10 @@ def integer_cp(
     bias: ArrayLike | None = None,
     relu: bool = False,
     mode: str = "exact",
-    **geometry: Any,
+    kernel_size: Pair = 1,
+    stride: Pair = 1,
+    padding: Padding = 0,
+    dilation: Pair = 1,
 ) -> IntegerCP:
     """Make the integer layer of a quantized CP tensor.
 
@@ -450,9 +460,8 @@ def integer_cp(
         Clamp the output at its zero point.
     mode : {'exact', 'single', 'double'}
         How accumulators are requantized.
-    **geometry
-        ``kernel_size``, ``stride``, ``padding`` and ``dilation`` as in
-        :func:`qcp_ref.layers.conv.cp_conv2d`; all may be left out for a 1x1 kernel.
+    kernel_size, stride, padding, dilation
+        As in :func:`qcp_ref.layers.conv.cp_conv2d`.
 
     Returns
     -------
@@ -491,47 +500,49 @@ def integer_cp(
            [ 17, -25]], dtype=int8)
     """
     codes, steps = _check_weights(cp)
-    check_flag(relu, "relu")
-    check_option(mode, "mode", MODES)
-    _check_kernel(geometry.get("kernel_size", 1), codes)
+    _check_kernel(kernel_size, codes)
     s, z = _check_scales(scales, _check_activations(grid), len(codes))
     sigma, share = _fold(steps[0])
     # Mantissas and exponents apart: products of scales may leave the range, multipliers need not.
     s_wide, stages = [wide(each) for each in s], [*map(wide, steps[1:]), sigma]
+    # M[o] = s_x s_W[o] / s_y  :eq:`integer-multiplier`
     M = [over(times(s_wide[n], step), s_wide[n + 1]) for n, step in enumerate(stages)]
-    M[-2] = times(M[-2], share)
+    M[-2] = times(M[-2], share)  # M[r] s[r] / sigma  :eq:`integer-fold`
     unit = times(s_wide[-2], sigma)
-    b = check_array(np.zeros(cp.shape[0]) if bias is None else bias, "bias", ndim=1)
-    fits = b.shape == cp.shape[:1]
-    b = np.rint(narrow(over(wide(b), unit), "bias, cp, scales")) if fits else b
-    if not fits or (np.abs(b) > _INT32.max).any():
+    b = check_bias(bias, cp.shape[0]).astype(np.float64)
+    b = np.rint(narrow(over(wide(b), unit), "bias, cp, scales"))
+    if (np.abs(b) > INT32.max).any():
         need = f"{cp.shape[:1]} numbers within int32 times {np.max(narrow(unit, 'cp, scales'))}"
         raise ValueError(f"bias: expected {need}, got {shown(bias)}")
+    what = "cp, scales"
     return IntegerCP(
         (codes[1].T, *codes[2:], codes[0]),
-        tuple(
-            check_multiplier(np.ravel(narrow(m, "cp, scales")), "cp, scales: multiplier") for m in M
-        ),
+        tuple(check_multiplier(np.ravel(narrow(m, what)), f"{what}: multiplier") for m in M),
         b.astype(np.int64),
         z,
         grid,
-        relu=bool(relu),
-        mode=check_option(mode, "mode", MODES),
-        **geometry,
+        relu=relu,
+        mode=mode,
+        kernel_size=kernel_size,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
     )
 
 
 def _single(a: Integers, m: Integers, shift: Integers) -> Integers:
-    """Spell out :eq:`integer-single`; the product has 62 bits, so that int64 holds everything."""
+    """Round once, half upwards; the product has 62 bits, so that int64 holds everything."""
     n = 31 - shift
+    # k = floor((a m + 2^(30 - e)) / 2^(31 - e))  :eq:`integer-single`
     return np.asarray((a * m + (np.int64(1) << (n - 1))) >> n)
 
 
 def _double(a: Integers, m: Integers, shift: Integers) -> Integers:
-    """Spell out :eq:`integer-double`; what would wrap around in a device saturates here."""
-    wide = np.clip(a << np.maximum(shift, 0), _INT32.min, _INT32.max)
-    high = (wide * m + 2**30) >> 31
+    """Round twice, half upwards and half away from zero; what might wrap around saturates here."""
+    shifted = np.clip(a << np.maximum(shift, 0), INT32.min, INT32.max)
+    high = (shifted * m + 2**30) >> 31  # h = floor((2^l a m + 2^30) / 2^31)  :eq:`integer-double`
     right = np.maximum(-shift, 0)
+    # k = sign(h) floor(|h| / 2^r + 1/2)
     return np.asarray(np.sign(high) * ((np.abs(high) + ((np.int64(1) << right) >> 1)) >> right))
 
 
@@ -545,12 +556,16 @@ def int_operands(
     grid = Grid(8, signed=x.dtype == np.int8)
     _prove(accumulator_bound(W, grid, zero_point=zero_point, bias=bias))
     weights, z = check_array(W, "W"), _check_one_zero(zero_point, grid)
-    return check_array(x, "x") - z, weights, _check_bias(bias, len(weights)).astype(float)
+    return (
+        check_array(x, "x") - z,
+        weights,
+        check_bias(bias, len(weights), whole=True).astype(float),
+    )
 
 
 def _prove(bounds: NDArray[np.int64], where: str = "W: ") -> None:
     """Refuse accumulators that int32 might not hold."""
-    if bounds.max() > _INT32.max:
+    if bounds.max() > INT32.max:
         channel = int(bounds.argmax())
         raise ValueError(
             f"{where}output channel {channel} may reach {bounds[channel]}, beyond int32; "
@@ -559,28 +574,14 @@ def _prove(bounds: NDArray[np.int64], where: str = "W: ") -> None:
 
 
 def _fold(step: Array) -> tuple[Wide, Wide]:
-    """Split the scale of ``a_out`` into one per row and a share per column :eq:`integer-fold`."""
+    """Split the scale of ``a_out`` into one per row and a share per column.
+
+    A scale per column becomes sigma = max_r s[r], and s[r] / sigma is moved in front of the stage
+    :eq:`integer-fold`.
+    """
     columns = step.ndim == 2 and step.shape[0] == 1
     per_row = wide(step.max() if columns else np.ravel(step))
     return per_row, over(wide(step), per_row) if columns else wide(1.0)
-
-
-def check_whole(
-    x: ArrayLike,
-    name: str,
-    lowest: int,
-    highest: int,
-    *,
-    ndim: int | None = None,
-    min_ndim: int = 0,
-) -> NDArray[np.int64]:
-    """Return integers within these ends, as int64."""
-    array = check_integers(x, name)
-    check_array(array, name, ndim=ndim, min_ndim=min_ndim)
-    if array.min() < lowest or array.max() > highest:
-        ends = f"{array.min()} to {array.max()}"
-        raise ValueError(f"{name}: expected integers from {lowest} to {highest}, got {ends}")
-    return array.astype(np.int64)
 
 
 def _checked_parts(layer: IntegerCP) -> dict[str, Any]:
@@ -611,7 +612,7 @@ def _checked_parts(layer: IntegerCP) -> dict[str, Any]:
             raise ValueError(f"{name}: expected {len(W) + more} of them, got {found}")
     check_flag(layer.relu, "relu")
     check_option(layer.mode, "mode", MODES)
-    bias = _check_bias(check_integers(layer.bias, "bias"), outputs[-1])
+    bias = check_bias(check_integers(layer.bias, "bias"), outputs[-1], whole=True)
     parts: dict[str, Any] = {"weights": tuple(W), "multipliers": tuple(factors), "bias": bias}
     parts |= dict(zip(("stride", "padding", "dilation"), geometry, strict=True))
     return {**parts, "kernel_size": sides, "zero_points": zeros}
@@ -624,14 +625,6 @@ def _check_one_zero(zero_point: Any, grid: Grid, name: str = "zero_point") -> in
         need = f"an integer from {grid.qmin} to {grid.qmax}"
         raise ValueError(f"{name}: expected {need}, got {shown(z)}")
     return z
-
-
-def _check_bias(bias: ArrayLike | None, outputs: int) -> NDArray[np.int64]:
-    b = np.zeros(outputs, np.int64) if bias is None else bias
-    b = check_whole(b, "bias", _INT32.min, _INT32.max)
-    if b.shape != (outputs,):
-        raise ValueError(f"bias: expected shape {(outputs,)} (one per output), got {b.shape}")
-    return b
 
 
 def _check_activations(grid: Grid) -> Grid:

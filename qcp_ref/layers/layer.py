@@ -3,7 +3,8 @@ r"""How is one layer compressed? Kernel in, three quantized stages out.
 The chapters before this one put together: a rate becomes a rank, the kernel a tensor, the tensor a
 quantized CP tensor, and that a layer which runs :eq:`conv-cp`. What comes back carries its
 settings, its error and the reason why the solver stopped, so that a stored layer explains itself.
-With the second moment of its inputs the codes are then improved for the layer's output.
+With the second moment of its inputs (calibration data) the codes are then improved for the layer's
+output.
 
 Simplified: weights only, activations stay in floating point; grouped kernels are refused.
 
@@ -11,7 +12,7 @@ Checked by tests/layers/test_layer.py.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -34,12 +35,25 @@ from qcp_ref.factors.quantized import QuantizedCP, QuantizedFit
 from qcp_ref.grids.grid import Grid
 from qcp_ref.layers.conv import cp_linear, kernel_to_tensor, tensor_to_kernel, three_stages
 from qcp_ref.layers.cost import rank_for_rate
-from qcp_ref.layers.geometry import Padding, Pair, check_axes, window_axes
+from qcp_ref.layers.geometry import Padding, Pair, check_axes, check_bias, window_axes
 from qcp_ref.layers.output import check_moment, polish_output
 from qcp_ref.tensors.cp import CP, reconstruct
 from qcp_ref.tensors.sweep import StageCallback, stage_callback
 
 __all__ = ["CPConv", "CPLinear", "compress_conv", "compress_linear"]
+
+
+class Solver(NamedTuple):
+    """How a tensor is factorized: the options of :func:`qcp_ref.factors.methods.factorize`."""
+
+    method: str
+    rng: Rng
+    axis: int | None
+    rule: str
+    slack: float | None
+    sweeps: int | None
+    restarts: int | None
+    callback: StageCallback | None = None
 
 
 @frozen
@@ -274,25 +288,16 @@ def compress_conv(
     """
     W = check_axes(W, "W")
     check_tensor(W, "W")
-    b = _checked_bias(bias, W.shape[0])
+    b = None if bias is None else check_bias(bias, W.shape[0]).copy()
     kernel_size = W.shape[2:]
     # Refuse bad options before fitting; on an image this large only they can be wrong.
     stride, padding, dilation = check_geometry(stride, padding, dilation)
     sides = (2**20,) * len(kernel_size)
     window_axes(sides, kernel_size, stride, padding, dilation, "dilation")
-    options: dict[str, Any] = {
-        "method": method,
-        "rng": rng,
-        "axis": axis,
-        "rule": rule,
-        "slack": slack,
-        "sweeps": sweeps,
-        "restarts": restarts,
-    }
-    size = (rate, rank, bits)
-    fit, cp, errors = _fit(kernel_to_tensor(W), size, second_moment, callback, **options)
+    solver = Solver(method, rng, axis, rule, slack, sweeps, restarts, callback)
+    found = _fit(kernel_to_tensor(W), _Size(rate, rank, bits), solver, second_moment)
     place = (kernel_size, stride, padding, dilation)
-    return CPConv(cp, errors[0], fit, method, *place, b, errors[1])
+    return CPConv(found.cp, found.error, found.fit, method, *place, b, found.output_error)
 
 
 def compress_linear(
@@ -350,53 +355,47 @@ def compress_linear(
     3
     """
     X = check_tensor(check_array(W, "W", ndim=2), "W")
-    b = _checked_bias(bias, X.shape[0])
-    options: dict[str, Any] = {
-        "method": method,
-        "rng": rng,
-        "axis": axis,
-        "rule": rule,
-        "slack": slack,
-        "sweeps": sweeps,
-        "restarts": restarts,
-    }
-    fit, cp, errors = _fit(X, (rate, rank, bits), second_moment, callback, **options)
-    return CPLinear(cp, errors[0], fit, method, b, errors[1])
+    b = None if bias is None else check_bias(bias, X.shape[0]).copy()
+    solver = Solver(method, rng, axis, rule, slack, sweeps, restarts, callback)
+    found = _fit(X, _Size(rate, rank, bits), solver, second_moment)
+    return CPLinear(found.cp, found.error, found.fit, method, b, found.output_error)
 
 
-def _fit(
-    X: Array,
-    size: tuple[Any, int | None, int | Grid],
-    S: ArrayLike | None,
-    callback: StageCallback | None,
-    **options: Any,
-) -> tuple[QuantizedFit, QuantizedCP, tuple[float, float | None]]:
-    """Return what the method found, the tensor for the layer, and its two errors."""
+class _Size(NamedTuple):
+    """How large a layer may be: a rate or a rank, and bits."""
+
+    rate: float | str | None
+    rank: int | None
+    bits: int | Grid
+
+
+class _Found(NamedTuple):
+    """What the method found, the tensor for the layer, and its errors."""
+
+    fit: QuantizedFit
+    cp: QuantizedCP
+    error: float
+    output_error: float | None
+
+
+def _fit(X: Array, size: _Size, solver: Solver, second_moment: ArrayLike | None) -> _Found:
+    """Factorize; with a second moment, improve the codes for the output."""
     rate, rank, bits = size
     if (rate is None) == (rank is None):
         raise ValueError("rate, rank: expected exactly one of them; the rate fixes the rank")
     if rank is None:
-        rank = rank_for_rate(X.shape, rate)
-    grid = bits if isinstance(bits, Grid) else Grid(bits)
-    if check_option(options["method"], "method", METHODS) in ("best", "sequential"):
+        rank = rank_for_rate(X.shape, cast("float | str", rate))
+    grid, S = bits if isinstance(bits, Grid) else Grid(bits), second_moment
+    if check_option(solver.method, "method", METHODS) in ("best", "sequential"):
         check_rows_grid(grid, "bits")
     if S is not None:  # refuse it before fitting
         S, grid = check_moment(S, X.shape, "second_moment"), check_rows_grid(grid, "bits")
     with one_blas_thread():
-        fit = factorize(X, rank, grid, callback=callback, **options)
+        fit = factorize(X, rank, grid, **solver._asdict())
         if S is None:
-            return fit, fit.cp, (fit.error, None)
-        found = polish_output(X, fit.cp, S, callback=stage_callback(callback, "output"))
-    return fit, found.cp, (found.error, found.output_error)
-
-
-def _checked_bias(bias: ArrayLike | None, outputs: int) -> NDArray[Any] | None:
-    if bias is None:
-        return None
-    b = check_array(bias, "bias", ndim=1, keep_float32=True).copy()  # locked or not: the caller's
-    if b.shape != (outputs,):
-        raise ValueError(f"bias: expected shape {(outputs,)} (one per output), got {b.shape}")
-    return b
+            return _Found(fit, fit.cp, fit.error, None)
+        found = polish_output(X, fit.cp, S, callback=stage_callback(solver.callback, "output"))
+    return _Found(fit, found.cp, found.error, found.output_error)
 
 
 def _parts_like(

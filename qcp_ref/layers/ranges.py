@@ -1,4 +1,4 @@
-r"""Which range do activations have?
+r"""Which range do activations have? Calibration.
 
 Weights are known when they are quantized; activations are not. Their range is measured on batches
 of calibration data, of any shapes, and becomes scale and zero point of an affine grid. A wide range
@@ -22,7 +22,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
 from math import floor, frexp
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -46,12 +46,24 @@ __all__ = ["Histogram", "activation_scale", "histogram_error", "histogram_range"
 
 _Counts = NDArray[np.int64]
 
-# For each rule its option, with the default and the greatest value.
-_RULES: dict[str, tuple[str, float, float]] = {
-    "min-max": ("", 1, 1), "moving-average": ("averaging", 0.01, 1),
-    "percentile": ("percentile", 99.99, 100), "histogram": ("bins", 2048, 2**20),
-    "histogram-exact": ("bins", 256, 2**20), "mse-exact": ("", 1, 1),
-}  # fmt: skip
+
+class _Option(NamedTuple):
+    """The one option that a rule has: its name, its default and its greatest value."""
+
+    name: str
+    default: float
+    most: float
+
+
+_NONE = _Option("", 1, 1)
+_RULES = {
+    "min-max": _NONE,
+    "moving-average": _Option("averaging", 0.01, 1),
+    "percentile": _Option("percentile", 99.99, 100),
+    "histogram": _Option("bins", 2048, 2**20),
+    "histogram-exact": _Option("bins", 256, 2**20),
+    "mse-exact": _NONE,
+}
 _MOST = 2.0**400  # beyond it squares leave the range of float64
 _FEW = 512  # bins; the pairs of twice as many take four times eight as long
 
@@ -245,7 +257,13 @@ def histogram_range(
 
 
 def activation_scale(
-    batches: Iterable[ArrayLike], grid: Grid, *, rule: str = "min-max", **options: float
+    batches: Iterable[ArrayLike],
+    grid: Grid,
+    *,
+    rule: str = "min-max",
+    averaging: float | None = None,
+    percentile: float | None = None,
+    bins: int | None = None,
 ) -> Scale:
     """Choose scale and zero point of an affine grid from batches of calibration data.
 
@@ -258,10 +276,15 @@ def activation_scale(
     rule : str
         'min-max', 'moving-average', 'percentile', 'histogram' (the authors'), 'histogram-exact' or
         'mse-exact'.
-    **options : float
-        At most one, that of the rule. ``averaging`` for 'moving-average': the weight of a new
-        batch, above 0 and at most 1. ``percentile``: the share of numbers kept, in percent, half
-        of the others is cut at each end. ``bins`` for the two histogram rules.
+    averaging : float, optional
+        For 'moving-average': what share a new batch has in the average, above 0 and at most 1; 0.01
+        by default.
+    percentile : float, optional
+        For 'percentile': the share of numbers kept, in percent, half of the others is cut at each
+        end; 99.99 by default.
+    bins : int, optional
+        For the two histogram rules: how many; 2048 for 'histogram', 256 for 'histogram-exact' by
+        default.
 
     Returns
     -------
@@ -295,14 +318,15 @@ def activation_scale(
     >>> activation_scale([[0.0, 0.5], [2.0, 0.25], [1.0]], Grid(2, signed=False))
     Scale(scale=array(0.66666667), zero_point=0.0, rule='min-max')
     """
-    name, default, most = _RULES[check_option(rule, "rule", list(_RULES))]
-    grid, value = check_grid(grid), _check_option(rule, name, options, (default, most))
+    option = _RULES[check_option(rule, "rule", list(_RULES))]
+    given_options = {"averaging": averaging, "percentile": percentile, "bins": bins}
+    grid, value = check_grid(grid), _check_option(rule, option, given_options)
     given = check_sequence(batches, "batches", "arrays")
     arrays = [check_array(x, f"batches[{n}]").ravel() for n, x in enumerate(given)]
     if not arrays:
         raise ValueError("batches: expected at least one array, got none")
     for n, x in enumerate(arrays):
-        if name and np.abs(x).max() > _MOST:
+        if option.name and np.abs(x).max() > _MOST:
             raise ValueError(f"batches[{n}]: expected magnitudes up to 2**400; rescale the data")
     x = np.concatenate(arrays)
     if rule == "mse-exact":
@@ -310,10 +334,11 @@ def activation_scale(
     ends = np.array([x.min(), x.max()])
     if rule == "moving-average":
         each = [np.array([x.min(), x.max()]) for x in arrays]
+        # a <- a + eta (min x - a), b <- b + eta (max x - b)  :eq:`ranges-moving`
         ends = reduce(lambda average, new: average + value * (new - average), each)
     elif rule == "percentile":
-        ends = np.percentile(x, [50 - value / 2, 50 + value / 2])
-    elif name == "bins":
+        ends = np.percentile(x, [50 - value / 2, 50 + value / 2])  # :eq:`ranges-percentile`
+    elif option.name == "bins":
         search = "greedy" if rule == "histogram" else "all-pairs"
         histogram = Histogram.of(x, value)
         edges = histogram_range(histogram, len(grid.levels), search=search)
@@ -321,17 +346,16 @@ def activation_scale(
     return choose_scale(ends, grid, rule="min-max")._replace(rule=rule)
 
 
-def _check_option(rule: str, name: str, options: dict[str, Any], limits: Any) -> Any:
-    """Return the option of a rule, in the type that it has."""
-    default, most = limits
-    unknown = sorted(options.keys() - {name})
-    if unknown:
-        raise TypeError(
-            f"{unknown[0]}: expected {name or 'no option'} with rule {rule!r}; leave it out"
-        )
-    value = options.get(name, default)
+def _check_option(rule: str, option: _Option, given: dict[str, Any]) -> Any:
+    """Return the option of a rule, in the type that it has; refuse those of other rules."""
+    name, default, most = option
+    for other, value in given.items():
+        if value is not None and other != name:
+            need = f"{name or 'no option'} with rule {rule!r}"
+            raise TypeError(f"{other}: expected {need}; leave it out")
+    value = default if given.get(name) is None else given[name]
     if name == "bins":
-        return check_int(value, name, minimum=2, maximum=most)
+        return check_int(value, name, minimum=2, maximum=int(most))
     number = check_real(value, name)
     if not 0 < number <= most:
         raise ValueError(f"{name}: expected a number above 0 and at most {most}, got {number}")
@@ -343,19 +367,25 @@ def _check(histogram: Histogram, levels: int) -> int:
     return check_int(levels, "levels", minimum=1, maximum=2**16)
 
 
-def _count(values: Array, weights: _Counts, width: float, bins: int) -> Histogram:
-    """Spell out :eq:`ranges-bins`: the narrowest bins, from ``width`` on, that cover the values."""
+def _count(values: Array, times: _Counts, width: float, bins: int) -> Histogram:
+    """Count values, each so many times, in the narrowest bins, from ``width`` on, that cover them.
+
+    w = min { 2^e : floor(max(x, 0) / 2^e) - floor(min(x, 0) / 2^e) < B }  :eq:`ranges-bins`
+    """
     low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
     while floor(high / width) - floor(low / width) >= bins:
         width *= 2
     first = floor(low / width)
     counts = np.zeros(bins, np.int64)
-    np.add.at(counts, np.floor(values / width).astype(np.int64) - first, weights)
+    np.add.at(counts, np.floor(values / width).astype(np.int64) - first, times)
     return Histogram(counts, first * width, (first + bins) * width)
 
 
 def _error(counts: _Counts, first: int, last: int, levels: int) -> float:
-    """Spell out three times :eq:`ranges-error` in bins of width 1, by an antiderivative."""
+    """Return three times the predicted error in bins of width 1, by an antiderivative.
+
+    E(p, q) = sum_k c[k] (integral over bin k of (t - m(t))^2 dt) / sum_k c[k]  :eq:`ranges-error`
+    """
     step = (last - first + 1) / levels
     edges = np.arange(counts.size + 1.0) - first
     level = np.clip(np.floor(edges / step), 0, levels - 1)
@@ -365,7 +395,9 @@ def _error(counts: _Counts, first: int, last: int, levels: int) -> float:
 
 
 def _greedy(counts: _Counts, levels: int, steps: int, first: int, last: int) -> tuple[int, int]:
-    """Spell out :eq:`ranges-greedy`, with quantiles in whole numbers."""
+    """Drop bins at one of the ends while the predicted error falls; quantiles in whole numbers."""
+    # l = min {k : C[k] >= (alpha + eps) C},
+    # r = max {k : C[k] <= (beta - eps) C}  :eq:`ranges-greedy`
     mass, targets = np.cumsum(counts) * steps, int(counts.sum()) * np.arange(1, steps + 1)
     lefts = np.searchsorted(mass, targets).tolist()
     rights = (np.searchsorted(mass, targets[-1] - targets, "right") - 1).tolist()
@@ -383,7 +415,7 @@ def _greedy(counts: _Counts, levels: int, steps: int, first: int, last: int) -> 
 
 
 def _best(counts: _Counts, levels: int, first: int, last: int) -> tuple[int, int]:
-    """Spell out :eq:`ranges-pairs`."""
+    """Try all ranges: the least E(p, q) with p <= q  :eq:`ranges-pairs`."""
     if last - first >= _FEW:
         raise ValueError(f"histogram: all pairs need at most {_FEW} bins; got {last - first + 1}")
     pairs = [(p, q) for p in range(first, last + 1) for q in range(p, last + 1)]

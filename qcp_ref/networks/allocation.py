@@ -216,6 +216,7 @@ def _relax(layers: list[list[_Point]], budget: int) -> _Relaxed:
             taken[n], spent = point, after
         elif not multiplier:  # what lies behind this step costs still more and will not fit either
             multiplier = -slope
+    # damage >= sum_l m_l - lambda B, m_l = min_j (w_l e_lj + lambda c_lj)  :eq:`budget-bound`
     least = sum(min(p.damage + multiplier * p.cost for p in points) for points in layers)
     return _Relaxed(multiplier, taken, least - multiplier * budget)
 
@@ -226,6 +227,7 @@ def _merge(layers: list[list[_Point]], budget: int, relaxed: _Relaxed) -> tuple[
     One is dropped if the budget does not pay for the other layers, by :eq:`budget-keep`, or if
     another one undercuts it.
     """
+    # kept: sum_{i <= l} (w_i e_i + lambda c_i) + sum_{i > l} m_i <= D + lambda B  :eq:`budget-keep`
     unit, price = relaxed.multiplier.denominator, relaxed.multiplier.numerator
     most = unit * sum(point.damage for point in relaxed.points) + price * budget
     floors = [min(unit * a.damage + price * a.cost for a in points) for points in layers]

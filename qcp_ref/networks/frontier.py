@@ -1,6 +1,7 @@
 r"""Which ranks and widths are worth their cost, for one kernel?
 
-A budget leaves a choice: many components of few bits, or few components of many.
+A budget, in bytes or in bit operations, leaves a choice: many components of few bits, or few
+components of many.
 :func:`rank_for_budget` gives the largest rank at each width :eq:`budget-rank`, and :func:`frontier`
 solves all these cases and marks those that no other one undercuts in both cost and error
 :eq:`budget-pareto`. The dense kernel, rounded, may compete.
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import accumulate
 from math import inf, prod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -34,17 +35,18 @@ from qcp_ref._checks import (
 )
 from qcp_ref._door import shown
 from qcp_ref._results import frozen
-from qcp_ref._threads import one_blas_thread
 from qcp_ref.factors.methods import factorize
 from qcp_ref.factors.quantized import QuantizedFit
 from qcp_ref.grids.grid import Grid
+from qcp_ref.grids.scale import round_dense
 from qcp_ref.layers.conv import kernel_to_tensor
 from qcp_ref.layers.cost import conv_costs
 from qcp_ref.layers.geometry import Padding, Pair
+from qcp_ref.layers.layer import Solver
+from qcp_ref.networks.jobs import run_jobs
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
-from qcp_ref.grids.scale import round_dense
 
 __all__ = ["Choice", "frontier", "rank_for_budget"]
 
@@ -233,9 +235,12 @@ def frontier(
     dilation: Pair = 1,
     method: str = "best",
     rng: int = 0,
-    executor: "Executor | None" = None,
+    executor: "Executor | int | None" = None,
     callback: Callable[[int, Choice], object] | None = None,
-    **solver: Any,
+    rule: str = "mse-exact",
+    slack: float | None = None,
+    sweeps: int | None = None,
+    restarts: int | None = None,
 ) -> tuple[Choice, ...]:
     """Find out what one kernel's error is at each number of bits, for each of several budgets.
 
@@ -257,14 +262,14 @@ def frontier(
         See :func:`qcp_ref.factors.methods.factorize`.
     rng : int
         Seed of each run. A generator is refused: its draws would depend on the order of the runs.
-    executor : concurrent.futures.Executor, optional
-        Where the runs take place; by default here, one after the other.
+    executor : concurrent.futures.Executor or int, optional
+        Where the runs take place, as in :func:`qcp_ref.networks.jobs.run_jobs`; by default here,
+        one after the other.
     callback : callable, optional
         Called as ``callback(number, choice)`` after each run, in their order; a true result leaves
         out the rest.
-    **solver
-        Further options of :func:`qcp_ref.factors.methods.factorize`: ``rule``, ``slack``,
-        ``sweeps``, ``restarts``.
+    rule, slack, sweeps, restarts
+        See :func:`qcp_ref.factors.methods.factorize`.
 
     Returns
     -------
@@ -304,25 +309,27 @@ def frontier(
     count = _Count(
         W.shape, cost, axis, input_size, scale_bytes, activation_bits, stride, padding, dilation
     ).checked()
-    solver |= {"axis": axis, "method": method, "rng": check_int(rng, "rng", minimum=0)}
+    rng = check_int(rng, "rng", minimum=0)
+    solver = Solver(method, rng, axis, rule, slack, sweeps, restarts)
     pairs = _pairs(count, budgets, bits, dense)
     check_callback(callback)
-    if executor is not None and not callable(getattr(executor, "map", None)):
-        raise TypeError(
-            f"executor: expected an Executor of concurrent.futures, got {shown(executor)}"
-        )
-    size, found = float(np.linalg.norm(X)), []
-    results = (executor.map if executor else map)(partial(_solve, X, solver), pairs)
-    for number, ((rank, b), (error, fit)) in enumerate(zip(pairs, results, strict=False)):
-        place = axis if rank else 0
-        found.append(Choice(rank, b, place, count(rank, b), error, (error * size) ** 2, fit=fit))
-        if callback is not None and callback(number, found[-1]):
-            break
+    size = float(np.linalg.norm(X))
+    found: list[Choice] = []
+
+    def add(number: int, result: tuple[float, QuantizedFit | None]) -> object:
+        found.append(_choice(count, size, pairs[number], result))
+        return callback is not None and callback(number, found[-1])
+
+    names = [f"{f'rank {rank}' if rank else 'dense'}, {b} bits" for rank, b in pairs]
+    run_jobs(partial(_solve, X, solver), pairs, executor=executor, names=names, callback=add)
     return _marked(found)
 
 
 def _largest_rank(count: _Count, budget: int, bits: int) -> int:
-    """Spell out :eq:`budget-rank`; 0 if there is none. A component costs at least one bit."""
+    """Return the largest rank within the budget, 0 if there is none, by bisection.
+
+    R(B) = max { R >= 0 : c(R, b) <= B }  :eq:`budget-rank`; a component costs at least one bit.
+    """
     return bisect_right(range(1, 8 * budget + 1), budget, key=lambda rank: count(rank, bits))
 
 
@@ -345,19 +352,31 @@ def _pairs(
 
 
 def _solve(
-    X: Array, solver: dict[str, Any], pair: tuple[int | None, int]
+    X: Array, solver: Solver, pair: tuple[int | None, int]
 ) -> tuple[float, QuantizedFit | None]:
-    """Do one job, in whatever thread or process; return error and fit."""
+    """Return error and fit at one rank and width."""
     rank, bits = pair
-    with one_blas_thread():
-        if rank is None:
-            return float(np.linalg.norm(X - round_dense(X, bits)) / (np.linalg.norm(X) or 1)), None
-        fit = factorize(X, rank, Grid(bits), **solver)
+    if rank is None:
+        return float(np.linalg.norm(X - round_dense(X, bits)) / (np.linalg.norm(X) or 1)), None
+    fit = factorize(X, rank, Grid(bits), **solver._asdict())
     return fit.error, fit
 
 
+def _choice(
+    count: _Count,
+    size: float,
+    pair: tuple[int | None, int],
+    result: tuple[float, QuantizedFit | None],
+) -> Choice:
+    """Write down what became of a rank and a width, for a kernel of this Frobenius norm."""
+    (rank, bits), (error, fit) = pair, result
+    axis = count.axis if rank else 0
+    return Choice(rank, bits, axis, count(rank, bits), error, (error * size) ** 2, fit=fit)
+
+
 def _marked(choices: list[Choice]) -> tuple[Choice, ...]:
-    """Sort by cost and mark by :eq:`budget-pareto`."""
+    """Sort by cost, and mark what no other choice undercuts."""
+    # (c, e) is optimal if no other (c', e') has c' <= c and e' <= e  :eq:`budget-pareto`
     choices = sorted(choices, key=lambda c: (c.cost, c.squared_error, c.bits, c.rank or inf))
     least = accumulate((c.squared_error for c in choices), min, initial=inf)
     better = [c.squared_error < before for c, before in zip(choices, least, strict=False)]

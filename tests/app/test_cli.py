@@ -13,8 +13,9 @@ import pytest
 from support import documented
 
 import qcp_ref
-from qcp_ref.app import cli, demo, tables
+from qcp_ref.app import cli
 from qcp_ref.app.archive import FileError
+from qcp_ref.app.demo import measure, tables
 from qcp_ref.app.files import load_run
 
 # The command on one layer and few images, as its users run it: in a process of its own.
@@ -27,7 +28,7 @@ from small_demo import shrink
 patch = pytest.MonkeyPatch()
 shrink(patch)
 if "HOLD" in os.environ:  # until somebody interrupts it
-    patch.setattr("qcp_ref.app.demo._accuracies", lambda *_: time.sleep(300))
+    patch.setattr("qcp_ref.app.demo.measure._accuracies", lambda *_: time.sleep(300))
 from qcp_ref.app.cli import main
 sys.exit(main())
 """
@@ -81,7 +82,7 @@ def test_ctrl_c_leaves_one_line_and_no_folder(monkeypatch, tmp_path, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(demo, "run", interrupted)
+    monkeypatch.setattr(measure, "run", interrupted)
     assert cli.main(["demo", "--out", str(tmp_path / "out")]) == 130
     assert capsys.readouterr().err == "qcp-ref demo: interrupted\n"
     assert not (tmp_path / "out").exists()
@@ -94,7 +95,7 @@ def test_trouble_after_the_files_are_there_says_where(
     def failing(*_):
         raise problem
 
-    monkeypatch.setattr(demo, "run", lambda *_: demo_result[0])
+    monkeypatch.setattr(measure, "run", lambda *_: demo_result[0])
     monkeypatch.setattr(tables, "tables", failing)
     assert cli.main(["demo", "--out", str(tmp_path)]) == code
     error = capsys.readouterr().err
@@ -115,7 +116,7 @@ BAD = [
 def test_bad_values_are_refused_before_anything_is_shown(
     arguments, message, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(demo, "run", lambda *_: pytest.fail("something is computed"))
+    monkeypatch.setattr(measure, "run", lambda *_: pytest.fail("something is computed"))
     try:
         code = cli.main(["demo", "--out", str(tmp_path / "out"), *arguments])
     except SystemExit as ended:  # argparse's own complaint, after the usage
@@ -150,7 +151,7 @@ def test_a_damaged_network_is_no_complaint_about_an_option(monkeypatch, capsys):
     def damaged(path=None):
         raise FileError("manifest.json: damaged")
 
-    monkeypatch.setattr(demo, "load_manifest", damaged)
+    monkeypatch.setattr(measure, "load_manifest", damaged)
     assert cli.main(["demo"]) == 1
     assert capsys.readouterr().err == "qcp-ref demo: manifest.json: damaged\n"
 
@@ -176,18 +177,18 @@ def test_help_names_the_defaults(capsys):
 def test_a_failed_check_is_an_exit_code(monkeypatch, tmp_path, demo_result):
     from dataclasses import replace
 
-    from qcp_ref.app import plots
+    from qcp_ref.app.demo import plots
 
     result, _ = demo_result
     broken = replace(result, checks={**result.checks, "weights_off_grid": 3})
-    monkeypatch.setattr(demo, "run", lambda *a: broken)
+    monkeypatch.setattr(measure, "run", lambda *a: broken)
     monkeypatch.setattr(plots, "draw_demo", lambda result, path: path)
     assert cli.main(["demo", "--out", str(tmp_path)]) == 1
 
 
 @pytest.mark.usefixtures("small_demo")
 def test_a_difference_beyond_its_bound_is_reported_whole(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(demo, "check_forward", lambda layer, x: float("inf"))
+    monkeypatch.setattr(measure, "check_forward", lambda layer, x: float("inf"))
     assert cli.main(["demo", "--out", str(tmp_path), "--method", "als-round"]) == 1
     assert "FAILED" in capsys.readouterr().out
     stored = json.loads((tmp_path / "run-1" / "results.json").read_text())
@@ -267,7 +268,7 @@ def test_other_encodings_get_other_characters(environment, tmp_path):
 @pytest.mark.parametrize("columns", ["1", "20", "79", "abc", "0", "1000"])
 def test_any_width_works(columns, tmp_path, capsys, monkeypatch, demo_result):
     monkeypatch.setenv("COLUMNS", columns)
-    monkeypatch.setattr(demo, "run", lambda *_: demo_result[0])
+    monkeypatch.setattr(measure, "run", lambda *_: demo_result[0])
     assert cli.main(["demo", "--out", str(tmp_path)]) == 0
     assert f"demo.png in {demo_result[0].folder}\n" in capsys.readouterr().out
 

@@ -9,7 +9,7 @@ import pytest
 from forking import CASES
 
 SCRIPT = Path(__file__).parents[1] / "helpers" / "forking.py"
-# Replaced text of layer.py, and the case that fails then.
+# Replaced text of _threads.py, and the case that fails then.
 FAULTS = [
     ("os.register_at_fork(", "(lambda **_: None)(", "another_thread_holds"),
     ('min(held, max(0, getattr(cls.mine, "count", 0)))', "0", "the_thread_that_forks_holds"),
@@ -21,7 +21,7 @@ from importlib.machinery import SourceFileLoader as Loader
 
 def get_code(self, name):
     text, path = self.get_data(self.get_filename(name)).decode(), self.get_filename(name)
-    if name == "qcp_ref.layers.layer":
+    if name == "qcp_ref._threads":
         assert {old!r} in text
         text = text.replace({old!r}, {new!r})
     return self.source_to_code(text, path)

@@ -1,7 +1,8 @@
 """Kernels and choices that tests of budgets share."""
 
 import pickle
-from concurrent.futures import Executor
+import threading
+from concurrent.futures import Executor, Future
 from fractions import Fraction
 from math import prod
 
@@ -71,15 +72,27 @@ def dense_error(W, bits):
 
 
 class Elsewhere(Executor):
-    """Like a pool of processes: pickles all that goes in and out; and runs the last job first."""
+    """Like a pool of processes: pickles all that goes in and out; and runs the newest job first."""
 
-    def map(self, job, *inputs):
-        jobs = [pickle.dumps((job, row)) for row in zip(*inputs, strict=True)]
-        done = []
-        for text in reversed(jobs):
-            work, row = pickle.loads(text)
-            done.append(pickle.dumps(work(*row)))
-        return map(pickle.loads, reversed(done))
+    def __init__(self):
+        self.jobs, self.turn = [], threading.Lock()
+
+    def submit(self, job, /, *inputs):
+        future = Future()
+        self.jobs.append((future, pickle.dumps((job, inputs))))
+        threading.Thread(target=self._work).start()
+        return future
+
+    def _work(self):
+        with self.turn:
+            future, text = self.jobs.pop()
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                job, inputs = pickle.loads(text)
+                future.set_result(pickle.loads(pickle.dumps(job(*inputs))))
+            except BaseException as problem:
+                future.set_exception(problem)
 
 
 def same(left, right):

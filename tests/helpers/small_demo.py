@@ -5,7 +5,8 @@ from dataclasses import replace
 
 def shrink(patch):
     """Let the demo work on little."""
-    from qcp_ref.app import demo, network, tables
+    from qcp_ref.app import network
+    from qcp_ref.app.demo import measure, tables
 
     images = network.load_images()
     few = replace(
@@ -15,6 +16,6 @@ def shrink(patch):
         test_labels=images.test_labels[:200],
     )
     first = {"block1.conv1": network.KERNELS["block1.conv1"]}
-    patch.setattr(demo, "load_images", lambda: few)
-    patch.setattr(demo, "KERNELS", first)
+    patch.setattr(measure, "load_images", lambda: few)
+    patch.setattr(measure, "KERNELS", first)
     patch.setattr(tables, "KERNELS", first)

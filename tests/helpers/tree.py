@@ -18,7 +18,7 @@ PARTS = {
         "methods",
     ],
     "layers": ["geometry", "conv", "cost", "output", "layer", "ranges", "integer"],
-    "networks": ["frontier", "allocation"],
+    "networks": ["jobs", "frontier", "allocation"],
 }
 CHAPTERS = ["bounds", *(f"{part}.{name}" for part, names in PARTS.items() for name in names)]
 BOOK = [*GROUND[:-1], *CHAPTERS]

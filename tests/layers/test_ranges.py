@@ -490,8 +490,9 @@ def test_options_have_a_default_and_a_greatest_value(rule, option, default, othe
     for wrong in (0, -1, most + 1 if option == "bins" else most * 1.001):
         with pytest.raises(ValueError, match=rf"^{option}: expected {limits}, got"):
             activation_scale(few, U8, rule=rule, **{option: wrong})
-    for wrong in ({"steps": 3}, {option: most, "steps": 3}):
-        with pytest.raises(TypeError, match=rf"^steps: expected {option} with rule '{rule}'"):
+    foreign = "percentile" if option == "bins" else "bins"
+    for wrong in ({foreign: 3}, {option: most, foreign: 3}):
+        with pytest.raises(TypeError, match=rf"^{foreign}: expected {option} with rule '{rule}'"):
             activation_scale(few, U8, rule=rule, **wrong)
 
 

@@ -188,6 +188,7 @@ def test_an_executor_changes_nothing(problem):
     assert same(here, frontier(W, budgets=budgets, executor=Elsewhere(), **options))
     with ThreadPoolExecutor(2) as pool:
         assert same(here, frontier(W, budgets=budgets, executor=pool, **options))
+    assert same(here, frontier(W, budgets=budgets, executor=3, **options))
 
 
 def test_the_callback_sees_each_run_and_may_stop():
@@ -196,7 +197,7 @@ def test_the_callback_sees_each_run_and_may_stop():
     everything = frontier(W, callback=lambda n, c: seen.append((n, c)), **options)
     assert [n for n, _ in seen] == list(range(len(everything)))
     assert [(c.rank, c.bits) for _, c in seen] == [(7, 2), (16, 2), (4, 3), (10, 3)]
-    for executor in (None, Elsewhere()):
+    for executor in (None, 2, Elsewhere()):
         part = frontier(W, callback=lambda n, c: n == 1, executor=executor, **options)
         assert [(c.rank, c.bits) for c in part] == [(7, 2), (16, 2)]
 
@@ -302,7 +303,7 @@ def test_bad_frontiers_are_refused():
             frontier(W, **{"budgets": [60], **options})
     for options, message in (
         ({"rng": np.random.default_rng(1)}, r"^rng: expected an integer"),
-        ({"executor": 2}, r"^executor: expected an Executor"),
+        ({"executor": "two"}, r"^executor: expected an Executor"),
         ({"budgets": [60.5]}, r"^budgets: expected an integer"),
         ({"groups": 2}, "unexpected keyword"),
     ):

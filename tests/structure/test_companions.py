@@ -17,6 +17,7 @@ PAGES = {
     "layers.geometry": "layers/conv",
     "layers.layer": "layers/conv",
     "networks.frontier": "networks/budget",
+    "networks.jobs": "networks/budget",
     "networks.allocation": "networks/budget",
     "tensors.sweep": "tensors/als",
 }

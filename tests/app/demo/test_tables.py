@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from qcp_ref import compress_conv, conv_costs, rank_for_rate
-from qcp_ref.app import tables
-from qcp_ref.app.demo import Settings, dense_labels
+from qcp_ref.app.demo import tables
+from qcp_ref.app.demo.measure import Settings, dense_labels
 from qcp_ref.app.network import KERNELS
 from qcp_ref.factors.methods import METHODS
 

@@ -1,29 +1,18 @@
-"""The bundled network: files, logits, recalibration, intervals; planted faults stand at the end."""
+"""Logits of the bundled network, recalibration; planted faults stand at the end."""
 
-import hashlib
-import importlib.util
-import json
-import re
-import shutil
 import tracemalloc
 from decimal import Decimal, localcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
-from scipy.optimize import minimize_scalar
-from scipy.stats import norm
-from support import caught, differs, documented
+from support import caught
+from training import training_script
 
 from qcp_ref import conv2d
 from qcp_ref._threads import one_blas_thread
-from qcp_ref.app import network as app
-from qcp_ref.app.archive import FileError
 from qcp_ref.app.network import (
     KERNELS,
-    accuracy_interval,
     load_images,
     load_manifest,
     load_network,
@@ -31,8 +20,9 @@ from qcp_ref.app.network import (
     predict,
     recalibrate,
 )
+from qcp_ref.app.network import inference as app
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DATA = ROOT / "qcp_ref" / "app" / "data"
 NETWORK, IMAGES, MANIFEST = load_network(), load_images(), load_manifest()
 FEW = IMAGES.test_images[:10]
@@ -47,50 +37,13 @@ def dense(name, W):
     return lambda x: conv2d(x, W, stride=KERNELS[name].stride, padding=KERNELS[name].padding)
 
 
-# --- files -------------------------------------------------------------------------------------
+# --- logits ------------------------------------------------------------------------------------
 
 
 def test_accuracy_is_the_recorded_count():
     correct = predict(NETWORK, IMAGES.test_images).argmax(axis=1) == IMAGES.test_labels
     assert correct.sum() == MANIFEST["correct"]["first 2000 test images"]
     assert MANIFEST["correct"]["all 10000 test images"] >= 9150
-
-
-def test_manifest_describes_the_arrays():
-    for name, stored in (("network.npz", NETWORK), ("images.npz", vars(IMAGES))):
-        described = MANIFEST["files"][name]
-        assert described["bytes"] == (DATA / name).stat().st_size
-        assert list(described["arrays"]) == list(stored)
-        for entry, array in stored.items():
-            row = described["arrays"][entry]
-            assert (
-                row["sha256"] == hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
-            )
-            assert (tuple(row["shape"]), row["dtype"]) == (array.shape, str(array.dtype))
-    assert MANIFEST["normalization"] == {"mean": app.MEAN, "std": app.STD}
-    assert (DATA / "network.npz").stat().st_size <= 1.5e6
-    assert "Copyright (c) 2017 Zalando SE" in (DATA / "LICENSE-fashion-mnist.txt").read_text()
-
-
-def test_the_files_are_as_documented():
-    said = documented("network.npz")
-    names = {re.sub(r"^.*\b(conv|bn)\d?\.", r"<\1>.", name) for name in NETWORK}
-    assert names == said.keys()
-    assert set(said.values()) == {str(array.dtype) for array in NETWORK.values()}
-    shapes = {name: f"{array.dtype} {array.shape}" for name, array in vars(IMAGES).items()}
-    assert shapes == documented("images.npz")
-    names = {"files": "<file>", "files.<file>.arrays": "<array>", "correct": "<images>"}
-    facts = ["training", "provenance.images", "provenance.weights"]
-    assert not differs("manifest.json", MANIFEST, names | dict.fromkeys(facts, "<fact>"))
-
-
-def test_images_are_what_they_should_be():
-    assert IMAGES.calibration_images.shape == (1000, 28, 28)
-    assert IMAGES.test_images.shape == (2000, 28, 28)
-    assert (np.bincount(IMAGES.calibration_labels) == 100).all()
-    assert all(value.dtype == np.float32 for value in NETWORK.values())
-    seen = {image.tobytes() for image in IMAGES.calibration_images}
-    assert not any(image.tobytes() in seen for image in IMAGES.test_images)
 
 
 def test_kernels_are_those_that_run():
@@ -108,88 +61,6 @@ def test_kernels_are_those_that_run():
     assert all(NETWORK[f"{name}.weight"].shape[2:] == (3, 3) for name in KERNELS)
     # The same convolutions by another way: the same logits, bit for bit.
     assert np.array_equal(replaced, predict(NETWORK, FEW))
-
-
-@pytest.mark.parametrize(
-    ("name", "load"), [("network.npz", load_network), ("images.npz", load_images)]
-)
-def test_another_hash_is_reported(tmp_path, name, load):
-    shutil.copytree(DATA, tmp_path, dirs_exist_ok=True)
-    load(tmp_path)
-    raw = bytearray((tmp_path / name).read_bytes())
-    raw[len(raw) // 2] ^= 1
-    (tmp_path / name).write_bytes(raw)
-    with pytest.raises(ValueError, match=rf"{name}: expected the SHA-256 .* of manifest.json, got"):
-        load(tmp_path)
-
-
-def drop(*path):
-    """Return a change that takes one key out of a manifest."""
-
-    def change(document):
-        for key in path[:-1]:
-            document = document[key]
-        del document[path[-1]]
-
-    return change
-
-
-def put(value, *path):
-    """Return a change that puts a value into a manifest."""
-
-    def change(document):
-        for key in path[:-1]:
-            document = document[key]
-        document[path[-1]] = value
-
-    return change
-
-
-ARRAYS = ("files", "network.npz", "arrays")
-BIAS = (*ARRAYS, "linear.bias")
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        *(drop(*path) for path in (ARRAYS[:1], ARRAYS[:2], ARRAYS, BIAS, (*BIAS, "shape"))),
-        *(put(3, *path) for path in (ARRAYS[:1], ARRAYS[:2], ARRAYS, BIAS, (*BIAS, "sha256"))),
-        *(put(value, *BIAS, "shape") for value in ([11], [10, 1], [-10], ["10"], 10**5, [2**60])),
-        *(put(value, *BIAS, "dtype") for value in ("int32", "float64", "object", "banana", 3)),
-        put("0" * 64, *BIAS, "sha256"),
-        put({"dtype": "int8", "shape": [1], "sha256": ""}, *ARRAYS, "one more"),
-    ],
-)
-def test_a_manifest_that_describes_something_else_is_refused(tmp_path, change):
-    shutil.copytree(DATA, tmp_path, dirs_exist_ok=True)
-    document = json.loads((DATA / "manifest.json").read_text())
-    change(document)
-    (tmp_path / "manifest.json").write_text(json.dumps(document))
-    with pytest.raises(FileError, match=str(tmp_path)):
-        load_network(tmp_path)
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"files": NaN}', '{"files": {}, "files": {}}'])
-def test_a_manifest_that_is_none_is_refused(tmp_path, text):
-    shutil.copytree(DATA, tmp_path, dirs_exist_ok=True)
-    (tmp_path / "manifest.json").write_text(text)
-    for load in (load_manifest, load_network, load_images):
-        with pytest.raises(FileError, match=r"manifest\.json"):
-            load(tmp_path)
-
-
-@pytest.mark.parametrize("name", ["manifest.json", "network.npz"])
-def test_a_file_that_is_not_there_or_is_a_folder(tmp_path, name):
-    shutil.copytree(DATA, tmp_path, dirs_exist_ok=True)
-    (tmp_path / name).unlink()
-    with pytest.raises(FileNotFoundError, match=name):
-        load_network(tmp_path)
-    (tmp_path / name).mkdir()
-    with pytest.raises(FileError, match=f"{name}: expected a file, got a folder"):
-        load_network(tmp_path)
-
-
-# --- logits ------------------------------------------------------------------------------------
 
 
 def test_logits_are_the_stored_ones_of_pytorch():
@@ -271,14 +142,6 @@ def test_logits_are_within_the_bound_of_the_exact_ones(rng, dtype):
         assert max(bound) < 1e-2 * max(abs(ours)) if dtype == np.float32 else max(bound) < 1e-9
 
 
-def training_script():
-    pytest.importorskip("torch", reason="PyTorch, the third opinion, comes with the dev extra")
-    spec = importlib.util.spec_from_file_location("train", ROOT / "scripts" / "train_network.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    return script
-
-
 def torch_model(script, dtype):
     import torch
 
@@ -324,14 +187,6 @@ def test_single_layers_are_those_of_live_pytorch(dtype):
 
     with torch.no_grad(), torch.backends.nnpack.flags(enabled=False), one_blas_thread():
         app._walk(app._inputs(ours, FEW[:5]), step, app._relu, app._join)
-
-
-def test_archives_are_reproducible(tmp_path):
-    script = training_script()
-    for name in ("a.npz", "b.npz"):
-        described = script.write_npz(tmp_path / name, {"x": np.arange(5), "y": np.eye(2)})
-        assert described["sha256"] == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
-    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
 
 
 def test_batches_do_not_show():
@@ -411,73 +266,6 @@ def test_recalibration_changes_statistics_only():
     assert {value.dtype for value in new.values()} == {np.dtype(np.float32)}
 
 
-# --- intervals ---------------------------------------------------------------------------------
-
-
-def answers(both, only_a, only_b, neither):
-    a = [True] * both + [True] * only_a + [False] * only_b + [False] * neither
-    b = [True] * both + [False] * only_a + [True] * only_b + [False] * neither
-    return np.array(a), np.array(b)
-
-
-def score_statistic(only_a, only_b, n, difference):
-    """Paired score test of ``p_b - p_a = difference``, its likelihood maximized by search."""
-
-    def loss(q):  # q: probability that only a is right
-        counted = (
-            (only_a, q),
-            (only_b, q + difference),
-            (n - only_a - only_b, 1 - 2 * q - difference),
-        )
-        return -sum(count * np.log(max(p, 1e-300)) for count, p in counted if count)
-
-    low, high = max(0.0, -difference), (1 - difference) / 2
-    q = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-12}).x
-    return (only_b - only_a - n * difference) / np.sqrt(n * (2 * q + difference - difference**2))
-
-
-counts = st.integers(0, 12)
-
-
-@given(counts, counts, counts, counts.filter(bool))
-@example(0, 3, 0, 9)
-@example(5, 0, 0, 5)
-def test_interval_ends_where_the_score_test_rejects(both, only_a, only_b, neither):
-    n = both + only_a + only_b + neither
-    result = accuracy_interval(*answers(both, only_a, only_b, neither))
-    z = norm.ppf(0.975)
-    assert result.difference == (only_b - only_a) / n
-    assert -1 < result.low < result.difference < result.high < 1
-    assert score_statistic(only_a, only_b, n, result.low) == pytest.approx(z, abs=1e-3)
-    assert score_statistic(only_a, only_b, n, result.high) == pytest.approx(-z, abs=1e-3)
-
-
-@given(counts, counts, counts, counts)
-def test_swapping_the_two_flips_the_interval(both, only_a, only_b, neither):
-    if both + only_a + only_b + neither == 0:
-        return
-    a, b = answers(both, only_a, only_b, neither)
-    difference, low, high = accuracy_interval(a, b)
-    assert accuracy_interval(b, a) == (-difference, -high, -low)
-    assert -1 <= low <= difference <= high <= 1
-    narrow = accuracy_interval(a, b, level=0.5)
-    assert low <= narrow.low <= narrow.high <= high
-
-
-def test_without_disagreement_the_interval_shrinks_with_the_number_of_images():
-    # The test then rejects where n d^2 > z^2 d (1 - d), that is beyond d = z^2 / (n + z^2).
-    for n in (1, 10, 2000):
-        result = accuracy_interval(np.ones(n, bool), np.ones(n, bool))
-        limit = norm.ppf(0.975) ** 2 / (n + norm.ppf(0.975) ** 2)
-        assert result == pytest.approx((0, -limit, limit), abs=1e-9)
-
-
-def test_complete_disagreement_reaches_the_end():
-    result = accuracy_interval(np.zeros(9, bool), np.ones(9, bool))
-    assert (result.difference, result.high) == (1, 1)
-    assert 0 < result.low < 1
-
-
 # --- bad input ---------------------------------------------------------------------------------
 
 
@@ -513,20 +301,6 @@ def test_bad_options_are_refused():
         logit_bound(NETWORK, FEW, np.float16)
 
 
-def test_bad_answers_are_refused():
-    right = np.ones(3, bool)
-    with pytest.raises(TypeError, match="expected bool arrays, got bool and int64"):
-        accuracy_interval(right, right.astype(np.int64))
-    for other in (right[:2], right[:0], right[None]):
-        with pytest.raises(ValueError, match="correct_a, correct_b: expected one length"):
-            accuracy_interval(right, other)
-    with pytest.raises(ValueError, match="correct_a, correct_b: expected one length"):
-        accuracy_interval(right[:0], right[:0])
-    for level in (0, 1, np.nan, 95):
-        with pytest.raises(ValueError, match="level: expected a number between 0 and 1"):
-            accuracy_interval(right, right, level=level)
-
-
 # --- planted faults ----------------------------------------------------------------------------
 
 
@@ -557,20 +331,6 @@ def optimistic_spread(n, dtype, x, e):
     return 0 * (x + e)
 
 
-def one_sided_limit(b, c, n, z):
-    return real_limit(b, c, n, norm.ppf(0.95))
-
-
-def unpaired_limit(b, c, n, z):
-    """Wald's interval, which is empty where nobody disagrees."""
-    d = (b - c) / n
-    return d + z * np.sqrt((b + c) / n - d * d) / np.sqrt(n)
-
-
-real_limit = app._score_limit
-disagreement = test_without_disagreement_the_interval_shrinks_with_the_number_of_images
-
-
 @pytest.mark.parametrize(
     ("test", "fault"),
     [
@@ -581,13 +341,7 @@ disagreement = test_without_disagreement_the_interval_shrinks_with_the_number_of
         (test_logits_are_the_stored_ones_of_pytorch, {"_relu": leaky_relu}),
         (test_logits_are_the_stored_ones_of_pytorch, {"_affine": unscaled_shift}),
         (test_logits_are_the_stored_ones_of_pytorch, {"_spread": optimistic_spread}),
-        (disagreement, {"_score_limit": one_sided_limit}),
-        (disagreement, {"_score_limit": unpaired_limit}),
     ],
 )
 def test_planted_faults_are_caught(test, fault):
     assert caught(app, test, **fault)
-
-
-def test_json_keeps_the_manifest_readable():
-    assert json.loads((DATA / "manifest.json").read_text()) == load_manifest(str(DATA))

@@ -9,45 +9,24 @@ through the network is written down once, in ``_walk``, and read three times: on
 
 Simplified: inference only, for this one architecture. scripts/train_network.py trains it.
 
-Checked by tests/app/test_network.py, against PyTorch too.
+Checked by tests/app/network/test_inference.py, against PyTorch too.
 """
 
-import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
-from importlib import resources
-from importlib.resources.abc import Traversable
-from pathlib import Path
-from statistics import NormalDist
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 
 from qcp_ref._checks import Array, check_int
 from qcp_ref._threads import one_blas_thread
-from qcp_ref.app.archive import Archive, FileError, entry, parse, read_file, refusing
+from qcp_ref.app.network.bundled import CONVOLUTIONS, KERNELS, Bytes, Floats, Network
 from qcp_ref.bounds import gamma
 from qcp_ref.layers.conv import conv2d
 
-__all__ = [
-    "KERNELS",
-    "Images",
-    "Network",
-    "accuracy_interval",
-    "load_images",
-    "load_manifest",
-    "load_network",
-    "logit_bound",
-    "predict",
-    "recalibrate",
-]
+__all__ = ["Layers", "logit_bound", "predict", "recalibrate"]
 
-Floats: TypeAlias = NDArray[Any]
-Bytes: TypeAlias = NDArray[np.uint8]
-# Weights and batch-norm numbers by name, as in PyTorch's state_dict. Inference runs in their dtype.
-Network: TypeAlias = Mapping[str, Floats]
 # What runs instead of a dense convolution, by the convolution's name.
 Layers: TypeAlias = Mapping[str, Callable[[Floats], Floats]]
 T = TypeVar("T")
@@ -58,110 +37,6 @@ MEAN, STD = 0.2860, 0.3530  # of the training pixels, as fractions of 255
 EPS = 1e-5  # added to batch-norm variances
 
 
-class Kernel(NamedTuple):
-    """Where a convolution stands: what its cost depends on besides its weights."""
-
-    stride: int
-    padding: int
-    input_size: tuple[int, int]
-
-
-#: The convolutions that are compressed. The stem stays dense.
-KERNELS: Mapping[str, Kernel] = {
-    "block1.conv1": Kernel(2, 1, (28, 28)),
-    "block1.conv2": Kernel(1, 1, (14, 14)),
-    "block2.conv1": Kernel(2, 1, (14, 14)),
-    "block2.conv2": Kernel(1, 1, (7, 7)),
-    "block3.conv1": Kernel(1, 1, (7, 7)),
-    "block3.conv2": Kernel(1, 1, (7, 7)),
-}
-_CONVOLUTIONS = {"stem.conv": Kernel(1, 1, (28, 28)), **KERNELS}
-
-
-@dataclass(frozen=True, eq=False)
-class Images:
-    """The bundled Fashion-MNIST images, and PyTorch's logits of the first test images."""
-
-    calibration_images: Bytes
-    calibration_labels: Bytes
-    test_images: Bytes
-    test_labels: Bytes
-    logits: NDArray[np.float32]
-    logits64: Array
-
-
-class AccuracyChange(NamedTuple):
-    """A difference of two accuracies with its confidence interval."""
-
-    difference: float
-    low: float
-    high: float
-
-
-def load_manifest(path: str | Path | None = None) -> dict[str, Any]:
-    """Return hashes, accuracies, provenance and licences from the manifest in a folder.
-
-    Parameters
-    ----------
-    path : path, optional
-        A folder written by scripts/train_network.py; by default the one in the package.
-
-    Returns
-    -------
-    dict
-        The contents of manifest.json.
-
-    Raises
-    ------
-    FileError, OSError
-        If it is no JSON object, or cannot be opened.
-    """
-    where = _folder(path).joinpath("manifest.json")
-    return parse(read_file(where), where)
-
-
-def load_network(path: str | Path | None = None) -> dict[str, Floats]:
-    """Return the weights in float32.
-
-    Parameters
-    ----------
-    path : path, optional
-        A folder written by scripts/train_network.py; by default the one in the package.
-
-    Returns
-    -------
-    dict of str to ndarray
-        ``<layer>.weight``, ``<layer>.bias``, ``<layer>.running_mean``, ``<layer>.running_var``.
-
-    Raises
-    ------
-    FileError, OSError
-        If the file is not the one that the manifest describes, or cannot be opened.
-    """
-    return _read("network.npz", path)
-
-
-def load_images(path: str | Path | None = None) -> Images:
-    """Return calibration and test images with their labels.
-
-    Parameters
-    ----------
-    path : path, optional
-        A folder written by scripts/train_network.py; by default the one in the package.
-
-    Returns
-    -------
-    Images
-        1,000 calibration images (training set), 2,000 test images.
-
-    Raises
-    ------
-    FileError, OSError
-        If the file is not the one that the manifest describes, or cannot be opened.
-    """
-    return Images(**_read("images.npz", path))
-
-
 def predict(
     network: Network, images: Bytes, *, layers: Layers | None = None, batch: int = 250
 ) -> Floats:
@@ -170,7 +45,8 @@ def predict(
     Parameters
     ----------
     network : mapping of str to ndarray
-        As :func:`load_network` returns it; cast it to float64 to run in float64.
+        As :func:`qcp_ref.app.network.bundled.load_network` returns it; cast it to float64 to run
+        in float64.
     images : ndarray of uint8, shape (N, 28, 28)
         Images.
     layers : mapping of str to callable, optional
@@ -215,7 +91,7 @@ def recalibrate(
     Parameters
     ----------
     network : mapping of str to ndarray
-        As :func:`load_network` returns it; not changed.
+        As :func:`qcp_ref.app.network.bundled.load_network` returns it; not changed.
     images : ndarray of uint8, shape (N, 28, 28)
         Calibration images. One layer's output is kept for all of them: below 0.2 MB per image.
     layers : mapping of str to callable, optional
@@ -264,7 +140,8 @@ def logit_bound(network: Network, images: Bytes, dtype: DTypeLike) -> Array:
     Parameters
     ----------
     network : mapping of str to ndarray
-        As :func:`load_network` returns it. Its numbers are taken as exact.
+        As :func:`qcp_ref.app.network.bundled.load_network` returns it. Its numbers are taken as
+        exact.
     images : ndarray of uint8, shape (N, 28, 28)
         Images.
     dtype : dtype
@@ -318,82 +195,6 @@ def logit_bound(network: Network, images: Bytes, dtype: DTypeLike) -> Array:
         return np.concatenate([bound(part) for part in _batches(images, 100)])
 
 
-def accuracy_interval(
-    correct_a: NDArray[np.bool_], correct_b: NDArray[np.bool_], *, level: float = 0.95
-) -> AccuracyChange:
-    """Return accuracy of b minus accuracy of a, with the paired score interval.
-
-    Parameters
-    ----------
-    correct_a, correct_b : ndarray of bool, shape (N,)
-        Which images each of the two got right; the same images in the same order.
-    level : float
-        Confidence level, between 0 and 1.
-
-    Returns
-    -------
-    AccuracyChange
-        The difference and the ends of its interval.
-
-    Raises
-    ------
-    ValueError, TypeError
-        For arrays that are empty, not boolean, or of different shapes.
-
-    Notes
-    -----
-    [source: T. Tango, Statistics in Medicine 17 (1998) 891-908]. The interval holds all
-    differences that the score test for paired proportions does not reject. Only images on which
-    the two disagree move it; without any, it is not empty but shrinks like ``1 / N``.
-    """
-    a, b = np.asarray(correct_a), np.asarray(correct_b)
-    if a.dtype != np.bool_ or b.dtype != np.bool_:
-        raise TypeError(f"correct_a, correct_b: expected bool arrays, got {a.dtype} and {b.dtype}")
-    if a.ndim != 1 or a.shape != b.shape or a.size == 0:
-        raise ValueError(f"correct_a, correct_b: expected one length, got {a.shape}, {b.shape}")
-    if not 0 < level < 1:
-        raise ValueError(f"level: expected a number between 0 and 1, got {level}")
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    gained, lost, n = int((b & ~a).sum()), int((a & ~b).sum()), a.size
-    low, high = -_score_limit(lost, gained, n, z), _score_limit(gained, lost, n, z)
-    return AccuracyChange((gained - lost) / n, low, high)
-
-
-def _score_limit(b: int, c: int, n: int, z: float) -> float:
-    """Return Tango's upper limit for the difference whose estimate is ``(b - c) / n``."""
-    from scipy.optimize import brentq
-
-    def excess(d: float) -> float:
-        """Test statistic plus z, times the standard error: falls through 0 at the limit."""
-        B = (2 * n - b + c) * d - b - c
-        q = (np.sqrt(B * B + 8 * n * c * d * (1 - d)) - B) / (4 * n)  # most likely c / n, given d
-        return float(b - c - n * d + z * np.sqrt(n * max(2 * q + d * (1 - d), 0.0)))
-
-    # At the estimate itself a variance of 0 would be a root that is none, hence the step.
-    return 1.0 if b == n else float(brentq(excess, (b - c) / n + 1e-12, 1.0))
-
-
-def _folder(path: str | Path | None) -> Traversable:
-    return resources.files("qcp_ref").joinpath("app", "data") if path is None else Path(path)
-
-
-def _read(name: str, path: str | Path | None) -> dict[str, Floats]:
-    """Read an archive whose hash is the manifest's."""
-    where = _folder(path).joinpath(name)
-    raw, manifest = read_file(where), load_manifest(path)
-    with refusing(_folder(path).joinpath("manifest.json")):
-        said = manifest["files"][name]
-        entries = {key: entry(array, where) for key, array in said["arrays"].items()}
-        expected = said["sha256"]
-    found = hashlib.sha256(raw).hexdigest()
-    if found != expected:
-        raise FileError(
-            f"{where}: expected the SHA-256 {expected} of manifest.json, got {found}; the file is "
-            "damaged or belongs to another manifest, install the package again"
-        )
-    return Archive(raw, where).arrays(entries)
-
-
 def _check(images: Any, layers: Layers | None) -> None:
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
         found = getattr(images, "dtype", type(images).__name__)
@@ -426,7 +227,7 @@ def _walk(
 
 
 def _convolved(network: Network, layers: Layers | None, name: str, x: Floats) -> Floats:
-    W, place = network[f"{name}.weight"], _CONVOLUTIONS[name]
+    W, place = network[f"{name}.weight"], CONVOLUTIONS[name]
     if layers is None or name not in layers:
         return conv2d(x, W, stride=place.stride, padding=place.padding)
     y = np.asarray(layers[name](x), dtype=x.dtype)

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from qcp_ref.app.demo import ACTIVATION_BITS, BASELINES, THREADS, DemoResult, Settings
+from qcp_ref.app.demo.measure import ACTIVATION_BITS, BASELINES, THREADS, DemoResult, Settings
 from qcp_ref.app.network import KERNELS
 from qcp_ref.layers.cost import Costs
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from qcp_ref.app.demo import BASELINES, DemoResult, LayerResult
+from qcp_ref.app.demo.measure import BASELINES, DemoResult, LayerResult
 from qcp_ref.app.files import write_atomically
 
 __all__ = ["draw_demo"]

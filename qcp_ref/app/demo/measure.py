@@ -1,7 +1,10 @@
 """The demonstration: compress the bundled network, check the result, measure what it costs.
 
-Nothing here prints; :mod:`qcp_ref.app.cli` shows what happens. One job per layer and method, on two
-threads with one BLAS thread each, so that the numbers do not depend on how jobs were scheduled.
+Nothing here prints; :mod:`qcp_ref.app.cli` shows what happens. One job per layer and method, run by
+:mod:`qcp_ref.networks.jobs` with one BLAS thread each, so that the numbers do not depend on how
+jobs were scheduled.
+
+Checked by tests/app/demo/test_measure.py.
 """
 
 import platform
@@ -9,7 +12,6 @@ import re
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from importlib.metadata import PackageNotFoundError, version
@@ -22,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qcp_ref._checks import Array, check_int, check_option
-from qcp_ref._threads import one_blas_thread
 from qcp_ref.app.files import COMPRESSED, load_compressed, save_compressed, save_results, write_run
 from qcp_ref.app.network import (
     KERNELS,
@@ -42,6 +43,7 @@ from qcp_ref.grids.scale import round_dense
 from qcp_ref.layers.conv import conv2d, cp_conv_bound
 from qcp_ref.layers.cost import Costs, conv_costs, equal_cost_bits
 from qcp_ref.layers.layer import CPConv, compress_conv
+from qcp_ref.networks.jobs import run_jobs
 
 __all__ = ["DemoResult", "Settings", "check_forward", "check_grid", "highest_rate", "run"]
 
@@ -172,7 +174,7 @@ class DemoResult:
 
 def run(settings: Settings, progress: Progress, announce: Callable[[str], object]) -> DemoResult:
     """Compress, check, measure; put the results, the layers and a picture into a new folder."""
-    from qcp_ref.app.plots import draw_demo
+    from qcp_ref.app.demo.plots import draw_demo
 
     start = time.perf_counter()
     network, images = load_network(), load_images()
@@ -191,8 +193,16 @@ def run(settings: Settings, progress: Progress, announce: Callable[[str], object
         }
         end = time.perf_counter()
         seconds = {"compress": compressed - start, "accuracy": end - compressed, "all": end - start}
-        measured = (accuracy, bops, counts, checks, seconds)
-        result = DemoResult(settings, layers, *measured, folder=folder)
+        result = DemoResult(
+            settings=settings,
+            layers=layers,
+            accuracy=accuracy,
+            network_bops=bops,
+            images=counts,
+            checks=checks,
+            seconds=seconds,
+            folder=folder,
+        )
         draw_demo(result, folder / "demo.png")
         save_results(folder, result.as_json())
         return result
@@ -255,7 +265,9 @@ def dense_labels(settings: Settings) -> dict[str, tuple[int, int | None]]:
 def _compress_all(settings: Settings, network: Network, progress: Progress) -> list[LayerResult]:
     cancelled = threading.Event()
 
-    def job(name: str, method: str) -> tuple[CPConv, float]:
+    def job(key: tuple[str, str]) -> tuple[CPConv, float]:
+        name, method = key
+
         def callback(stage: str, sweep: int, figure: float) -> object:
             return progress(name, method, stage, sweep, figure) or cancelled.is_set()
 
@@ -267,21 +279,14 @@ def _compress_all(settings: Settings, network: Network, progress: Progress) -> l
         progress(name, method, "done", 0, layer.error)
         return layer, time.perf_counter() - start
 
-    # Large layers first: the two threads then end at about the same time.
+    # Large layers first: the threads then end at about the same time.
     order = sorted(KERNELS, key=lambda name: -network[f"{name}.weight"].size)
-    with one_blas_thread(), ThreadPoolExecutor(THREADS) as pool:
-        jobs = {key: pool.submit(job, *key) for key in product(order, settings.methods)}
-        try:
-            for future in as_completed(jobs.values()):
-                future.result()
-        except BaseException:
-            cancelled.set()  # running jobs end at their next sweep
-            pool.shutdown(cancel_futures=True)
-            raise
+    keys = list(product(order, settings.methods))
+    names = [f"{name} by {method}" for name, method in keys]
+    runs = run_jobs(job, keys, executor=THREADS, names=names, cancel=cancelled.set)
+    done = dict(zip(keys, runs, strict=True))
     return [
-        _layer_result(
-            settings, network, name, {m: jobs[name, m].result() for m in settings.methods}
-        )
+        _layer_result(settings, network, name, {m: done[name, m] for m in settings.methods})
         for name in KERNELS
     ]
 
@@ -310,8 +315,18 @@ def _layer_result(
     x = np.random.default_rng([settings.seed, 1]).standard_normal((1, W.shape[1], *side))
     check = max(check_forward(one, x) for one in (layer, *layers.values()))
     seconds = {method: seconds for method, (_, seconds) in runs.items()}
-    costs = (cost, dense_cost, rivals)
-    return LayerResult(name, layer, layers, dense, errors, *costs, seconds, check)
+    return LayerResult(
+        name=name,
+        layer=layer,
+        others=layers,
+        dense=dense,
+        dense_errors=errors,
+        cost=cost,
+        dense_cost=dense_cost,
+        rival_costs=rivals,
+        seconds=seconds,
+        check=check,
+    )
 
 
 def _accuracies(
@@ -332,8 +347,8 @@ def _accuracies(
         logits = predict(adapted, images.test_images, layers=replaced)
         return np.asarray(logits.argmax(axis=1) == images.test_labels)
 
-    with one_blas_thread(), ThreadPoolExecutor(THREADS) as pool:
-        *answers, base = pool.map(correct, [*variants.values(), {}])
+    names = [*variants, "float"]
+    *answers, base = run_jobs(correct, [*variants.values(), {}], executor=THREADS, names=names)
     table = {"float": {"accuracy": float(base.mean())}}
     for label, answer in zip(variants, answers, strict=True):
         change = accuracy_interval(base, answer)

@@ -8,7 +8,8 @@ import pytest
 from support import differs
 
 from qcp_ref import Grid, compress_conv, conv2d, conv_costs, project, rank_for_rate
-from qcp_ref.app import demo, network, plots
+from qcp_ref.app import network
+from qcp_ref.app.demo import measure, plots
 from qcp_ref.app.files import load_compressed, load_run
 from qcp_ref.app.network import KERNELS, load_network
 from qcp_ref.factors.methods import METHODS
@@ -19,7 +20,7 @@ RATES += ["2\n", "1e-9", "0x10", "2 3", "1_0", "\u0662"]
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_runs_once_and_the_chosen_one_last(method):
-    methods = demo.Settings(method=method).methods
+    methods = measure.Settings(method=method).methods
     assert methods[-1] == method
     assert sorted(methods) == sorted({"als-round", "authors", method})
 
@@ -101,17 +102,17 @@ def test_self_checks_pass_and_can_fail(demo_result, tmp_path):
     x = np.random.default_rng(1).standard_normal((1, 16, 6, 6))
     other = compress_conv(load_network()["block1.conv1.weight"], rank=3, method="als-round")
     wrong = compress_conv(load_network()["block1.conv1.weight"], rank=3, method="als-round", bits=5)
-    assert demo.check_forward(other, x) < 1
+    assert measure.check_forward(other, x) < 1
     with pytest.MonkeyPatch.context() as patch:
         kernel = wrong.kernel()
         patch.setattr(type(other), "kernel", lambda self: kernel)
-        assert demo.check_forward(other, x) == np.inf
+        assert measure.check_forward(other, x) == np.inf
     path = result.folder / "compressed.npz"
     assert load_compressed(path).keys() == {"block1.conv1"}
     same_rank = compress_conv(
         load_network()["block1.conv1.weight"], rank=row.layer.rank, method="als-round"
     )
-    assert demo.check_grid(path, {"block1.conv1": same_rank}) > 1000
+    assert measure.check_grid(path, {"block1.conv1": same_rank}) > 1000
     assert other.rank == 3
 
 
@@ -158,11 +159,12 @@ def test_bops_follow_the_equal_cost_identity(demo_result):
 
 
 def test_dense_bits_are_the_floor_and_ceiling_of_the_equal_cost():
-    labels = demo.dense_labels(demo.Settings(rate="1.5", bits=4))
+    labels = measure.dense_labels(measure.Settings(rate="1.5", bits=4))
     assert {bits for bits, _ in labels.values()} == {2, 3}
     assert {axis for _, axis in labels.values()} == {None, 0}
-    assert {bits for bits, _ in demo.dense_labels(demo.Settings(rate="8", bits=4)).values()} == {1}
-    assert demo.Settings(rate="8", bits=2).equal_bits == Fraction(1, 4)
+    labels = measure.dense_labels(measure.Settings(rate="8", bits=4))
+    assert {bits for bits, _ in labels.values()} == {1}
+    assert measure.Settings(rate="8", bits=2).equal_bits == Fraction(1, 4)
 
 
 @pytest.mark.parametrize("stage", ["als", "epc", "admm", "polish", "measuring"])
@@ -175,9 +177,9 @@ def test_an_interrupt_ends_the_run_and_leaves_no_half_file(tmp_path, stage):
     def announce(text):
         raise KeyboardInterrupt
 
-    settings = demo.Settings(out=tmp_path / "out")
+    settings = measure.Settings(out=tmp_path / "out")
     with pytest.raises(KeyboardInterrupt):
-        demo.run(settings, progress, announce)
+        measure.run(settings, progress, announce)
     assert not (tmp_path / "out").exists()
 
 
@@ -188,15 +190,17 @@ def test_an_interrupt_while_files_are_written_leaves_none(tmp_path, monkeypatch)
 
     monkeypatch.setattr(plots, "draw_demo", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        demo.run(demo.Settings(out=tmp_path, method="als-round"), lambda *_: None, lambda _: None)
+        measure.run(
+            measure.Settings(out=tmp_path, method="als-round"), lambda *_: None, lambda _: None
+        )
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.usefixtures("small_demo")
 def test_the_number_of_threads_does_not_show(demo_result, monkeypatch, tmp_path):
     result, _ = demo_result
-    monkeypatch.setattr(demo, "THREADS", 1)
-    alone = demo.run(demo.Settings(out=tmp_path), lambda *a: None, lambda text: None)
+    monkeypatch.setattr(measure, "THREADS", 1)
+    alone = measure.run(measure.Settings(out=tmp_path), lambda *a: None, lambda text: None)
     assert alone.accuracy == result.accuracy
     for method, layer in alone.layers[0].methods.items():
         other = result.layers[0].methods[method]
@@ -215,12 +219,12 @@ def test_the_number_of_threads_does_not_show(demo_result, monkeypatch, tmp_path)
 )
 def test_bad_settings_are_refused_at_once(options, message):
     with pytest.raises(ValueError, match=message):
-        demo.Settings(**options)
+        measure.Settings(**options)
 
 
 @pytest.mark.parametrize("rate", ["1", "2.", "5/2", "1e1", "80.84", 1.5, 3])
 def test_rates_within_the_limits_leave_a_component_of_every_kernel(rate):
-    settings, network = demo.Settings(rate=rate), load_network()
+    settings, network = measure.Settings(rate=rate), load_network()
     for name in KERNELS:
         out, inputs, *sides = network[f"{name}.weight"].shape
         assert rank_for_rate((out, inputs, np.prod(sides)), settings.rate) >= 1
@@ -228,10 +232,10 @@ def test_rates_within_the_limits_leave_a_component_of_every_kernel(rate):
 
 
 def test_the_highest_rate_leaves_one_component_of_the_smallest_kernel():
-    assert demo.highest_rate() == Fraction(32 * 16 * 9, 32 + 16 + 9)
-    assert rank_for_rate((32, 16, 9), demo.highest_rate()) == 1
+    assert measure.highest_rate() == Fraction(32 * 16 * 9, 32 + 16 + 9)
+    assert rank_for_rate((32, 16, 9), measure.highest_rate()) == 1
     with pytest.raises(ValueError, match="no component would be left"):
-        rank_for_rate((32, 16, 9), demo.highest_rate() + Fraction(1, 1000))
+        rank_for_rate((32, 16, 9), measure.highest_rate() + Fraction(1, 1000))
 
 
 def test_replaced_dense_layers_compute_the_dense_convolution(demo_result):
@@ -240,4 +244,4 @@ def test_replaced_dense_layers_compute_the_dense_convolution(demo_result):
     x = np.random.default_rng(2).standard_normal((1, 16, 6, 6)).astype(np.float32)
     label = next(iter(row.dense))
     W = row.dense[label].astype(np.float32)
-    assert np.array_equal(demo._dense_layer(row, label)(x), conv2d(x, W, stride=2, padding=1))
+    assert np.array_equal(measure._dense_layer(row, label)(x), conv2d(x, W, stride=2, padding=1))

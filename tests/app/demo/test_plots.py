@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from qcp_ref import Grid, compress_conv
-from qcp_ref.app import plots
+from qcp_ref.app.demo import plots
 from qcp_ref.factors.methods import METHODS
 
 
