@@ -345,13 +345,9 @@ SOLVERS = {
     "polish_output": lambda n: polish_output(X, ROUNDED, S, max_sweeps=n),
     **{method: partial(a_layer, method) for method in METHODS},
 }
-WAITS = pytest.mark.xfail(reason="cores of grids", strict=False)
-FREE = ("cp_als", "output_als")
 
 
-@pytest.mark.parametrize(
-    "caller", [name if name in FREE else pytest.param(name, marks=WAITS) for name in SOLVERS]
-)
+@pytest.mark.parametrize("caller", SOLVERS)
 def test_checks_run_at_the_door(caller):
     SOLVERS[caller](1)  # kernels are compiled, if they have to be
     few, many = (counted(partial(SOLVERS[caller], sweeps)) for sweeps in (2, 6))

@@ -27,8 +27,15 @@ from qcp_ref._checks import (
 from qcp_ref._door import shown
 from qcp_ref._results import frozen, sealed
 from qcp_ref._wide import finite
-from qcp_ref.grids.grid import Grid, check_grid, dequantize, off_grid, quantize
-from qcp_ref.grids.scale import AFFINE, choose_scale
+from qcp_ref.grids.grid import (
+    Grid,
+    check_grid,
+    check_product,
+    dequantize_core,
+    off_grid,
+    quantize_core,
+)
+from qcp_ref.grids.scale import AFFINE, check_data, choose_core, choose_scale
 from qcp_ref.tensors.cp import CP, balance_core, check_cp, cp_of, relative_error_core
 
 __all__ = [
@@ -154,8 +161,9 @@ class QuantizedCP:
     def dequantize(self) -> CP:
         """Return the CP tensor with float64 factors that the codes stand for."""
         # A_n = s_n levels[k_n], broadcast :eq:`grid-dequantize`
-        pairs = zip(self.codes, self.scales, strict=True)
-        return cp_of([dequantize(k, s, grid=self.grid) for k, s in pairs])
+        grid, pairs = self.grid, zip(self.codes, self.scales, strict=True)
+        zero = 0.0 - grid.offset
+        return cp_of([check_product(dequantize_core(k, s, zero, grid)) for k, s in pairs])
 
 
 def _keep(cp: QuantizedCP, codes: Sequence[Any], scales: Sequence[Array], grid: Grid) -> None:
@@ -277,9 +285,11 @@ def quantize_cp(
     codes, scales = [], []
     # s* and the codes of the nearest levels at it, factor by factor  :eq:`grid-project`
     for A in balance_core(cp.factors, cp.weights):
-        scale = choose_scale(A, grid, rule=rule, axis=axis)
-        codes.append(quantize(A, grid, scale.scale))
-        scales.append(scale.scale)
+        scale, zero = choose_core(
+            check_data(A, grid, rule=rule, axis=axis), grid, rule=rule, axis=axis
+        )
+        codes.append(quantize_core(A, grid, scale, zero))
+        scales.append(scale)
     return quantized_of(codes, scales, grid)
 
 
