@@ -32,7 +32,8 @@ def as_array(x: Any, name: str, what: str = "an array of real numbers") -> NDArr
             f"{name}: expected an array of real numbers, got {type(x).__name__} that NumPy "
             f"cannot read ({_first_line(error)}); pass one array, or nested lists of equal lengths"
         ) from None
-    refuse_foreign(array, name)  # what an object makes of itself may have a mask, too
+    if array is not x:
+        refuse_foreign(array, name)  # what an object makes of itself may have a mask, too
     array = np.asarray(array)
     if mixed or array.dtype.kind not in {"i", "u", "f"}:
         got = "True or False among numbers" if mixed else f"dtype {array.dtype}"
