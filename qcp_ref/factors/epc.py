@@ -42,6 +42,7 @@ from qcp_ref._checks import (
 )
 from qcp_ref._results import frozen
 from qcp_ref._wide import narrow, plus, times, total, wide
+from qcp_ref.factors.secular import secular_root, spectrum
 from qcp_ref.tensors.cp import (
     CP,
     balance_core,
@@ -63,10 +64,7 @@ __all__ = ["EPCFit", "EPCHistory", "EPCUpdate", "epc", "epc_update", "sensitivit
 OBJECTIVES = ("norm", "sensitivity")
 
 _SHARP = 3e-7  # errors below it, relative to all that is summed, cancel in the normal equations
-_RELATIVE_NULL = 1e-14  # eigenvalues of the Gram matrix below this share count as zero
-_ALIKE = 2.0  # ratio of columns' lengths up to which the scaling to unit diagonal changes little
 _SPREAD = 1e8  # of the weights: the share above has to tell their components from the null space
-_NEWTON_STEPS = 100
 
 
 @frozen
@@ -213,7 +211,7 @@ def _update(
     F: Array, G: Array, squared_norm: float, squared_bound: float, current: Array | None
 ) -> EPCUpdate:
     """Find the least factor within the bound, all weights being ones."""
-    sigma, V = _spectrum(G)  # G = V diag(sigma) V^T, (R,) and (R, R)
+    sigma, V = spectrum(G)  # G = V diag(sigma) V^T, (R,) and (R, R)
     B = (F @ V) / np.sqrt(sigma)  # the least-squares factor in the metric of G
     b = (B**2).sum(axis=0)
     least = float(squared_norm - b.sum())
@@ -228,7 +226,7 @@ def _update(
             f"squared_bound: expected at least {least} (what least squares leaves), got "
             f"{squared_bound}; raise it or pass the current factor"
         )
-    tau = _secular_root(b, sigma, room)
+    tau = secular_root(b, sigma, room)
     if tau == np.inf:
         return EPCUpdate(np.zeros_like(F), tau, squared_norm)
     # U = F V diag(1 / (sigma + tau)) V^T  :eq:`epc-ridge`
@@ -609,56 +607,9 @@ def _sharp_update(Y: Array, K: Array, U: Array, squared_bound: float) -> Array:
     if room <= 0:  # the bound is below reach, by rounding: then the present error is kept
         room = float((part**2).sum())
     B = U @ V * roots + part
-    tau = _secular_root((B**2).sum(axis=0), roots**2, room)
+    tau = secular_root((B**2).sum(axis=0), roots**2, room)
     found = np.zeros_like(U) if tau == np.inf else (B * roots / (roots**2 + tau)) @ V.T
     # If U exceeds the bound by rounding alone and the way back costs norm, U stays.
     noise = len(K.T) * np.finfo(np.float64).eps * np.linalg.norm(np.abs(U) @ np.abs(K.T))
     near = np.linalg.norm(residual) <= np.sqrt(squared_bound) + noise
     return U if near and np.linalg.norm(found) > np.linalg.norm(U) else found
-
-
-def _spectrum(G: Array) -> tuple[Array, Array]:
-    """Return the eigenvalues above the rounding level, ascending, and their eigenvectors.
-
-    What is above it is judged at unit diagonal. Where columns differ in length, Jacobi rotations of
-    a root of the matrix, ``G = C.T C``, find small eigenvalues as well as large ones, relatively.
-    """
-    d = np.sqrt(np.diag(G))
-    alive = d > 0
-    if not alive.any() or d.max() <= _ALIKE * d[alive].min():
-        values, V = np.linalg.eigh(G)
-        alive = values > _RELATIVE_NULL * values[-1]
-        return values[alive], V[:, alive]
-    from scipy.linalg.lapack import dgejsv
-
-    safe = np.where(alive, d, 1.0)
-    values, V = np.linalg.eigh(G / safe / safe[:, None])
-    alive = values > _RELATIVE_NULL * values[-1]
-    C = np.sqrt(np.where(alive, values, 0.0))[:, None] * V.T * d
-    singular, _, V, work, _, _ = dgejsv(C, joba=0, jobu=3, jobv=0)
-    roots = singular[: alive.sum()][::-1] * (work[0] / work[1])
-    return roots**2, V[:, : alive.sum()][:, ::-1]
-
-
-def _secular_root(b: Array, sigma: Array, room: float) -> float:
-    """Solve the secular equation by Newton's method in ``x = 1 / tau``."""
-    # p(x)^2 = sum_r b_r / (1 + sigma_r x)^2 = s  :eq:`epc-secular`, :eq:`epc-newton`
-    total = float(b.sum())
-    kappa = np.sqrt(room / total) if total > 0 else 1.0
-    if not 0 < kappa < 1:
-        return np.inf if kappa > 0 else 0.0
-    # By powers of two, which round nothing, to about one: products then stay in range.
-    size, unit = 2.0 ** -np.frexp(total)[1], 2.0 ** -np.frexp(sigma.max())[1]
-    b, room, sigma = b * size, room * size, sigma * unit
-    # 1/p is concave: from the lower end of the bracket :eq:`epc-bracket` iterates rise to the root.
-    x = (1 - kappa) / (kappa * sigma.max())
-    for _ in range(_NEWTON_STEPS):
-        r = 1 / (1 + sigma * x)
-        q = r / r.max()  # of about one, so that no power of them vanishes
-        square, slope = (b * q**2).sum(), (b * sigma * q**3).sum()
-        # x <- x + (p / sqrt(s) - 1) p^2 / sum_r b_r sigma_r / (1 + sigma_r x)^3
-        step = (r.max() * np.sqrt(square) / np.sqrt(room) - 1) * square / (r.max() * slope)
-        if step <= 2 * np.finfo(np.float64).eps * x:
-            break
-        x += step
-    return float(1 / x / unit)

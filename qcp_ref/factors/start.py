@@ -136,14 +136,15 @@ def one_after_the_other(
         mode = free.pop(0)
         factors[mode] = _no_dust(factors[mode])
         parts[mode] = _put_on_grid(X, factors, mode, grid, scale_of(factors[mode]))
-        factors[mode] = check_product(dequantize_core(*parts[mode], 0.0 - grid.offset, grid))
+        codes, scale = parts[mode]
+        factors[mode] = check_product(dequantize_core(codes, scale, 0.0 - grid.offset, grid))
         for _ in range(_REFIT_SWEEPS):
             for n in free:
                 F, G = mttkrp_core(X, factors, n), gram_core(factors, n)
                 factors[n], _ = als_update_core(F, G)
         equalize(factors, free)
-    codes, scales = zip(*parts, strict=True)
-    return quantized_of(codes, scales, grid)
+    each, scales = zip(*parts, strict=True)
+    return quantized_of(each, scales, grid)
 
 
 def _put_on_grid(

@@ -13,6 +13,7 @@ PAGES = {
     "factors.quantized": "factors/qcp",
     "factors.ao_admm": "factors/qcp",
     "factors.descent": "factors/rows",
+    "factors.secular": "factors/epc",
     "factors.methods": "factors/search",
     "layers.geometry": "layers/conv",
     "layers.layer": "layers/conv",
