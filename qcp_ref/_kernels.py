@@ -619,7 +619,8 @@ def sphere(
     n, left, nodes, radius, count = z.size, np.inf, 0, 0.0, 0
     best, v = start.copy(), np.zeros(z.size)
     for i in range(n):
-        radius += gap(z, L, best, i) ** 2
+        off = gap(z, L, best, i)
+        radius += off * off  # a power differs in the last digit where this is not compiled
     limit = reach(radius, slack)
     found = np.empty((max(2**18 // n, 64), n))
     distances, centre, taken = np.empty(len(found)), np.zeros(n), np.zeros(n, np.int64)
@@ -631,7 +632,8 @@ def sphere(
             centre[depth], taken[depth] = gap(z, L, v, depth) / L[depth, depth], 0
             entered = False
         level = sibling(centre[depth], taken[depth], box) + offset
-        distance = decided[depth + 1] + ((centre[depth] - level) * L[depth, depth]) ** 2
+        off = (centre[depth] - level) * L[depth, depth]
+        distance = decided[depth + 1] + off * off
         if taken[depth] > high - low or distance > limit:
             depth += 1
         elif nodes >= most_nodes or (depth == 0 and count == len(found)):
