@@ -35,16 +35,16 @@ from qcp_ref._checks import (
 from qcp_ref.factors.admm import admm_core
 from qcp_ref.factors.epc import epc
 from qcp_ref.factors.quantized import (
-    QuantizedCP,
     QuantizedFit,
     history_of,
     quantize_cp,
+    quantized_of,
     refuse_zero_points,
 )
 from qcp_ref.grids.grid import Grid
 from qcp_ref.grids.scale import check_data, project_core
 from qcp_ref.tensors.als import STARTS, float_fit, initial_factors
-from qcp_ref.tensors.cp import CP, balance, check_start, relative_error
+from qcp_ref.tensors.cp import CP, balance, check_start, cp_of, relative_error_core
 from qcp_ref.tensors.sweep import Callback, fit_error, normal_sweep
 
 __all__ = ["ao_admm"]
@@ -240,10 +240,10 @@ class _State:
         """Return the best iterate with its error measured on the dense difference."""
         cp, relaxed = self.first, self.start
         if self.best is not None:
-            cp = QuantizedCP(self.best.codes, self.best.scales, self.grid)
-            relaxed = CP(self.best.relaxed)
-        error = relative_error(self.X, cp.dequantize())
-        start_error = relative_error(self.X, self.start)
+            cp = quantized_of(self.best.codes, self.best.scales, self.grid)
+            relaxed = cp_of(self.best.relaxed)
+        error = relative_error_core(self.X, cp.dequantize())
+        start_error = relative_error_core(self.X, self.start)
         return QuantizedFit(cp, error, relaxed, start_error, history_of(self.rows), reason)
 
 

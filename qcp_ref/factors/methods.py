@@ -50,7 +50,7 @@ from qcp_ref.factors.start import (
     without_dust,
 )
 from qcp_ref.grids.grid import Grid
-from qcp_ref.grids.scale import choose_scale
+from qcp_ref.grids.scale import check_data, choose_core
 from qcp_ref.tensors.als import CPFit, float_fit
 from qcp_ref.tensors.cp import CP, relative_error_core
 from qcp_ref.tensors.svd import is_matrix, svd_cp
@@ -320,7 +320,7 @@ class _Options(NamedTuple):
     def check(self) -> None:
         """Refuse bad options before fitting."""
         refuse_zero_points(self.rule)
-        self.scale(np.ones((1, 1)))
+        check_data(np.ones((1, 1)), self.grid, rule=self.rule, axis=self.axis)
 
     def rounded(self, cp: CP) -> QuantizedCP:
         """Round all factors."""
@@ -328,7 +328,7 @@ class _Options(NamedTuple):
 
     def scale(self, A: Array) -> Array:
         """Choose the scale of a factor."""
-        return choose_scale(A, self.grid, axis=self.axis, rule=self.rule).scale
+        return choose_core(A, self.grid, axis=self.axis, rule=self.rule)[0]
 
 
 def _rounded(X: Array, fit: CPFit, options: _Options) -> QuantizedFit:

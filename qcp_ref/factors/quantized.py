@@ -35,7 +35,7 @@ from qcp_ref.grids.grid import (
     off_grid,
     quantize_core,
 )
-from qcp_ref.grids.scale import AFFINE, check_data, choose_core, choose_scale
+from qcp_ref.grids.scale import AFFINE, check_data, choose_core
 from qcp_ref.tensors.cp import CP, balance_core, check_cp, cp_of, relative_error_core
 
 __all__ = [
@@ -160,10 +160,8 @@ class QuantizedCP:
 
     def dequantize(self) -> CP:
         """Return the CP tensor with float64 factors that the codes stand for."""
-        # A_n = s_n levels[k_n], broadcast :eq:`grid-dequantize`
-        grid, pairs = self.grid, zip(self.codes, self.scales, strict=True)
-        zero = 0.0 - grid.offset
-        return cp_of([check_product(dequantize_core(k, s, zero, grid)) for k, s in pairs])
+        pairs = zip(self.codes, self.scales, strict=True)
+        return cp_of([values_of(k, s, self.grid) for k, s in pairs])
 
 
 def _keep(cp: QuantizedCP, codes: Sequence[Any], scales: Sequence[Array], grid: Grid) -> None:
@@ -181,6 +179,16 @@ def quantized_of(codes: Sequence[NDArray[Any]], scales: Sequence[Array], grid: G
     cp: QuantizedCP = object.__new__(QuantizedCP)
     _keep(cp, codes, scales, grid)
     return cp
+
+
+def codes_of(A: Array, grid: Grid, scale: Array) -> NDArray[Any]:
+    """Return the codes of a factor at its scale, as ``quantize``, without checks."""
+    return quantize_core(A, grid, scale, 0.0 - grid.offset)  # there is no zero point
+
+
+def values_of(codes: NDArray[Any], scale: Array, grid: Grid) -> Array:
+    """Return the factor that codes on the grid stand for, as ``dequantize``, without checks."""
+    return check_product(dequantize_core(codes, scale, 0.0 - grid.offset, grid))
 
 
 def check_quantized(cp: Any, shape: tuple[int, ...]) -> QuantizedCP:
@@ -282,13 +290,12 @@ def quantize_cp(
     """
     refuse_zero_points(rule)
     check_cp(cp, "cp")
+    check_data(np.ones((1, 1)), grid, rule=rule, axis=axis)
     codes, scales = [], []
     # s* and the codes of the nearest levels at it, factor by factor  :eq:`grid-project`
     for A in balance_core(cp.factors, cp.weights):
-        scale, zero = choose_core(
-            check_data(A, grid, rule=rule, axis=axis), grid, rule=rule, axis=axis
-        )
-        codes.append(quantize_core(A, grid, scale, zero))
+        scale, _ = choose_core(A, grid, rule=rule, axis=axis)
+        codes.append(codes_of(A, grid, scale))
         scales.append(scale)
     return quantized_of(codes, scales, grid)
 
@@ -351,12 +358,13 @@ def predict_error(
         raise ValueError(f"grid: expected levels in equal steps around zero, got {grid}")
     refuse_zero_points(rule)
     error, size = relative_error_core(X, cp), float(np.linalg.norm(X))
+    check_data(np.ones((1, 1)), grid, rule=rule, axis=axis)
     # Measured in a power of two per factor, so that products of squares stay near those of X.
     unit = 2.0 ** -round(np.log2(size or 1.0) / X.ndim)
     factors, squares, noisy, longer = balance_core(cp.factors, cp.weights), [], [], []
     with np.errstate(over="ignore", invalid="ignore"):
         for factor in factors:
-            scale = choose_scale(factor, grid, rule=rule, axis=axis).scale * unit
+            scale = choose_core(factor, grid, rule=rule, axis=axis)[0] * unit
             A = factor * unit
             beyond = np.maximum(A - scale * grid.levels[-1], scale * grid.levels[0] - A)
             variance = np.where(beyond > 0, beyond**2, scale**2 / 12)

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from qcp_ref._checks import Array
 from qcp_ref.factors.descent import best_scales, in_levels, step_of
 from qcp_ref.factors.epc import epc
-from qcp_ref.factors.quantized import QuantizedCP, orient, quantized_of
+from qcp_ref.factors.quantized import QuantizedCP, codes_of, orient, quantized_of, values_of
 from qcp_ref.factors.rows import Search, check_consistent, check_range, fit_rows
-from qcp_ref.grids.grid import Grid, check_product, dequantize_core, quantize_core
+from qcp_ref.grids.grid import Grid
 from qcp_ref.tensors.als import CPFit, als_update_core
 from qcp_ref.tensors.cp import CP, balance_core, cp_of, equalize, relative_error_core
 from qcp_ref.tensors.svd import column_signs, is_matrix, long_modes, matrix_cp, singular
@@ -120,8 +120,7 @@ def _roundings(cp: CP, rounded: Rounded) -> Iterator[QuantizedCP]:
             codes[n], scales[n] = k, s
         for n in single:
             scales[n] = np.full_like(scales[n], 1 / one)
-            zero = 0.0 - whole.grid.offset
-            codes[n] = quantize_core(np.ones((1, cp.rank)), whole.grid, scales[n], zero)
+            codes[n] = codes_of(np.ones((1, cp.rank)), whole.grid, scales[n])
         yield quantized_of(codes, scales, whole.grid)
 
 
@@ -137,7 +136,7 @@ def one_after_the_other(
         factors[mode] = _no_dust(factors[mode])
         parts[mode] = _put_on_grid(X, factors, mode, grid, scale_of(factors[mode]))
         codes, scale = parts[mode]
-        factors[mode] = check_product(dequantize_core(codes, scale, 0.0 - grid.offset, grid))
+        factors[mode] = values_of(codes, scale, grid)
         for _ in range(_REFIT_SWEEPS):
             for n in free:
                 F, G = mttkrp_core(X, factors, n), gram_core(factors, n)
@@ -154,7 +153,7 @@ def _put_on_grid(
     F, G = mttkrp_core(X, factors, mode), gram_core(factors, mode)
     check_consistent(F, G)
     check_range(F, G, scale * step_of(grid))
-    begin = in_levels(quantize_core(factors[mode], grid, scale, 0.0 - grid.offset), grid)
+    begin = in_levels(codes_of(factors[mode], grid, scale), grid)
     descent = fit_rows(F, G, grid, scale, Search("descent"), begin)
     k_best = fit_rows(F, G, grid, scale, Search("k-best"), None)
     codes = np.where((k_best.objective < descent.objective)[:, None], k_best.codes, descent.codes)
