@@ -628,9 +628,8 @@ def sphere(
     depth, entered = n - 1, True
     while depth < n:
         if entered:  # a new branch: which level would be best for its entry?
-            v[depth] = 0.0
+            v[depth], entered = 0.0, False
             centre[depth], taken[depth] = gap(z, L, v, depth) / L[depth, depth], 0
-            entered = False
         level = sibling(centre[depth], taken[depth], box) + offset
         off = (centre[depth] - level) * L[depth, depth]
         distance = decided[depth + 1] + off * off
@@ -640,9 +639,8 @@ def sphere(
             left = min(left, distance)  # what is left here and above is at least this far away
             depth += 1
         else:
-            nodes += 1
             taken[depth] += 1
-            v[depth] = level
+            nodes, v[depth] = nodes + 1, level
             if depth > 0:
                 decided[depth] = distance
                 depth, entered = depth - 1, True
