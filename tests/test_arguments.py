@@ -307,12 +307,14 @@ def absent():
             if len(inspect.signature(function).parameters) > 1:
                 functions[f"{name}.{method}"] = getattr(getattr(qcp_ref, name), method)
     for name, function in functions.items():
-        if name not in REGISTRY:
+        calls = [call for key, call in REGISTRY.items() if key.split(" ")[0] == name]
+        if not calls:
             yield name
             continue
+        tried = {argument for call in calls for argument in call.arguments}
         for parameter in inspect.signature(function).parameters.values():
             named = parameter.kind is not parameter.VAR_KEYWORD and parameter.name != "self"
-            if named and parameter.name not in REGISTRY[name].arguments:
+            if named and parameter.name not in tried:
                 yield f"{name}({parameter.name})"
 
 

@@ -354,7 +354,7 @@ def compress_linear(
     >>> compress_linear(np.random.default_rng(1).standard_normal((10, 20)), rate=2).rank
     3
     """
-    X = check_tensor(check_array(W, "W", ndim=2), "W")
+    X = np.ascontiguousarray(check_tensor(check_array(W, "W", ndim=2), "W"))
     b = None if bias is None else check_bias(bias, X.shape[0]).copy()
     solver = Solver(method, rng, axis, rule, slack, sweeps, restarts, callback)
     found = _fit(X, _Size(rate, rank, bits), solver, second_moment)

@@ -47,7 +47,7 @@ def run_jobs(
         Called as ``job(item)``, with BLAS on one thread. A pool of processes has to be able to
         pickle it, the items and the results.
     items : iterable
-        What the jobs get.
+        What the jobs get; no text, mapping, set or array.
     executor : concurrent.futures.Executor or int, optional
         Where the jobs run. A number is that of threads of this process. By default the jobs run
         here, one after the other. An executor stays open, it belongs to the caller.
@@ -104,10 +104,7 @@ def run_jobs(
         raise TypeError(f"job: expected a function of one argument, got {shown(job)}")
     check_callback(callback)
     check_callback(cancel, "cancel")
-    try:
-        rows = list(items)
-    except TypeError:
-        raise TypeError(f"items: expected an iterable, got {shown(items)}") from None
+    rows = check_sequence(items, "items", "items (one per job)")
     notes, context = _notes(len(rows), names), _pool_of(executor)
     work = partial(_with_one_thread, job)
     found: list[Result] = []

@@ -31,6 +31,15 @@ class Call(NamedTuple):
     positional: int
 
 
+class Everything(tuple[str, ...]):
+    """What an argument takes whose entries are not looked at; some values may be refused."""
+
+    __slots__ = ()
+
+    def __contains__(self, expression: object) -> bool:
+        return True
+
+
 REGISTRY: dict[str, Call] = {}
 
 
@@ -621,6 +630,17 @@ register(
     **COUNTED,
 )
 register(
+    "run_jobs",
+    q.run_jobs,
+    2,
+    job=("callback", str, ("np.rint",)),
+    items=("object", [1.0, 2.5], Everything()),
+    executor=("object integer", 2, NONE),
+    names=("object", ["a", "b"], Everything()),
+    callback=CALLBACK,
+    cancel=CALLBACK,
+)
+register(
     "frontier",
     q.frontier,
     1,
@@ -631,7 +651,7 @@ register(
     **COUNTED,
     method=("option", "best"),
     rng=("integer", 0),
-    executor=("object", None, NONE),
+    executor=("object integer", 2, NONE),
     callback=CALLBACK,
     rule=("option", "mse-exact"),
     slack=("real", None, NONE),

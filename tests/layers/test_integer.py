@@ -876,14 +876,20 @@ def test_messages_about_layers_say_what_would_fit():
     scales = [Scale(np.array(s), 0.0, "given") for s in (1.0, 1.0, 0.25, 1.0)]
     layer = integer_cp(rows, scales, SIGNED, kernel_size=(3, 3), bias=[TOP / 8, 0, -100.3])
     assert layer.bias.tolist() == [TOP, 0, -401]  # in steps of 1/8, 1/2 and 1/4
-    for bias in ([0.0, 0.0], [0, 0, (TOP + 1) / 4], [0, (-TOP - 1) / 2, 0]):
+    with pytest.raises(ValueError, match=r"^bias: expected shape \(3,\) \(one per output\)"):
+        integer_cp(rows, scales, SIGNED, kernel_size=3, bias=[0.0, 0.0])
+    for bias in ([0, 0, (TOP + 1) / 4], [0, (-TOP - 1) / 2, 0]):
         need = r"^bias: expected \(3,\) numbers within int32 times 0\.5"
         with pytest.raises(ValueError, match=need):
             integer_cp(rows, scales, SIGNED, kernel_size=3, bias=bias)
     with pytest.raises(ValueError, match=r"^bias: expected 1 ax"):
         integer_cp(rows, scales, SIGNED, kernel_size=3, bias=np.zeros((3, 1)))
-    for bias in (np.zeros(3, int), np.zeros((2, 1), int), 0):
-        with pytest.raises(ValueError, match=r"^bias: expected shape \(2,\) \(one per output\)"):
+    for bias, need in (
+        (np.zeros(3, int), r"shape \(2,\) \(one per output\), got \(3,\)"),
+        (np.zeros((2, 1), int), "1 axes"),
+        (0, "1 axes"),
+    ):
+        with pytest.raises(ValueError, match=f"^bias: expected {need}"):
             accumulator_bound([[1], [2]], SIGNED, bias=bias)
     for bias in ([0, 2**31], [-(2**31) - 1, 0]):
         with pytest.raises(ValueError, match=r"^bias: expected integers from -2147483648 to"):
