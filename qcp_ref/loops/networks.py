@@ -30,7 +30,10 @@ def rank_for_budget(cost: Callable[[int], Any], budget: Any) -> int:
 
 
 def pareto(points: Sequence[tuple[Any, Any]]) -> list[bool]:
-    """Spell out :eq:`budget-pareto` for pairs of cost and damage; of equals the first."""
+    """Say of each pair (cost, damage) whether no other is at most as large in both.
+
+    :eq:`budget-pareto`; of equal pairs the first.
+    """
 
     def undercut(n: int) -> bool:
         cost, damage = points[n]
@@ -55,7 +58,10 @@ def allocate(layers: Sequence[Sequence[tuple[Any, Any]]], budget: Any) -> list[i
 
 
 def lagrangian_bound(layers: Sequence[Sequence[tuple[Any, Any]]], budget: Any) -> Any:
-    """Spell out :eq:`budget-bound`; a concave function bends only where two points are level."""
+    """Maximise sum_l min_j (d_lj + m c_lj) - m B over multipliers m: :eq:`budget-bound`.
+
+    A concave function bends only where two points are level.
+    """
     slopes = [
         Fraction(d - e) / (f - c)
         for points in layers

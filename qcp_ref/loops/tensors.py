@@ -20,7 +20,7 @@ __all__ = [
 
 
 def unfold(X: Nested, mode: int) -> Nested:
-    """Spell out :eq:`tensor-unfold`: the column number counts the other indices in C order."""
+    """M[i_n, c] = X[i_0, ..., i_(d-1)], where c counts the other indices: :eq:`tensor-unfold`."""
     shape = shape_of(X)
     columns = 1
     for n, side in enumerate(shape):
@@ -37,7 +37,7 @@ def unfold(X: Nested, mode: int) -> Nested:
 
 
 def fold(M: Matrix, mode: int, shape: Sequence[int]) -> Nested:
-    """Spell out the inverse of :eq:`tensor-unfold`."""
+    """X[i_0, ..., i_(d-1)] = M[i_n, c]: the inverse of :eq:`tensor-unfold`."""
 
     def entry(*index: int) -> Any:
         column = 0
@@ -50,7 +50,7 @@ def fold(M: Matrix, mode: int, shape: Sequence[int]) -> Nested:
 
 
 def khatri_rao(matrices: Sequence[Matrix]) -> Nested:
-    """Spell out :eq:`tensor-khatri-rao`: one row per index tuple, the last index fastest."""
+    """K[(i, ..., j), r] = A[i, r] ... C[j, r], the last index fastest: :eq:`tensor-khatri-rao`."""
     rank = len(matrices[0][0])
     rows = []
     for index in indices([len(A) for A in matrices]):
@@ -65,7 +65,7 @@ def khatri_rao(matrices: Sequence[Matrix]) -> Nested:
 
 
 def gram(factors: Sequence[Matrix], mode: int | None = None) -> Nested:
-    """Spell out :eq:`tensor-gram`: products over modes of sums over rows."""
+    """G[r, s] = prod over n of sum over i of A_n[i, r] A_n[i, s]: :eq:`tensor-gram`."""
     rank = len(factors[0][0])
 
     def entry(r: int, s: int) -> Any:
@@ -79,7 +79,7 @@ def gram(factors: Sequence[Matrix], mode: int | None = None) -> Nested:
 
 
 def mttkrp(X: Nested, factors: Sequence[Matrix], mode: int) -> Nested:
-    """Spell out :eq:`tensor-mttkrp`: a sum over all entries of the tensor."""
+    """F[i_n, r] = sum of X[i_0, ...] prod over m != n of A_m[i_m, r]: :eq:`tensor-mttkrp`."""
     shape, rank = shape_of(X), len(factors[0][0])
     F = [[0] * rank for _ in range(shape[mode])]
     for index in indices(shape):
@@ -93,7 +93,7 @@ def mttkrp(X: Nested, factors: Sequence[Matrix], mode: int) -> Nested:
 
 
 def reconstruct(factors: Sequence[Matrix], weights: Sequence[Any] | None = None) -> Nested:
-    """Spell out :eq:`cp-model`: each entry is a sum over the components."""
+    """X[i_0, ...] = sum over r of w[r] prod over n of A_n[i_n, r]: :eq:`cp-model`."""
     rank = len(factors[0][0])
 
     def entry(*index: int) -> Any:
