@@ -51,7 +51,7 @@ def ridge(F: Matrix, G: Matrix, tau: Any, weights: Sequence[Any] | None = None) 
 
 
 def partial_error(F: Matrix, G: Matrix, U: Matrix, squared_norm: Any) -> Any:
-    """||X||^2 - 2 <F, U> + <U G, U>, the squared error in terms of one factor: :eq:`als-error`."""
+    """Return ||X||^2 - 2 <F, U> + <U G, U>, the squared error by one factor: :eq:`als-error`."""
     linear = sum(
         f * u for f_row, u_row in zip(F, U, strict=True) for f, u in zip(f_row, u_row, strict=True)
     )
@@ -96,7 +96,7 @@ def sensitivity(factors: Sequence[Matrix], weights: Sequence[Any] | None = None)
 
 
 def row_objective(f: Sequence[Any], G: Matrix, v: Sequence[Any]) -> Any:
-    """v G v^T - 2 f v^T for one row of levels: :eq:`rows-problem`."""
+    """Return v G v^T - 2 f v^T for one row of levels: :eq:`rows-problem`."""
     places = range(len(v))
     square = sum(v[r] * G[r][q] * v[q] for r in places for q in places)
     return square - 2 * sum(f[r] * v[r] for r in places)
@@ -113,7 +113,7 @@ def best_row(f: Sequence[Any], G: Matrix, levels: Sequence[Sequence[Any]]) -> li
 def descend(
     f: Sequence[Any], G: Matrix, v: Sequence[Any], dither: Sequence[Any], box: tuple[Any, Any, Any]
 ) -> list[Any]:
-    """v_r <- P(v_r + (f - v G)_r / G_rr + d_r), entry by entry, in steps: :eq:`rows-descent`."""
+    """Set v_r <- P(v_r + (f - v G)_r / G_rr + d_r), one by one, in steps: :eq:`rows-descent`."""
     low, high, offset = box
     v = list(v)
     for r in range(len(v)):
@@ -139,7 +139,7 @@ def nearest_plane(
 
 
 def refit_scale(F: Matrix, G: Matrix, V: Matrix) -> Any:
-    """s = <F, V> / <V G, V>: :eq:`rows-scale` for one scale."""
+    """Return s = <F, V> / <V G, V>: :eq:`rows-scale` for one scale."""
     VG = matmul(V, G)
     places = list(indices(shape_of(V)))
     top = sum(at(F, index) * at(V, index) for index in places)
@@ -149,7 +149,7 @@ def refit_scale(F: Matrix, G: Matrix, V: Matrix) -> Any:
 def polish_sweep(
     X: Nested, levels: Sequence[Matrix], scales: Sequence[Any], box: tuple[Any, Any, Any]
 ) -> tuple[Nested, Nested]:
-    """V_n <- descent(V_n), then s_n <- refit(V_n), mode by mode: :eq:`search-sweep`.
+    """Set V_n <- descent(V_n), then s_n <- refit(V_n), mode by mode: :eq:`search-sweep`.
 
     With one scale per factor; returns levels and scales.
     """
