@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qcp_ref.conformance.cases.exact import sums
+from qcp_ref.conformance.cases.exact import accumulators, sums
+from qcp_ref.conformance.cases.make import PLAIN
 from qcp_ref.conformance.dyadic import encode, uniform
 
 __all__ = ["DRAWN", "Drawn"]
@@ -29,9 +30,10 @@ Drawn = tuple[dict[str, Any], dict[str, Any]]
 _TYPES = (np.int8, np.uint8, np.int32)
 
 
-def _signed(name: str, shape: Any, top: int) -> Array:
-    """Draw numbers of both signs, none of them zero."""
-    size, sign = uniform(name, shape, 1, top), uniform(f"{name}.sign", shape, 0, 1)
+def _signed(name: str, shape: Any, top: int, bits: int = 0) -> Array:
+    """Draw numbers of both signs, none of them zero; up to ``top``, or with so many bits."""
+    low, high = (2 ** (bits - 1), 2**bits - 1) if bits else (1, top)
+    size, sign = uniform(name, shape, low, high), uniform(f"{name}.sign", shape, 0, 1)
     return (size * (1 - 2 * sign)).astype(np.float64)
 
 
@@ -58,7 +60,18 @@ def _quantize(seed: str, z: Given, o: Given) -> Drawn:
     halves = uniform(f"{seed}.halves", z["shape"], 2 * low - 9, 2 * high + 9)
     near = uniform(f"{seed}.near", z["shape"], -3, 3)
     t = halves / 2 - zero + np.where(abs(near) == 1, near / 2**6, 0) * z.get("near", 1)
+    if "close" in z:
+        scale = scale * (1 + uniform(f"{seed}.digits", scale.shape, 1, 2**52 - 1) / 2.0**52)
+        return {"x": _beside(seed, t * scale, z["close"]), "scale": scale,
+                "zero_point": zero.astype(np.int32)}, {}  # fmt: skip
     return {"x": t * scale, "scale": scale, "zero_point": zero.astype(np.int32)}, {}
+
+
+def _beside(seed: str, numbers: Array, close: int) -> Array:
+    """Move numbers by about one part in ``2**close``, up or down: farther than they were rounded."""
+    steps = uniform(f"{seed}.steps", numbers.shape, 4, 7)
+    sign = 1 - 2 * uniform(f"{seed}.side", numbers.shape, 0, 1)
+    return numbers * (1 + steps * sign * 2.0 ** -(close + 2))
 
 
 def _dequantize(seed: str, z: Given, _: Given) -> Drawn:
@@ -66,6 +79,8 @@ def _dequantize(seed: str, z: Given, _: Given) -> Drawn:
     codes = uniform(f"{seed}.codes", z["shape"], low, high)
     zero = uniform(f"{seed}.zero", z["zero"], low, high).astype(np.int32)
     scale = _scales(f"{seed}.scale", z["scale"])
+    if z.get("digits"):
+        scale = scale * (1 + uniform(f"{seed}.digits", scale.shape, 1, 2**52 - 1) / 2.0**52)
     return {"codes": _stored(codes, low, high), "scale": scale, "zero_point": zero}, {}
 
 
@@ -86,7 +101,7 @@ def _choose_scale(seed: str, z: Given, o: Given) -> Drawn:
     flat = x.reshape(-1)
     first, step = uniform(f"{seed}.places", (2,), 0, max(flat.size - 2, 0))
     alone = flat.size == 1 or bool(z.get("same"))
-    flat[(first + 1 + step) % flat.size], flat[first] = _extremes(o, z["largest"], alone)
+    flat[(first + 1 + step) % flat.size], flat[first] = _extremes(o, z, alone)
     if alone:
         flat[:] = flat[first]
     if o.get("rule") != "mse":
@@ -95,9 +110,12 @@ def _choose_scale(seed: str, z: Given, o: Given) -> Drawn:
     return {"x": x}, {"kind": "cert", "name": "choose_scale", "least": least}
 
 
-def _extremes(o: Given, largest: int, alone: bool) -> tuple[float, float]:
+def _extremes(o: Given, z: Given, alone: bool) -> tuple[float, float]:
     """Return two extremes, the deciding one last, of which the scale is 9 or 9/16."""
-    low, high = o["qmin"], o["qmax"]
+    low, high, largest = o["qmin"], o["qmax"], z["largest"]
+    if z.get("tie"):  # -low / scale is 1/2 or 3/2
+        below = 64.0 if low == 0 else (192.0, 64.0)[largest > 0]
+        return -below, (1 if low == 0 else 2) * 128 - below
     unit, rule = (9 if high - low < 16 else 9 / 16), o.get("rule", "affine")
     if rule == "affine":
         return -50.0 * largest, largest * (unit * (high - low) - (0 if alone else 50))
@@ -126,6 +144,8 @@ def _least(x: Array, low: int, high: int) -> Fraction:
 
 def _requantize(seed: str, z: Given, o: Given) -> Drawn:
     """Draw accumulators of all sizes; a third of the products are ties, as many next to one."""
+    if "close" in z:
+        return _next_to_ties(seed, z, o)
     channels = [z["shape"][1]] if z["channels"] else []
     power = uniform(f"{seed}.power", channels, 1, z.get("power", 20))
     odd = np.where(power % 2 == 1, 1, 2 * uniform(f"{seed}.odd", channels, 1, 500) + 1)
@@ -136,6 +156,14 @@ def _requantize(seed: str, z: Given, o: Given) -> Drawn:
     acc = halves * 2 ** (np.asarray(p) - 1) // m + uniform(f"{seed}.near", z["shape"], -1, 1)
     M = np.asarray(np.ldexp(odd.astype(np.float64), -power))
     return {"acc": acc.astype(np.int32), "multiplier": M, "zero_point": np.int32(z["zero"])}, {}
+
+
+def _next_to_ties(seed: str, z: Given, o: Given) -> Drawn:
+    """Draw accumulators, then multipliers of 53 bits whose products are next to ties."""
+    acc = _signed(f"{seed}.acc", z["shape"], 0, 30).astype(np.int32)
+    halves = 2 * uniform(f"{seed}.halves", z["shape"][1:], o["qmin"], o["qmax"] - 1) + 1
+    M = _beside(seed, np.abs((halves / 2 - z["zero"]) / acc[0]), z["close"])
+    return {"acc": acc, "multiplier": M, "zero_point": np.int32(z["zero"])}, {}
 
 
 def _requantize_fixed(seed: str, z: Given, o: Given) -> Drawn:
@@ -157,7 +185,14 @@ def _requantize_fixed(seed: str, z: Given, o: Given) -> Drawn:
 
 
 def _factors(seed: str, z: Given, top: int) -> list[Array]:
-    return [_signed(f"{seed}.{n}", (side, z["rank"]), top) for n, side in enumerate(z["sides"])]
+    factors = [_signed(f"{seed}.{n}", (side, z["rank"]), top) for n, side in enumerate(z["sides"])]
+    if z.get("long"):
+        factors[0] = _signed(f"{seed}.0", factors[0].shape, 0, z["long"])
+    if z.get("near"):
+        # the second component is parallel to the first one, but for a small step
+        for n, A in enumerate(factors):
+            A[:, 1] = A[:, 0] + A[:, 1] * 2.0 ** -z["near"] * (n > 0)
+    return [A * 2.0**power for A, power in zip(factors, z.get("powers", [0] * 9), strict=False)]
 
 
 def _reconstruct(seed: str, z: Given, _: Given) -> Drawn:
@@ -166,7 +201,7 @@ def _reconstruct(seed: str, z: Given, _: Given) -> Drawn:
 
 
 def _mttkrp(seed: str, z: Given, _: Given) -> Drawn:
-    X = _signed(f"{seed}.X", z["sides"], 9)
+    X = _signed(f"{seed}.X", z["sides"], 9, z.get("bits", 0)) * 2.0 ** z.get("power", 0)
     return {"X": X, "factors": _factors(seed, z, 3)}, {}
 
 
@@ -192,17 +227,17 @@ def _bias(seed: str, z: Given, top: int = 9) -> Array | None:
 
 def _conv2d(seed: str, z: Given, _: Given) -> Drawn:
     W = _signed(f"{seed}.W", (z["outputs"], z["inputs"], *z["kernel"]), 3)
-    return {"x": _signed(f"{seed}.x", _image(z), 3), "W": W, "bias": _bias(seed, z)}, {}
+    return {"x": _signed(f"{seed}.x", _image(z), 3, z.get("bits", 0)), "W": W, "bias": _bias(seed, z)}, {}
 
 
 def _pointwise(seed: str, z: Given, _: Given) -> Drawn:
     A = _signed(f"{seed}.A", (z["outputs"], z["inputs"]), 3)
-    return {"x": _signed(f"{seed}.x", _image(z), 3), "A": A, "bias": _bias(seed, z)}, {}
+    return {"x": _signed(f"{seed}.x", _image(z), 3, z.get("bits", 0)), "A": A, "bias": _bias(seed, z)}, {}
 
 
 def _depthwise(seed: str, z: Given, o: Given) -> Drawn:
     C = _signed(f"{seed}.C", (prod(o["kernel_size"]), z["inputs"]), 3)
-    return {"x": _signed(f"{seed}.x", _image(z), 3), "C": C}, {}
+    return {"x": _signed(f"{seed}.x", _image(z), 3, z.get("bits", 0)), "C": C}, {}
 
 
 def _stages(seed: str, z: Given, o: Given, top: int) -> dict[str, Array]:
@@ -212,7 +247,7 @@ def _stages(seed: str, z: Given, o: Given, top: int) -> dict[str, Array]:
 
 def _cp_conv2d(seed: str, z: Given, o: Given) -> Drawn:
     stages = _stages(seed, z, o, 2)
-    return {"x": _signed(f"{seed}.x", _image(z), 3), **stages, "bias": _bias(seed, z)}, {}
+    return {"x": _signed(f"{seed}.x", _image(z), 3, z.get("bits", 0)), **stages, "bias": _bias(seed, z)}, {}
 
 
 # --- layers in integers ---------------------------------------------------------------------------
@@ -259,6 +294,13 @@ def _quantized(seed: str, given: dict[str, Any], z: Given, o: Given) -> Drawn:
     size = 60.0 * float(np.abs(W.astype(float)).mean() + 1) * terms**0.5
     if bias is not None:
         size = max(size, float(np.abs(bias.astype(float)).mean()))
+    if "close" in z:
+        op = {**PLAIN, **o} if W.ndim == 4 else None
+        acc = accumulators(given["x"], W, bias, o["x_zero"], op)
+        first = np.moveaxis(acc, 1, 0).reshape(len(W), -1)[:, 0]  # one of each channel
+        halves = 2 * uniform(f"{seed}.halves", (len(W),), o["qmin"], o["qmax"] - 1) + 1
+        ratio = np.abs((halves / 2 - o["y_zero"]) / np.where(first == 0, 1, first))
+        return {**given, "multiplier": _beside(seed, ratio, z["close"])}, {}
     channels = len(W) if z.get("channels") else 0
     M = _multiplier(f"{seed}.M", size, o["qmax"] - o["qmin"] + 1, channels)
     return {**given, "multiplier": M}, {}
@@ -310,7 +352,17 @@ def _admm_step(seed: str, z: Given, _: Given) -> Drawn:
     given = {"F": _signed(f"{seed}.F", (rows, rank), 60), "G": K.T @ K}
     given |= {"H": _signed(f"{seed}.H", (rows, rank), 6) / 2}
     given |= {"U": _signed(f"{seed}.U", (rows, rank), 9) / 16, "rho": np.array(4.0 * rank)}
-    return given | {"scale": np.array(0.125)}, {"kind": "cert", "name": "admm_step"}
+    given["scale"] = np.array(0.125)
+    return _resized(given, z), {"kind": "cert", "name": "admm_step"}
+
+
+def _resized(given: dict[str, Any], z: Given) -> dict[str, Any]:
+    """Measure a problem in other units: F and the scale in one, G, rho and F in another."""
+    units = {"F": ("power", "square"), "G": ("square",), "rho": ("square",)}
+    units |= {name: ("power",) for name in ("H", "U", "scale")}
+    for name in units.keys() & given.keys():
+        given[name] = given[name] * 2.0 ** sum(z.get(unit, 0) for unit in units[name])
+    return given
 
 
 def _orthogonal(seed: str, side: int, rank: int) -> Array:
@@ -333,7 +385,8 @@ def _epc_update(seed: str, z: Given, o: Given) -> Drawn:
     # A / (1 + tau) leaves the error tau / (1 + tau) norm(X), a share of 1/4 here, from below
     delta = Fraction(isqrt(square * 2**20), 2**12)
     tau = Fraction(isqrt(int(delta**2 * 2**100)), isqrt(square * 2**100) + 1)
-    given |= {"X": X, "delta": np.array(float(delta))}
+    unit = 2.0 ** z.get("power", 0)
+    given |= {"X": X * unit, "delta": np.array(float(delta) * unit)}
     return given, {"kind": "cert", "name": "epc_update", "tau": str(tau / (1 - tau))}
 
 
@@ -355,7 +408,7 @@ def _planted_codes(seed: str, z: Given, o: Given) -> Drawn:
     V = uniform(f"{seed}.V", (z["rows"], z["rank"]), o["qmin"], o["qmax"])
     off = uniform(f"{seed}.off", V.shape, -1, 1) / 8
     F = V @ (L * D) @ L.T + (off * D) @ L.T  # s a G for s = 1, with (a - V) L = off
-    given = {"F": F / 2, "G": (L * D) @ L.T, "scale": np.array(0.5)}
+    given = _resized({"F": F / 2, "G": (L * D) @ L.T, "scale": np.array(0.5)}, z)
     return given, {"codes": {"kind": "exact", **encode(V.astype(np.int32))}}
 
 
@@ -367,7 +420,7 @@ def _descend_rows(seed: str, z: Given, o: Given) -> Drawn:
     codes = uniform(f"{seed}.codes", shape, *ends)
     F = uniform(f"{seed}.F", shape, 6 * ends[0], 6 * ends[1]) / 2.0
     given = {"F": F, "G": G, "codes": _stored(codes, *ends), "scale": np.array(0.5)}
-    return given, {}
+    return _resized(given, z), {}
 
 
 def _refit_scale(seed: str, z: Given, _: Given) -> Drawn:
@@ -376,7 +429,7 @@ def _refit_scale(seed: str, z: Given, _: Given) -> Drawn:
     L, D = _pairs(seed, z["rank"])
     G = (L * D) @ L.T
     F = 0.75 * V @ G + _signed(f"{seed}.F", V.shape, 9)
-    given = {"F": F, "G": G, "codes": V.astype(np.int8)}
+    given = _resized({"F": F, "G": G, "codes": V.astype(np.int8)}, z)
     return given, {"kind": "cert", "name": "refit_scale"}
 
 

@@ -21,14 +21,11 @@ from qcp_ref.conformance.cases.truth import SUMS, expect, roundings
 from qcp_ref.conformance.dyadic import decode, encode, fractions, pack, units
 from qcp_ref.conformance.spec import OPS
 
-__all__ = ["closest", "expected", "khatri_rao", "rounded", "sums"]
+__all__ = ["accumulators", "closest", "expected", "khatri_rao", "rounded", "sums"]
 
 Array = NDArray[Any]
 Given = Mapping[str, Any]
 Choices = Mapping[str, str]
-
-_EXACT = 2**24  # sums up to here are exact in float32, :eq:`conformance-exact`
-
 
 # --- sums of products -----------------------------------------------------------------------------
 
@@ -123,12 +120,16 @@ def sums(op: str, given: Given, options: Given) -> Array:
 
 
 def _sum(op: str, given: Given, options: Given, short: bool) -> dict[str, Any]:
-    """Expect whole numbers exactly; within a bound if inputs are rounded to a shorter type."""
+    """Expect whole numbers exactly; within a bound if inputs are rounded to a shorter type.
+
+    Sums up to ``2**24`` are exact in float32 :eq:`conformance-exact`, up to ``2**53`` in float64.
+    """
     sizes = {name: _map(np.abs, part) for name, part in given.items()}
     g = sums(op, sizes, options)
     whole = all(np.array_equal(part, np.rint(part)) for part in _arrays(given))
-    if not whole or g.max(initial=0) > _EXACT:
-        raise ValueError(f"{op}: expected integers with sums up to 2**24")
+    limit = 2**24 if all(map(_is_short, _arrays(given))) else 2**53
+    if not whole or g.max(initial=0) > limit:
+        raise ValueError(f"{op}: expected integers with sums up to {limit}")
     y = _real(sums(op, given, options) + 0.0)  # no negative zeros
     if not short:
         return {"kind": "exact", **y}
@@ -239,9 +240,15 @@ def _project_kind(x: Array, scale: Array, options: Given, rounding: str) -> Arra
 # --- layers in integers ---------------------------------------------------------------------------
 
 
-def _accumulators(x: Array, W: Array, bias: Array | None, zero: int, window: Given) -> Array:
+def accumulators(
+    x: Array, W: Array, bias: Array | None, zero: int, window: Given | None
+) -> Array:
+    """Return the sums of a convolution in integers, or without a window of a linear layer."""
     # sum W (x - zero), padded with the zero point  :eq:`integer-accumulator`
     centred, wide = x.astype(np.float64) - zero, None if bias is None else bias.astype(float)
+    if window is None:
+        acc = centred @ W.T.astype(np.float64)
+        return (acc if wide is None else acc + wide).astype(np.int64)
     return _conv2d(centred, W.astype(np.float64), wide, window).astype(np.int64)
 
 
@@ -261,10 +268,9 @@ def _layer(op: str, given: Given, options: Given, choices: Choices) -> Array:
         return x
     ends = o["y_zero"] if o["relu"] else o["qmin"], o["qmax"]
     if op == "quantized_linear":
-        acc = (g["x"].astype(np.float64) - o["x_zero"]) @ g["W"].T.astype(np.float64)
-        acc = (acc if g["bias"] is None else acc + g["bias"]).astype(np.int64)
+        acc = accumulators(g["x"], g["W"], g["bias"], o["x_zero"], None)
     else:
-        acc = _accumulators(g["x"], g["W"], g["bias"], o["x_zero"], o)
+        acc = accumulators(g["x"], g["W"], g["bias"], o["x_zero"], o)
     return _requantize(acc, g["multiplier"], o["y_zero"], ends, choices)
 
 
@@ -314,11 +320,15 @@ def _codes(array: Array) -> dict[str, Any]:
     return {"kind": "exact", **encode(np.asarray(array, np.int32))}
 
 
-def _values(array: Array) -> dict[str, Any]:
-    """Expect products of two numbers that float32 holds."""
-    if not _is_short(array):
-        raise ValueError("values: expected numbers that float32 holds")
-    return {"kind": "exact", **_real(array)}
+def _values(steps: Array, scale: Array) -> dict[str, Any]:
+    """Expect products with a scale: exactly if float32 holds them, else up to one rounding."""
+    array = steps * scale
+    if _is_short(scale) and _is_short(array):
+        return {"kind": "exact", **_real(array)}
+    k, (m, e) = steps.astype(object), units(scale)
+    exact = {"t": "real", "s": list(array.shape), "e": e, "m": [*map(str, (k * m).ravel())]}
+    gauge = {**exact, "m": [*map(str, abs(k * m).ravel())]}
+    return {"kind": "bound", **exact, "g": gauge, "n": 1, "factors": 1, "stored": 0}
 
 
 def expected(case: Given, choices: Choices, *, short: bool = False) -> dict[str, Any]:
@@ -365,20 +375,20 @@ def _fractions(part: Given) -> Any:
 def _quantized(op: str, given: Given, options: Given, choices: Choices) -> dict[str, Any]:
     g, o = given, options
     if op == "dequantize":
-        return _values((g["codes"].astype(np.int64) - g["zero_point"]) * g["scale"])
+        return _values(g["codes"].astype(np.int64) - g["zero_point"], g["scale"])
     if op == "project_kind":
-        return _values(_project_kind(g["x"], g["scale"], o, choices["rounding"]))
+        return {"kind": "exact", **_real(_project_kind(g["x"], g["scale"], o, choices["rounding"]))}
     if op in ("quantize", "project"):
         zero = g["zero_point"].astype(np.int64)
         codes = closest(g["x"], g["scale"], zero, _ends(o), choices).reshape(g["x"].shape)
-        return _codes(codes) if op == "quantize" else _values((codes - zero) * g["scale"])
+        return _codes(codes) if op == "quantize" else _values(codes - zero, g["scale"])
     if op == "requantize":
         z = int(g["zero_point"])
         return _codes(_requantize(g["acc"], g["multiplier"], z, _ends(o), choices))
     if op == "requantize_fixed":
         return _codes(_requantize_fixed(g, o, choices["fixed_point"]))
     if op == "int_conv2d":
-        return _codes(_accumulators(g["x"], g["W"], g["bias"], o["x_zero"], o))
+        return _codes(accumulators(g["x"], g["W"], g["bias"], o["x_zero"], o))
     if op == "descend_rows":
         return _codes(_descend(g, o, choices["rounding"]))
     return _codes(_layer(op, g, o, choices))

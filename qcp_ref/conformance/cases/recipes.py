@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from qcp_ref.conformance.cases import geometries, sizes
+from qcp_ref.conformance.cases import geometries, precise, sizes
 from qcp_ref.conformance.cases.draw import DRAWN
 from qcp_ref.conformance.cases.make import Case, needs_of
 from qcp_ref.conformance.dyadic import encode
@@ -21,10 +21,14 @@ from qcp_ref.conformance.spec import OPS
 __all__ = ["expand", "recipes"]
 
 
+_FLAGS = {"net": "Geometry", "pairs": "Geometry"}
+_FLAGS |= dict.fromkeys(("precise", "units", "parallel", "tie"), "Precision")
+
+
 @cache
 def recipes() -> tuple[Case, ...]:
     """Return all cases that are recipes: sizes, geometries, products of options."""
-    rows = [*sizes.rows(), *geometries.rows()]
+    rows = [*sizes.rows(), *geometries.rows(), *precise.rows()]
     return tuple(_written(*row) for row in rows)
 
 
@@ -36,7 +40,7 @@ def _written(
         "since": "0.1",
         "op": op,
         "says": says,
-        "flags": ["Size"],
+        "flags": [_FLAGS.get(name.split(".", maxsplit=1)[0], "Size")],
         "recipe": {"generator": op, "seed": f"{op}.{name}", "sizes": dict(measures)},
         "options": dict(options),
         "needs": [],

@@ -144,7 +144,7 @@ def _accumulators() -> Iterator[Row]:
             says = f"Codes of {bits} bits."
             yield op, f"width.{kind}{bits}", says, measures, ends_
     for low in range(-31, 31, 4):
-        measures = {"shape": [4, 16], "channels": True, "zero": 1, "shifts": [low, min(low + 3, 30)]}
+        measures = {"shape": [4, 16], "channels": True, "zero": 1, "shifts": [low, min(low + 3, 29)]}
         says = f"Shifts from {low}, accumulators of all 32 bits."
         yield "requantize_fixed", f"shift.{low + 31}", says, measures, _I8
 
@@ -229,6 +229,8 @@ def _solvers() -> Iterator[Row]:
         sides, says = [z["first"], z["second"], z["third"]], _says(name)
         for mode in range(3):
             measures = {"sides": sides, "rank": z["rank"]}
+            if z["rank"] > 129 and mode != n % 3:
+                continue
             yield "als_update", f"size.{name}.mode-{mode}", says, measures, {"mode": mode}
             if z["rank"] > 33:
                 continue
@@ -236,8 +238,15 @@ def _solvers() -> Iterator[Row]:
             apart[(mode + 1) % 3] = max(apart[(mode + 1) % 3], z["rank"])
             measures = {"sides": apart, "rank": z["rank"]}
             yield "epc_update", f"size.{name}.mode-{mode}", says, measures, {"mode": mode}
-        if n % 2 or "." in name:
+        if z["rank"] < 129 and (n % 2 or "." in name):
             yield "als_sweep", f"size.{name}", says, {"sides": sides, "rank": z["rank"]}, {}
+    for sides in ([5, 7], [7, 5], [3, 2, 4, 3], [4, 4, 4, 4], [1, 3, 1, 4], [3, 2, 2, 3, 2]):
+        for rank in (2, 5):
+            name, z = f"{'x'.join(map(str, sides))}.rank-{rank}", {"sides": sides, "rank": rank}
+            says = f"Sides {sides}, {rank} components."
+            yield "als_sweep", f"order.{name}", says, z, {}
+            for mode in range(len(sides)):
+                yield "als_update", f"order.{name}.mode-{mode}", says, z, {"mode": mode}
     for name, z in _axes({"rows": 3, "rank": 3}, 129):
         yield "admm_step", f"size.{name}", _says(name), z, _I8
 
