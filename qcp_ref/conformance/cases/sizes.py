@@ -166,7 +166,7 @@ def _shapes() -> Iterator[tuple[str, list[int], int]]:
 def _tensors() -> Iterator[Row]:
     for n, (name, sides, rank) in enumerate(_shapes()):
         z, says = {"sides": sides, "rank": rank}, f"Sides {sides}, {rank} components."
-        yield "reconstruct", name, says, {**z, "weights": n % 2}, {}
+        yield "reconstruct", name, says, {**z, "weights": int(n % 2 or "size.rank" in name)}, {}
         yield "gram", f"{name}.all", says, z, {"mode": None}
         for mode in range(len(sides)):
             title = f"{name}.mode-{mode}"
@@ -176,7 +176,7 @@ def _tensors() -> Iterator[Row]:
     for n, (name, sides, rank) in enumerate(_shapes()):
         z, says = {"sides": sides, "rank": rank}, f"Sides {sides}, {rank} components."
         if max(*sides, rank) <= 513:
-            yield "balance", name, says, {**z, "weights": n % 2}, {}
+            yield "balance", name, says, {**z, "weights": int(n % 2 or "size.rank" in name)}, {}
 
 
 # --- layers ---------------------------------------------------------------------------------------
@@ -188,14 +188,14 @@ def _layers() -> Iterator[Row]:
     window = {**PLAIN, "padding": [1, 0, 0, 1]}
     for n, (name, z) in enumerate(_axes(_IMAGE)):
         says, kernel = _says(name), [1 + (z["height"] > 1), 2 - (z["width"] < 2)]
-        measures = {**z, "bias": n % 2}
+        measures = {**z, "bias": int(n % 2 or "outputs" in name)}
         yield "conv2d", f"size.{name}", says, {**measures, "kernel": kernel}, window
         yield "pointwise", f"size.{name}", says, measures, {"stride": [1, 1]}
         if not name.startswith("outputs"):
             yield "depthwise", f"size.{name}", says, z, {"kernel_size": kernel, **window}
     for n, (name, z) in enumerate(_axes({"rank": 3, **_IMAGE})):
         kernel = [1 + (z["height"] > 1), 2 - (z["width"] < 2)]
-        measures = {**z, "bias": n % 2}
+        measures = {**z, "bias": int(n % 2 or "outputs" in name)}
         yield "cp_conv2d", f"size.{name}", _says(name), measures, {"kernel_size": kernel, **window}
     large = {**_IMAGE, "rank": 1141}
     options = {"kernel_size": [3, 3], **PLAIN, "padding": [1, 1, 1, 1]}
@@ -206,7 +206,9 @@ def _integers() -> Iterator[Row]:
     window = {**PLAIN, "padding": [1, 0, 0, 1]}
     for n, (name, z) in enumerate(_axes({**_IMAGE, "rank": 3})):
         says, kernel = _says(name), [1 + (z["height"] > 1), 2 - (z["width"] < 2)]
-        measures = {**z, "signed": n % 3 == 1, "bias": (None, 16, 32)[n % 3], "channels": n % 2}
+        own, bias = "outputs" in name, (None, 16, 32)[n % 3]
+        measures = {**z, "signed": n % 3 == 1, "bias": (bias or 8) if own else bias}
+        measures["channels"] = int(own or n % 2)
         x_zero = (7, -5, 200)[n % 3]
         output = {"x_zero": x_zero, "y_zero": 9, **_I8, "relu": n % 4 == 3}
         if not name.startswith("rank"):
@@ -215,7 +217,7 @@ def _integers() -> Iterator[Row]:
             yield "quantized_conv2d", f"size.{name}", says, whole, {**output, **window}
         if not name.startswith(("rank", "height", "width")):
             yield "quantized_linear", f"size.{name}", says, measures, output
-        measures["channels"] = [n % 2, (n + 1) % 2, 1]
+        measures["channels"] = [1, 1, 0] if "rank" in name else [n % 2, (n + 1) % 2, 1]
         options = {"zeros": [x_zero, -3, 4, 100], "qmins": [-128, -8, 0], "qmaxs": [127, 7, 255]}
         options |= {"kernel_size": kernel, **window}
         yield "quantized_cp_conv2d", f"size.{name}", says, measures, options
@@ -238,7 +240,7 @@ def _solvers() -> Iterator[Row]:
             apart[(mode + 1) % 3] = max(apart[(mode + 1) % 3], z["rank"])
             measures = {"sides": apart, "rank": z["rank"]}
             yield "epc_update", f"size.{name}.mode-{mode}", says, measures, {"mode": mode}
-        if z["rank"] < 129 and (n % 2 or "." in name):
+        if z["rank"] < 129 and (n % 2 or "first" in name):
             yield "als_sweep", f"size.{name}", says, {"sides": sides, "rank": z["rank"]}, {}
     for sides in ([5, 7], [7, 5], [3, 2, 4, 3], [4, 4, 4, 4], [1, 3, 1, 4], [3, 2, 2, 3, 2]):
         for rank in (2, 5):
