@@ -11,7 +11,15 @@ from collections import Counter
 from typing import Any
 
 from qcp_ref.conformance.adapter import Adapter
-from qcp_ref.conformance.cases.vectors import SUITE, chosen_cases, counts, everything, kills, load, smoke
+from qcp_ref.conformance.cases.vectors import (
+    SUITE,
+    chosen_cases,
+    counts,
+    everything,
+    kills,
+    load,
+    smoke,
+)
 from qcp_ref.conformance.running.report import Report
 from qcp_ref.conformance.running.session import Session
 from qcp_ref.conformance.running.xfails import apply, matches, read, write

@@ -71,7 +71,7 @@ def _beside(seed: str, numbers: Array, close: int) -> Array:
     """Move numbers by about one part in ``2**close``, up or down: farther than they were rounded."""
     steps = uniform(f"{seed}.steps", numbers.shape, 4, 7)
     sign = 1 - 2 * uniform(f"{seed}.side", numbers.shape, 0, 1)
-    return numbers * (1 + steps * sign * 2.0 ** -(close + 2))
+    return np.asarray(numbers * (1 + steps * sign * 2.0 ** -(close + 2)))
 
 
 def _dequantize(seed: str, z: Given, _: Given) -> Drawn:
@@ -227,12 +227,20 @@ def _bias(seed: str, z: Given, top: int = 9) -> Array | None:
 
 def _conv2d(seed: str, z: Given, _: Given) -> Drawn:
     W = _signed(f"{seed}.W", (z["outputs"], z["inputs"], *z["kernel"]), 3)
-    return {"x": _signed(f"{seed}.x", _image(z), 3, z.get("bits", 0)), "W": W, "bias": _bias(seed, z)}, {}
+    return {
+        "x": _signed(f"{seed}.x", _image(z), 3, z.get("bits", 0)),
+        "W": W,
+        "bias": _bias(seed, z),
+    }, {}
 
 
 def _pointwise(seed: str, z: Given, _: Given) -> Drawn:
     A = _signed(f"{seed}.A", (z["outputs"], z["inputs"]), 3)
-    return {"x": _signed(f"{seed}.x", _image(z), 3, z.get("bits", 0)), "A": A, "bias": _bias(seed, z)}, {}
+    return {
+        "x": _signed(f"{seed}.x", _image(z), 3, z.get("bits", 0)),
+        "A": A,
+        "bias": _bias(seed, z),
+    }, {}
 
 
 def _depthwise(seed: str, z: Given, o: Given) -> Drawn:
@@ -247,7 +255,11 @@ def _stages(seed: str, z: Given, o: Given, top: int) -> dict[str, Array]:
 
 def _cp_conv2d(seed: str, z: Given, o: Given) -> Drawn:
     stages = _stages(seed, z, o, 2)
-    return {"x": _signed(f"{seed}.x", _image(z), 3, z.get("bits", 0)), **stages, "bias": _bias(seed, z)}, {}
+    return {
+        "x": _signed(f"{seed}.x", _image(z), 3, z.get("bits", 0)),
+        **stages,
+        "bias": _bias(seed, z),
+    }, {}
 
 
 # --- layers in integers ---------------------------------------------------------------------------
@@ -272,7 +284,8 @@ def _far(seed: str, kind: Any, W: Array, terms: int) -> Array | None:
         room = np.minimum(room, 2 ** (kind - 1) - 1)
     least = max(int(room.min()) - 1000 * terms, 1) if kind == 32 else 1
     size = np.minimum(uniform(f"{seed}.bias", (len(W),), least, int(room.max())), room)
-    return (size * (1 - 2 * uniform(f"{seed}.sign", (len(W),), 0, 1))).astype(np.int32)
+    sign = 1 - 2 * uniform(f"{seed}.sign", (len(W),), 0, 1)
+    return np.asarray(size * sign, np.int32)
 
 
 def _multiplier(seed: str, size: float, width: int, channels: int) -> Array:
@@ -319,9 +332,7 @@ def _quantized_linear(seed: str, z: Given, o: Given) -> Drawn:
 
 def _quantized_cp_conv2d(seed: str, z: Given, o: Given) -> Drawn:
     rows = {"a_out": z["outputs"], "a_in": z["inputs"], "a_kernel": prod(o["kernel_size"])}
-    stages = {
-        k: _weights(f"{seed}.{k}", (n, z["rank"]), z.get("bits", 8)) for k, n in rows.items()
-    }
+    stages = {k: _weights(f"{seed}.{k}", (n, z["rank"]), z.get("bits", 8)) for k, n in rows.items()}
     multipliers = []
     weights = (stages["a_in"].T, stages["a_kernel"].T, stages["a_out"])
     spans = (128, *(high - low + 1 for low, high in zip(o["qmins"], o["qmaxs"], strict=True)))
@@ -359,7 +370,7 @@ def _admm_step(seed: str, z: Given, _: Given) -> Drawn:
 def _resized(given: dict[str, Any], z: Given) -> dict[str, Any]:
     """Measure a problem in other units: F and the scale in one, G, rho and F in another."""
     units = {"F": ("power", "square"), "G": ("square",), "rho": ("square",)}
-    units |= {name: ("power",) for name in ("H", "U", "scale")}
+    units |= dict.fromkeys(("H", "U", "scale"), ("power",))
     for name in units.keys() & given.keys():
         given[name] = given[name] * 2.0 ** sum(z.get(unit, 0) for unit in units[name])
     return given
@@ -375,7 +386,8 @@ def _orthogonal(seed: str, side: int, rank: int) -> Array:
 
 def _epc_update(seed: str, z: Given, o: Given) -> Drawn:
     """Plant a factor: with orthogonal components the right one is a part of it, in one ratio."""
-    given, mode = {"factors": _factors(seed, z, 3)}, o["mode"]
+    given: dict[str, Any] = {"factors": _factors(seed, z, 3)}
+    mode = o["mode"]
     other = (mode + 1) % len(z["sides"])
     given["factors"][other] = _orthogonal(seed, z["sides"][other], z["rank"])
     planted = list(given["factors"])

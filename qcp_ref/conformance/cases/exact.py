@@ -65,9 +65,7 @@ def _taps(x: Array, size: Sequence[int], window: Given, fill: int = 0) -> Any:
         x, [(0, 0), (0, 0), (top, bottom), (left, right)], constant_values=fill
     )  # (N, S, H, W)
     apart = window["dilation"]
-    ends = [
-        side - d * (k - 1) for side, d, k in zip(padded.shape[2:], apart, size, strict=True)
-    ]
+    ends = [side - d * (k - 1) for side, d, k in zip(padded.shape[2:], apart, size, strict=True)]
     for i in range(size[0]):
         for j in range(size[1]):
             y, z = i * apart[0], j * apart[1]
@@ -93,9 +91,7 @@ def _conv2d(x: Array, W: Array, bias: Array | None, window: Given) -> Array:
 
 def _depthwise(x: Array, C: Array, window: Given) -> Array:
     size = window["kernel_size"]
-    parts = [
-        C[i * size[1] + j][:, None, None] * part for (i, j), part in _taps(x, size, window)
-    ]
+    parts = [C[i * size[1] + j][:, None, None] * part for (i, j), part in _taps(x, size, window)]
     return np.asarray(np.sum(parts, axis=0))
 
 
@@ -173,7 +169,8 @@ def _short_quotient(x: Array, scale: Array, division: str) -> Array:
 
 
 def _clipped(codes: Any, ends: Sequence[int]) -> Array:
-    return np.clip(np.asarray(codes, object), *ends).astype(np.int64)
+    low, high = ends
+    return np.asarray(np.minimum(np.maximum(np.asarray(codes, object), low), high), np.int64)
 
 
 def _per_channel(part: Array, like: Array) -> Array:
@@ -229,9 +226,7 @@ def _project_kind(x: Array, scale: Array, options: Given, rounding: str) -> Arra
     place = np.zeros(np.broadcast_shapes(m.shape, s.shape), np.int64)
     for n, middle in enumerate(middles):
         there = (s * middle) << (f - len(codes) // 2 - common)
-        up = {"half-up": True, "half-away": codes[n + 1] > 0}.get(
-            rounding, codes[n + 1] % 2 == 0
-        )
+        up = {"half-up": True, "half-away": codes[n + 1] > 0}.get(rounding, codes[n + 1] % 2 == 0)
         tie = np.equal(twice, there) & bool(up or options["kind"] == "binary")
         place += np.asarray(np.greater(twice, there) | tie, bool)
     return levels[place] * scale
@@ -240,9 +235,7 @@ def _project_kind(x: Array, scale: Array, options: Given, rounding: str) -> Arra
 # --- layers in integers ---------------------------------------------------------------------------
 
 
-def accumulators(
-    x: Array, W: Array, bias: Array | None, zero: int, window: Given | None
-) -> Array:
+def accumulators(x: Array, W: Array, bias: Array | None, zero: int, window: Given | None) -> Array:
     """Return the sums of a convolution in integers, or without a window of a linear layer."""
     # sum W (x - zero), padded with the zero point  :eq:`integer-accumulator`
     centred, wide = x.astype(np.float64) - zero, None if bias is None else bias.astype(float)
@@ -265,7 +258,7 @@ def _layer(op: str, given: Given, options: Given, choices: Choices) -> Array:
         for n, stage in enumerate(stages):
             acc, ends = stage(x - o["zeros"][n]).astype(np.int64), (o["qmins"][n], o["qmaxs"][n])
             x = _requantize(acc, g["multipliers"][n], o["zeros"][n + 1], ends, choices)
-        return x
+        return np.asarray(x)
     ends = o["y_zero"] if o["relu"] else o["qmin"], o["qmax"]
     if op == "quantized_linear":
         acc = accumulators(g["x"], g["W"], g["bias"], o["x_zero"], None)
@@ -287,7 +280,7 @@ def _descend(given: Given, options: Given, rounding: str) -> Array:
             q, b = units(G[r, r])
             aim = rounded(p << max(e - b, 0), q << max(b - e, 0), rounding)
             v[:, r] = _clipped(aim, ends)
-    return v.astype(np.int64)
+    return np.asarray(v, np.int64)
 
 
 # --- expectations ---------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ from functools import cache
 from typing import Any
 
 from qcp_ref.conformance.cases.cover import cover
-from qcp_ref.conformance.cases.make import PLAIN
 from qcp_ref.conformance.cases.sizes import Row
 
 __all__ = ["NAMED", "OPTIONS", "RANGES", "rows"]
@@ -69,7 +68,12 @@ OPTIONS: dict[str, Sequence[Any]] = {
 RANGES = [(-(2 ** (b - 1)), 2 ** (b - 1) - 1) for b in range(2, 9)]
 RANGES += [(0, 2**b - 1) for b in range(2, 9)] + [(-127, 127), (-7, 7)]
 _WIDE = [*RANGES, (-(2**15), 2**15 - 1), (0, 2**16 - 1)]
-_PLACES = (0, 1, 2, 3)  # of a zero point in its range: the lowest, 0 or nearest, the highest, inside
+_PLACES = (
+    0,
+    1,
+    2,
+    3,
+)  # of a zero point in its range: the lowest, 0 or nearest, the highest, inside
 _LAYER: dict[str, Sequence[Any]] = {
     **{k: v for k, v in OPTIONS.items() if k not in ("kernel_height", "kernel_width", "bias")},
     "kernel_height": (1, 2, 3, 5), "kernel_width": (1, 2, 3, 4),
@@ -95,7 +99,12 @@ def _named() -> Iterator[Row]:
         window = {"stride": [*stride], "padding": [*padding], "dilation": [*dilation]}
         says = f"The geometry {name} of real networks."
         for channels in (2, 1) if max(sides) < 50 else (2,):
-            z = {"images": 2 if max(sides) < 50 else 1, "inputs": channels, "outputs": 3, "rank": 3}
+            z: dict[str, Any] = {
+                "images": 2 if max(sides) < 50 else 1,
+                "inputs": channels,
+                "outputs": 3,
+                "rank": 3,
+            }
             z |= {"height": sides[0], "width": sides[1], "kernel": [*kernel]}
             title = f"net.{name}" + ".one-channel" * (channels == 1)
             yield from _float(title, says, {**z, "bias": k % 2}, window)
@@ -107,7 +116,14 @@ def _named() -> Iterator[Row]:
 def _plain_row(k: int) -> dict[str, Any]:
     """Return options of integer layers that are those of real networks, too."""
     signed = k % 2 == 1
-    row = {"signed": signed, "x_zero": 3, "bias": 17, "bits": 8, "relu": k % 3 == 0, "y_zero": 3}
+    row: dict[str, Any] = {
+        "signed": signed,
+        "x_zero": 3,
+        "bias": 17,
+        "bits": 8,
+        "relu": k % 3 == 0,
+        "y_zero": 3,
+    }
     row |= {"first": (-128, 127), "second": (-128, 127), "first_zero": 3, "second_zero": 3}
     row |= {"last": (0, 255), "first_channels": 1, "second_channels": 1, "channels": 1}
     return row

@@ -39,7 +39,13 @@ def _ties() -> Iterator[Row]:
         yield "quantized_linear", f"precise.{close}", says, layer, options
         yield "quantized_conv2d", f"precise.{close}", says, layer, {**options, **PLAIN}
     for spread, part in (("one", []), ("row", [4, 1])):
-        measures = {"shape": [4, 12], "scale": part, "zero": part, "range": [-128, 127], "digits": 1}
+        measures = {
+            "shape": [4, 12],
+            "scale": part,
+            "zero": part,
+            "range": [-128, 127],
+            "digits": 1,
+        }
         says = "A product with a scale of 53 bits is rounded once."
         yield "dequantize", f"precise.{spread}", says, measures, {}
         far = {**measures, "range": [2**30 - 99, 2**30 + 99], "digits": 0}

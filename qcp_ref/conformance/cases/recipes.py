@@ -87,5 +87,3 @@ def _is_short(part: Any) -> bool:
         return all(_is_short(one) for one in part)
     array = np.asarray(0 if part is None else part)
     return array.dtype.kind != "f" or np.array_equal(array, array.astype(np.float32))
-
-

@@ -92,8 +92,12 @@ def _widths() -> Iterator[Row]:
         low = {"i": -top - 1, "u": 0, "n": -top}[kind]
         ends = {"qmin": low, "qmax": top}
         for spread, part in (("one", [1, 1]), ("row", [6, 1]), ("column", [1, 7]), ("all", [6, 7])):
-            both = {"shape": [6, 7], "scale": part, "zero": part[::-1] if spread == "one" else part}
-            both |= {"near": int(bits < 16)}
+            both: dict[str, Any] = {
+                "shape": [6, 7],
+                "scale": part,
+                "zero": part[::-1] if spread == "one" else part,
+            }
+            both["near"] = int(bits < 16)
             says = f"Codes from {low} to {top}, the scale of shape {tuple(part)}."
             yield "quantize", f"width.{kind}{bits}.{spread}", says, both, ends
             yield "project", f"width.{kind}{bits}.{spread}", says, both, ends
@@ -103,7 +107,13 @@ def _widths() -> Iterator[Row]:
         part = {"one": [1, 1], "row": [6, 1], "column": [1, 7], "all": [6, 7]}[spread]
         says = f"Powers of two in {bits} bits, the scale of shape {tuple(part)}."
         options = {"kind": "log2", "bits": bits}
-        yield "project_kind", f"width.l{bits}.{spread}", says, {"shape": [6, 7], "scale": part}, options
+        yield (
+            "project_kind",
+            f"width.l{bits}.{spread}",
+            says,
+            {"shape": [6, 7], "scale": part},
+            options,
+        )
 
 
 def _choices() -> Iterator[Row]:
@@ -144,7 +154,12 @@ def _accumulators() -> Iterator[Row]:
             says = f"Codes of {bits} bits."
             yield op, f"width.{kind}{bits}", says, measures, ends_
     for low in range(-31, 31, 4):
-        measures = {"shape": [4, 16], "channels": True, "zero": 1, "shifts": [low, min(low + 3, 29)]}
+        measures = {
+            "shape": [4, 16],
+            "channels": True,
+            "zero": 1,
+            "shifts": [low, min(low + 3, 29)],
+        }
         says = f"Shifts from {low}, accumulators of all 32 bits."
         yield "requantize_fixed", f"shift.{low + 31}", says, measures, _I8
 
@@ -207,7 +222,7 @@ def _integers() -> Iterator[Row]:
     for n, (name, z) in enumerate(_axes({**_IMAGE, "rank": 3})):
         says, kernel = _says(name), [1 + (z["height"] > 1), 2 - (z["width"] < 2)]
         own, bias = "outputs" in name, (None, 16, 32)[n % 3]
-        measures = {**z, "signed": n % 3 == 1, "bias": (bias or 8) if own else bias}
+        measures: dict[str, Any] = {**z, "signed": n % 3 == 1, "bias": (bias or 8) if own else bias}
         measures["channels"] = int(own or n % 2)
         x_zero = (7, -5, 200)[n % 3]
         output = {"x_zero": x_zero, "y_zero": 9, **_I8, "relu": n % 4 == 3}
@@ -244,11 +259,11 @@ def _solvers() -> Iterator[Row]:
             yield "als_sweep", f"size.{name}", says, {"sides": sides, "rank": z["rank"]}, {}
     for sides in ([5, 7], [7, 5], [3, 2, 4, 3], [4, 4, 4, 4], [1, 3, 1, 4], [3, 2, 2, 3, 2]):
         for rank in (2, 5):
-            name, z = f"{'x'.join(map(str, sides))}.rank-{rank}", {"sides": sides, "rank": rank}
+            title, both = f"{'x'.join(map(str, sides))}.rank-{rank}", {"sides": sides, "rank": rank}
             says = f"Sides {sides}, {rank} components."
-            yield "als_sweep", f"order.{name}", says, z, {}
+            yield "als_sweep", f"order.{title}", says, both, {}
             for mode in range(len(sides)):
-                yield "als_update", f"order.{name}.mode-{mode}", says, z, {"mode": mode}
+                yield "als_update", f"order.{title}.mode-{mode}", says, both, {"mode": mode}
     for name, z in _axes({"rows": 3, "rank": 3}, 129):
         yield "admm_step", f"size.{name}", _says(name), z, _I8
 

@@ -43,7 +43,9 @@ def is_tiny(case):
 
 def loops_say(case, choices):
     given = {
-        name: [fractions(one) for one in part] if isinstance(part, list) else part and fractions(part)
+        name: [fractions(one) for one in part]
+        if isinstance(part, list)
+        else part and fractions(part)
         for name, part in case["in"].items()
     }
     return truth.expect(case["op"], given, case["options"], choices)
@@ -77,7 +79,10 @@ def test_arrays_and_loops_agree(op):
     [
         ("quantize", {"rounded": lambda p, q, _: rounded_arrays(p, q, "half-up")}),
         ("requantize", {"rounded": lambda p, q, _: rounded_arrays(p, q, "half-away")}),
-        ("conv2d", {"_taps": lambda x, size, window: taps(x, size, {**window, "dilation": [1, 1]})}),
+        (
+            "conv2d",
+            {"_taps": lambda x, size, window: taps(x, size, {**window, "dilation": [1, 1]})},
+        ),
         ("mttkrp", {"khatri_rao": lambda factors: exact_khatri_rao(factors[::-1])}),
     ],
 )

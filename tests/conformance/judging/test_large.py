@@ -31,7 +31,9 @@ def moved(part, step):
 def compare(op, step):
     for case in CASES[op]:
         case = expand(case)
-        out = {name: moved(part, step) for name, part in execute(numpy_adapter, case)["out"].items()}
+        out = {
+            name: moved(part, step) for name, part in execute(numpy_adapter, case)["out"].items()
+        }
         one, two = large.LARGE[op](case, out, INFO), CERTIFICATES[op](case, out, INFO)
         assert (one.outcome, one.word) == (two.outcome, two.word)
         # A row is never judged more mildly than the whole matrix.
