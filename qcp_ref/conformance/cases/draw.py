@@ -414,7 +414,7 @@ def _planted_codes(seed: str, z: Given, o: Given) -> Drawn:
     """Plant the right codes: the numbers that are rounded to them are off by an eighth at most.
 
     With ``G = L D L^T`` the objective is ``sum_k D_k ((a - v) L)_k^2``, and ``(a - v) L`` moves by
-    integers: whatever is off by less than a half is the least there is, and Babai's codes as well.
+    integers: whatever is off by less than a half is the least, :eq:`conformance-planted`.
     """
     L, D = _pairs(seed, z["rank"])
     V = uniform(f"{seed}.V", (z["rows"], z["rank"]), o["qmin"], o["qmax"])

@@ -29,15 +29,18 @@ def rows() -> Iterator[Row]:
         yield from family()
 
 
-def _axes(base: Mapping[str, int], largest: int = 513) -> Iterator[tuple[str, dict[str, int]]]:
-    """Yield names and sizes: one axis large at a time, then two neighbours at once."""
+def _axes(base: Mapping[str, int], rank: int = 513) -> Iterator[tuple[str, dict[str, int]]]:
+    """Yield names and sizes: one axis large at a time, then two neighbours at once.
+
+    The largest rank may be less than the largest side.
+    """
     for axis in base:
         for n in SIZES:
-            if n <= largest:
+            if axis != "rank" or n <= rank:
                 yield f"{axis}-{n}", {**base, axis: n}
     names = list(base)
     for k, pair in enumerate(TWO):
-        if max(pair) <= largest and len(names) > 1:
+        if len(names) > 1:
             two = names[k % len(names)], names[(k + 1) % len(names)]
             yield f"{two[0]}-{pair[0]}.{two[1]}-{pair[1]}", {**base, **dict(zip(two, pair))}  # noqa: B905
 
@@ -277,5 +280,5 @@ def _codes() -> Iterator[Row]:
     for name, z in (*_axes({"rows": 3, "rank": 3}), ("rank-7", {"rows": 5, "rank": 7})):
         # A right implementation may try all rows of codes.
         ends = {"qmin": -2, "qmax": 1} if z["rank"] < 8 else {"qmin": 0, "qmax": 1}
-        if z["rank"] <= 17:
+        if z["rank"] <= 17 and z["rows"] <= 257:
             yield "closest_rows", f"size.{name}", _says(name), z, ends

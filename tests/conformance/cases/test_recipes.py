@@ -11,7 +11,7 @@ from qcp_ref.conformance.cases.geometries import NAMED, OPTIONS
 from qcp_ref.conformance.cases.recipes import expand, recipes
 from qcp_ref.conformance.cases.sizes import SIZES
 from qcp_ref.conformance.cases.vectors import everything, flags, load
-from qcp_ref.conformance.dyadic import canonical
+from qcp_ref.conformance.dyadic import canonical, decode
 from qcp_ref.conformance.judging.judge import judge
 from qcp_ref.conformance.reference import numpy_adapter, numpy_adapter_f32
 from qcp_ref.conformance.running.session import Session
@@ -63,7 +63,7 @@ def test_needs_follow_from_what_was_drawn():
 
 
 def axes_of(op):
-    """Return the sides that the arrays of an operation have in some recipe, by argument and axis."""
+    """Return the sides that the arguments of an operation have in some recipe."""
     sides = {}
     for case in recipes():
         if case["op"] == op and ".size." in case["id"] and "." not in case["id"].split("size.")[1]:
@@ -74,8 +74,10 @@ def axes_of(op):
     return sides
 
 
-@pytest.mark.parametrize(("op", "largest"), [("pointwise", 513), ("reconstruct", 513),
-                                             ("admm_step", 129), ("quantized_linear", 513)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("op", "largest"),
+    [("pointwise", 513), ("reconstruct", 513), ("quantized_linear", 513)],
+)
 def test_every_axis_has_every_size(op, largest):
     wanted = {n for n in SIZES if n <= largest}
     for place, sides in axes_of(op).items():
@@ -108,6 +110,23 @@ def test_the_book_passes_a_sample(adapter):
     found = [session.run(case) for case in cases[:: len(cases) // 60]]
     wrong = [(r.id, r.says) for r in found if r.outcome not in ("pass", "n/a")]
     assert not wrong
+
+
+@pytest.mark.parametrize("name", ["rank-5", "rank-129", "rows-65.rank-65"])
+def test_planted_codes_are_clear_in_float32(name):
+    """What is rounded is off by 1/8, and by no more than 3/8 of :eq:`conformance-plane`."""
+    case = expand(BY_ID[f"nearest_plane.size.{name}"])
+    F, G, scale = (decode(case["in"][key]) for key in ("F", "G", "scale"))
+    V, f, rank = decode(case["out"]["codes"]), F / scale, len(G)
+    least, most = np.linalg.eigvalsh(G)[[0, -1]]
+    solving, adding = rank * (3 * rank + 1) / 2**24, (rank + 1) / 2**24
+    for r in range(rank):
+        left, later = slice(r + 1), slice(r + 1, None)
+        a = np.linalg.solve(G[left, left], (f[:, left] - V[:, later] @ G[later, left]).T).T
+        size = np.abs(f[:, left]) + np.abs(V[:, later]) @ np.abs(G[later, left])
+        away = adding * np.linalg.norm(size, axis=1) + solving * most * np.linalg.norm(a, axis=1)
+        assert abs(a[:, -1] - V[:, r]).max() < 1 / 8 + 2.0**-40
+        assert 1.1 * away.max() / (least - solving * most) < 3 / 8
 
 
 # --- wrong ones do not ----------------------------------------------------------------------------

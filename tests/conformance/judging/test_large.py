@@ -29,11 +29,9 @@ def moved(part, step):
 
 
 def compare(op, step):
-    for case in CASES[op]:
-        case = expand(case)
-        out = {
-            name: moved(part, step) for name, part in execute(numpy_adapter, case)["out"].items()
-        }
+    for case in map(expand, CASES[op]):
+        right = execute(numpy_adapter, case)["out"]
+        out = {name: moved(part, step) for name, part in right.items()}
         one, two = large.LARGE[op](case, out, INFO), CERTIFICATES[op](case, out, INFO)
         assert (one.outcome, one.word) == (two.outcome, two.word)
         # A row is never judged more mildly than the whole matrix.
