@@ -11,7 +11,15 @@ from collections import Counter
 from typing import Any
 
 from qcp_ref.conformance.adapter import Adapter
-from qcp_ref.conformance.cases.vectors import SUITE, chosen_cases, counts, kills, load, smoke
+from qcp_ref.conformance.cases.vectors import (
+    SUITE,
+    chosen_cases,
+    counts,
+    everything,
+    kills,
+    load,
+    smoke,
+)
 from qcp_ref.conformance.running.report import Report
 from qcp_ref.conformance.running.session import Session
 from qcp_ref.conformance.running.xfails import apply, matches, read, write
@@ -42,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _cases(options: argparse.Namespace) -> list[dict[str, Any]]:
-    cases = load(options.suite)
+    cases = load(options.suite) if options.smoke else everything(options.suite)
     if options.case and options.smoke:
         raise ValueError("smoke: expected without -c, which chooses cases too")
     wanted = options.case or (smoke() if options.smoke else None)
@@ -76,8 +84,10 @@ def _run(options: argparse.Namespace) -> int:
     if options.pipe:
         implementation = Adapter.pipe(shlex.split(options.pipe))
     cases = _cases(options)
-    everything = [case["id"] for case in load(options.suite)]
-    entries = read(options.xfails, SUITE, everything) if options.xfails else []
+    entries = []
+    if options.xfails:
+        known = [case["id"] for case in everything(options.suite)]
+        entries = read(options.xfails, SUITE, known)
     session = Session(implementation, timeout=options.timeout)
     try:
         results = [apply(session.run(case), entries) for case in cases]

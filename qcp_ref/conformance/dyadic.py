@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from math import copysign, isfinite, ldexp, prod
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,8 @@ __all__ = [
     "fractions",
     "nest",
     "pack",
+    "uniform",
+    "units",
 ]
 
 _MASK = 2**64 - 1
@@ -74,6 +77,31 @@ class SplitMix64:
         """Return a nested list of integers."""
         shape = tuple(shape)
         return nest([self.integer(low, high) for _ in range(prod(shape))], shape)
+
+
+def uniform(name: str, shape: Iterable[int], low: int, high: int) -> NDArray[np.int64]:
+    """Return the integers that ``SplitMix64(crc32(name)).integers`` returns, as an array at once.
+
+    A word that the loop would reject, one in more than ``2**32``, is an error.
+    """
+    shape, count = tuple(shape), high - low + 1
+    steps = np.arange(1, prod(shape) + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    z = steps + np.uint64(crc32(name.encode()))
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    z = z ^ (z >> np.uint64(31))
+    if (z > np.uint64(2**64 - 2**64 % count - 1)).any():
+        raise ValueError(f"name: {name!r} draws a word that is rejected; take another one")
+    return (low + (z % np.uint64(count)).astype(np.int64)).reshape(shape)
+
+
+def units(array: NDArray[Any]) -> tuple[NDArray[np.object_], int]:
+    """Write finite floats as Python integers in steps of one power of two: numbers, exponent."""
+    m, e = np.frexp(np.asarray(array, np.float64))
+    whole = np.ldexp(m, 53).astype(np.int64)
+    low = int(e[whole != 0].min(initial=2000))
+    shift = np.where(whole != 0, e - low, 0)
+    return np.asarray(whole.astype(object) << shift.astype(object), object), low - 53
 
 
 def nest(flat: Sequence[Any], shape: Sequence[int]) -> Any:
@@ -138,8 +166,9 @@ def encode(array: Any) -> dict[str, Any]:
     kinds = {np.dtype(name): kind for kind, name in _DTYPES.items()}
     if array.dtype not in kinds:
         raise TypeError(f"array: expected a real or integer array, got dtype {array.dtype}")
-    kind, entries, e = kinds[array.dtype], array.reshape(-1).tolist(), 0
-    if kind[0] == "f":
+    kind, e = kinds[array.dtype], 0
+    entries = _whole(array) or array.reshape(-1).tolist()
+    if kind[0] == "f" and not (entries and isinstance(entries[0], int)):
         # All entries as integers, in steps of the smallest one that any of them needs.
         ratios = [x.as_integer_ratio() if isfinite(x) else (0, 1) for x in entries]
         e = min((_exponent(n, d) for n, d in ratios if n), default=0)
@@ -149,6 +178,14 @@ def encode(array: Any) -> dict[str, Any]:
         entries = [n or _special(x) for x, n in pairs]
     m = [n if isinstance(n, str) or abs(n) <= _SAFE else str(n) for n in entries]
     return {"t": kind, "s": list(array.shape), "e": e, "m": m}
+
+
+def _whole(array: NDArray[Any]) -> list[int]:
+    """Return the entries of a float array as integers if they are small ones, without a -0."""
+    small = array.dtype.kind == "f" and bool((np.abs(array) < _SAFE).all())
+    if not small or (array != np.rint(array)).any() or np.signbit(array[array == 0]).any():
+        return []
+    return list(array.reshape(-1).astype(np.int64).tolist())
 
 
 def _exponent(n: int, d: int) -> int:
@@ -174,7 +211,11 @@ def decode(data: dict[str, Any], real: str = "f64") -> NDArray[Any]:
     if kind[0] != "f":
         whole = [int(m) << e for m in data["m"]]
         return np.array(whole, _DTYPES[kind]).reshape(data["s"])
-    entries = [_SPECIALS[m] if m in _SPECIALS else _float(int(m), e) for m in data["m"]]
+    entries: Any
+    if -900 < e < 900 and all(type(m) is int and -_SAFE <= m <= _SAFE for m in data["m"]):
+        entries = np.ldexp(np.array(data["m"], np.float64), e)
+    else:
+        entries = [_SPECIALS[m] if m in _SPECIALS else _float(int(m), e) for m in data["m"]]
     array = np.array(entries, _DTYPES[kind])
     if not np.array_equal(array, entries, equal_nan=True):
         raise ValueError(f"data: expected numbers that are exact in {_DTYPES[kind]}")

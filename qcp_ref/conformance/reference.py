@@ -57,7 +57,7 @@ def _choose_affine(x: Any, **ends: int) -> Any:
 
 
 def _requantize(acc: Any, M: Any, zero: Any, **ends: int) -> Any:
-    return integer.requantize(acc, _channelwise(M, acc), int(zero), _grid(**ends))
+    return integer.requantize(acc, _channelwise(M, acc), int(zero), _output_grid(**ends))
 
 
 def _requantize_fixed(
@@ -65,7 +65,8 @@ def _requantize_fixed(
 ) -> Any:
     m = geometry.check_whole(_channelwise(m, acc), "multiplier", 2**30, 2**31 - 1)
     n = geometry.check_whole(_channelwise(shift, acc), "shift", -31, 30)
-    return integer.requantize(acc, np.ldexp(m * 1.0, n - 31), int(zero), _grid(**ends), mode=mode)
+    M, target = np.ldexp(m * 1.0, n - 31), _output_grid(**ends)
+    return integer.requantize(acc, M, int(zero), target, mode=mode)
 
 
 # --- tensors and layers ---------------------------------------------------------------------------
@@ -204,6 +205,13 @@ def _grid(qmin: int, qmax: int) -> grid.Grid:
     if qmin not in kinds or qmax & (qmax + 1):
         raise Unsupported("bits")
     return grid.Grid(qmax.bit_length() + (qmin < 0), **kinds[qmin])
+
+
+def _output_grid(**ends: int) -> grid.Grid:
+    """Return the grid of a layer's output, of which the book has those up to 8 bits."""
+    if ends["qmax"] - ends["qmin"] > 255:
+        raise Unsupported("int16")
+    return _grid(**ends)
 
 
 def _channelwise(values: Any, acc: Any) -> Any:

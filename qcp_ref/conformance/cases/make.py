@@ -25,6 +25,7 @@ __all__ = [
     "geometry",
     "make",
     "mantissas",
+    "needs_of",
     "scattered",
     "stream",
     "with_needs",
@@ -134,7 +135,7 @@ def make(
 
 def with_needs(case: Case) -> Case:
     """Return a case with the capabilities that follow from what is given."""
-    return case | {"needs": sorted({*_needs(case), *_numbers_need(case)})}
+    return case | {"needs": sorted({*needs_of(case), *_numbers_need(case)})}
 
 
 def scattered(op: str, inputs: Sequence[Any], options: Mapping[str, Any]) -> Iterator[Case]:
@@ -165,7 +166,7 @@ def _encode(op: str, key: str, inputs: Mapping[str, Any], options: Mapping[str, 
     return pack(value, kind)
 
 
-def _needs(case: Case) -> Iterator[str]:
+def needs_of(case: Case) -> Iterator[str]:
     """Yield the capabilities that show in options and in what is given."""
     given, options = case["in"], case["options"]
     stride, padding = options.get("stride", [1, 1]), options.get("padding", [0] * 4)

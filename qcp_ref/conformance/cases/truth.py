@@ -21,7 +21,7 @@ from qcp_ref.conformance.dyadic import fractions, nest, pack
 from qcp_ref.conformance.spec import CHOICES, OPS
 from qcp_ref.loops import float32, rounded
 
-__all__ = ["SUMS", "band", "bounded", "expect", "float32", "outcomes", "targets"]
+__all__ = ["SUMS", "band", "bounded", "expect", "float32", "outcomes", "roundings", "targets"]
 
 Numbers = Any  # a number, or a nested list of them
 Given = Mapping[str, Any]  # arguments or options by name
@@ -112,13 +112,13 @@ def _sum(op: str, given: Given, options: Given, *, exact: bool = True) -> Expect
     # sum |x_k| |y_k| <= 2^24 2^e: every order of summation is exact  :eq:`conformance-exact`
     whole, exponents, sizes = _parts(given)
     operands = _operands(op, exponents, options)
-    (terms, steps), unit = _counts(op, given, options), sum(operands)
+    (terms, _), unit = _counts(op, given, options), sum(operands)
     largest = terms * prod(_operands(op, sizes, options))
     if given.get("bias") is not None:
         # One unit for both: the coarser numbers become multiples of the finer one.
         fine = min(unit, exponents["bias"])
         up, down, unit = 2 ** (unit - fine), 2 ** (exponents["bias"] - fine), fine
-        largest, steps = largest * up + sizes["bias"] * down, steps + 1
+        largest = largest * up + sizes["bias"] * down
         whole["x"] = _map(lambda m: m * up, whole["x"])
         whole["bias"] = _map(lambda m: m * down, whole["bias"])
 
@@ -128,10 +128,16 @@ def _sum(op: str, given: Given, options: Given, *, exact: bool = True) -> Expect
     if exact and largest <= 2**24 and unit >= -149:
         return {"kind": "exact", **scaled(whole)}
     gauge = {name: array and _map(abs, array) for name, array in whole.items()}
-    # Every product reads two numbers, and all but the first one read a result stored before.
-    reads, stored = 2 * (len(operands) - 1), len(operands) - 2
-    counts = {"n": steps, "factors": reads, "stored": stored}
+    counts = roundings(op, given, options)
     return {"kind": "bound", **scaled(whole), "g": scaled(gauge), **counts}
+
+
+def roundings(op: str, given: Given, options: Given) -> dict[str, int]:
+    """Count what a bound needs to know of a sum of products, :eq:`conformance-bound`."""
+    operands = _operands(op, given, options)
+    steps = _counts(op, given, options)[1] + (given.get("bias") is not None)
+    # Every product reads two numbers, and all but the first one read a result stored before.
+    return {"n": steps, "factors": 2 * (len(operands) - 1), "stored": len(operands) - 2}
 
 
 def bounded(case: Given) -> dict[str, Expectation]:

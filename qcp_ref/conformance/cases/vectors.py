@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from qcp_ref.conformance.cases import algebra, grids, integer, layers, rows, solvers
+from qcp_ref.conformance.cases.recipes import recipes
 from qcp_ref.conformance.cases.refused import refused
 from qcp_ref.conformance.dyadic import canonical
 from qcp_ref.conformance.spec import CAPABILITIES, CHOICES, LEVELS, OPS
 
 __all__ = [
-    "SUITE", "chosen_cases", "counts", "flags", "kills", "load", "smoke", "text", "texts", "write",
+    "SUITE", "chosen_cases", "counts", "everything", "flags", "kills", "load", "smoke", "text", "texts", "write",
 ]  # fmt: skip
 
 SUITE = "0.1-draft"
@@ -68,7 +69,7 @@ def write(folder: str | Path) -> None:
 
 
 def load(suite: str | None = None) -> list[dict[str, Any]]:
-    """Return all cases of the suite.
+    """Return the cases of the suite that are stored in files.
 
     Parameters
     ----------
@@ -95,9 +96,16 @@ def load(suite: str | None = None) -> list[dict[str, Any]]:
     return [case for case in cases if _version(case["since"]) <= wanted]
 
 
+def everything(suite: str | None = None) -> list[dict[str, Any]]:
+    """Return all cases: those of the files, as ``load`` does, and those that are recipes."""
+    cases = load(suite)
+    wanted = _version(suite or SUITE)
+    return cases + [case for case in recipes() if _version(case["since"]) <= wanted]
+
+
 def counts(suite: str | None = None) -> Counter[str]:
     """Return how many cases each level of the suite, or of a version of it, has."""
-    return Counter(OPS[case["op"]].level for case in load(suite))
+    return Counter(OPS[case["op"]].level for case in everything(suite))
 
 
 def chosen_cases(cases: Sequence[dict[str, Any]], levels: str | None) -> list[dict[str, Any]]:

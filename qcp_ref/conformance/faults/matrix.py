@@ -15,6 +15,7 @@ from itertools import combinations
 from typing import Any, NamedTuple
 
 from qcp_ref.conformance.adapter import Adapter, execute
+from qcp_ref.conformance.cases.recipes import expand
 from qcp_ref.conformance.cases.vectors import load
 from qcp_ref.conformance.faults import careless, solvers
 from qcp_ref.conformance.faults.catalogue import FAULTS, Fault
@@ -63,7 +64,7 @@ def attempt(function: Any, case: Case, **options: Any) -> Trial:
         and the adapter does not have it.
     """
     adapter = Adapter("one", **options)
-    adapter.ops[case["op"]] = function
+    adapter.ops[case["op"]], case = function, expand(case)
     if "float64" in case["needs"] and adapter.arithmetic.real != "f64":
         return "", {}
     reply, expected = execute(adapter, case), expectation(case, adapter.choices)

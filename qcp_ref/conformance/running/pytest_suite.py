@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from qcp_ref.conformance.adapter import Adapter
-from qcp_ref.conformance.cases.vectors import SUITE, chosen_cases, counts, kills, load
+from qcp_ref.conformance.cases.vectors import SUITE, chosen_cases, counts, everything, kills
 from qcp_ref.conformance.running.report import Report, Result
 from qcp_ref.conformance.running.session import Session
 from qcp_ref.conformance.running.xfails import apply, read, write
@@ -28,7 +28,7 @@ class Run:
     def __init__(self, implementation: Adapter | str, options: Mapping[str, Any]) -> None:
         """Choose the cases and read the known failures."""
         self.implementation, self.options = implementation, options
-        cases = load(options.get("suite"))
+        cases = everything(options.get("suite"))
         self.xfails = []
         if options.get("xfails"):
             self.xfails = read(options["xfails"], SUITE, [case["id"] for case in cases])

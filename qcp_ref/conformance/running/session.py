@@ -11,6 +11,7 @@ from time import monotonic
 from typing import Any
 
 from qcp_ref.conformance.adapter import Adapter
+from qcp_ref.conformance.cases.recipes import expand
 from qcp_ref.conformance.cases.vectors import SUITE, counts, kills
 from qcp_ref.conformance.judging.judge import expectation, judge
 from qcp_ref.conformance.running.process import START, Here, Process
@@ -70,6 +71,7 @@ class Session:
     def run(self, case: Mapping[str, Any]) -> Result:
         """Run and judge one case."""
         start, op = monotonic(), case["op"]
+        case = expand(case) if op in self.info["ops"] else case
         missing = sorted(self.lacks & set(case["needs"]))
         if op not in self.info["ops"]:
             verdict: tuple[str, str, float, str] = ("absent", "", 0.0, f"no operation {op}")

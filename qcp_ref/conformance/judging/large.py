@@ -1,0 +1,254 @@
+r"""How are certificates computed where nested lists of fractions are too slow?
+
+The same properties as in ``certificates``, for recipes: whole matrices of Python integers, in steps
+of one power of two, so that nothing is rounded here either. A factor is held to
+:eq:`conformance-gradient` row by row, which its proof allows, so that no row hides among many.
+
+Checked by tests/conformance/judging/test_large.py.
+"""
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from functools import reduce
+from math import isqrt, prod
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qcp_ref.conformance.judging.verdict import Judgement
+from qcp_ref.conformance.spec import Arithmetic
+
+__all__ = ["LARGE"]
+
+Case = Mapping[str, Any]
+Info = Mapping[str, Any]
+
+_READS, _ROOM = 8, 10  # as in certificates
+
+
+class _Array(NamedTuple):
+    """An array of Python integers ``m``, in steps of ``2**e``."""
+
+    m: NDArray[Any]
+    e: int
+
+    def __matmul__(self, other: "_Array") -> "_Array":
+        return _Array(np.asarray(self.m @ other.m, object), self.e + other.e)
+
+    def __sub__(self, other: "_Array") -> "_Array":
+        e = min(self.e, other.e)
+        return _Array(np.asarray((self.m << (self.e - e)) - (other.m << (other.e - e))), e)
+
+    def times(self, other: "_Array") -> "_Array":
+        return _Array(np.asarray(self.m * other.m, object), self.e + other.e)
+
+    def total(self) -> Fraction:
+        """Return the sum of all entries."""
+        return Fraction(int(np.sum(self.m))) * Fraction(2) ** self.e
+
+    def square(self) -> Fraction:
+        """Return the sum of the squares of all entries."""
+        return self.times(self).total()
+
+    def rows(self) -> list["_Array"]:
+        return [_Array(row, self.e) for row in self.m]
+
+    def size(self) -> "_Array":
+        return _Array(np.abs(self.m), self.e)
+
+    @property
+    def t(self) -> "_Array":
+        return _Array(self.m.T, self.e)
+
+
+class _Wrong(Exception):
+    """Carries the verdict on a result that has the wrong form."""
+
+
+def _read(part: Any) -> Any:
+    if isinstance(part, list):
+        return [_read(one) for one in part]
+    if part is None:
+        return None
+    m = np.array([0 if m == "-0" else int(m) for m in part["m"]], object)
+    return _Array(m.reshape(part["s"]), part["e"])
+
+
+def _result(name: str, part: Any, shape: Sequence[int], info: Info) -> _Array:
+    """Read one array of the result, if it has the shape and the type."""
+    real = Arithmetic.of(info["arith"]).real
+    found = part["s"] if isinstance(part, dict) else "a list"
+    if found != list(shape):
+        raise _Wrong("wrong-shape", f"{name}: {found}, expected {list(shape)}")
+    if part["t"] != real:
+        raise _Wrong("wrong-dtype", f"{name}: {part['t']}, expected {real}")
+    return _Array(*_read(part))
+
+
+def _results(name: str, parts: Any, like: Sequence[_Array], info: Info) -> list[_Array]:
+    if not isinstance(parts, list) or len(parts) != len(like):
+        raise _Wrong("wrong-shape", f"{name}: expected a list of {len(like)} arrays")
+    pairs = enumerate(zip(parts, like, strict=True))
+    return [_result(f"{name}[{n}]", part, A.m.shape, info) for n, (part, A) in pairs]
+
+
+# --- arithmetic -----------------------------------------------------------------------------------
+
+
+def _growth(n: int, info: Info) -> Fraction:
+    # (1 + u')^8 (1 + gamma_n) - 1, gamma_n = n u / (1 - n u)  :eq:`bounds-gamma`
+    inputs, u, *_ = Arithmetic.of(info["arith"])
+    return (1 + inputs) ** _READS * (1 + n * u / (1 - n * u)) - 1
+
+
+def _solving(rank: int, info: Info) -> Fraction:
+    # s = 10 R gamma_{3R+1} / (1 - R gamma_{R+1})  :eq:`conformance-solve`
+    return _ROOM * rank * _growth(3 * rank + 1, info) / (1 - rank * _growth(rank + 1, info))
+
+
+def _normal(factors: Sequence[_Array], mode: int, info: Info) -> Fraction:
+    # t = (1 + gamma_{P+2d})^2 (1 + s) - 1  :eq:`conformance-gradient`
+    rows = [len(A.m) for n, A in enumerate(factors) if n != mode]
+    forming = 1 + _growth(prod(rows) + 2 * len(rows), info)
+    return forming**2 * (1 + _solving(factors[0].m.shape[1], info)) - 1
+
+
+def _root(q: Fraction) -> Fraction:
+    """Square root, rounded down by less than one part in ``2**60``."""
+    shift = 64 + q.denominator.bit_length()
+    return Fraction(isqrt(q.numerator * q.denominator << 2 * shift), q.denominator << shift)
+
+
+def _judged(checks: Sequence[tuple[str, Fraction, Fraction]]) -> Judgement:
+    """Return the verdict on the worst of several errors and their bounds."""
+    margins = [error / bound if bound else 10**9 * (error > 0) for _, error, bound in checks]
+    worst = max(range(len(checks)), key=lambda n: margins[n])
+    margin = float(min(margins[worst], 10**9))
+    if margin > 1:
+        says = f"{checks[worst][0]}: {margin:.3g} times the proven bound"
+        return Judgement("fail", "wrong-value", margin, says)
+    return Judgement("pass", "", margin)
+
+
+# --- tensors --------------------------------------------------------------------------------------
+
+
+def _khatri_rao(factors: Sequence[_Array]) -> _Array:
+    def product(A: _Array, B: _Array) -> _Array:
+        both = A.m[:, None] * B.m  # (I, J, R)
+        return _Array(both.reshape(-1, A.m.shape[1]), A.e + B.e)
+
+    return reduce(product, factors)
+
+
+def _problem(X: _Array, factors: Sequence[_Array], mode: int) -> tuple[_Array, _Array]:
+    """Return ``M`` and ``K`` of ``min norm(M - A K^T)``."""
+    M = np.moveaxis(X.m, mode, 0).reshape(X.m.shape[mode], -1)
+    return _Array(M, X.e), _khatri_rao([A for n, A in enumerate(factors) if n != mode])
+
+
+def _gradient(X: _Array, factors: Sequence[_Array], mode: int, A: _Array, info: Info) -> Any:
+    # norm((m - a K^T) K) <= t norm(K) (norm(m) + norm(a) norm(K)) for each row a of A
+    M, K = _problem(X, factors, mode)
+    t, size = _normal(factors, mode, info), _root(K.square())
+    found = ((M - A @ K.t) @ K).rows()
+    for i, (gradient, m, a) in enumerate(zip(found, M.rows(), A.rows(), strict=True)):
+        bound = t * size * (_root(m.square()) + _root(a.square()) * size)
+        yield f"gradient of mode {mode}, row {i}", _root(gradient.square()), bound
+
+
+def _als_update(case: Case, out: Any, info: Info) -> Judgement:
+    given, mode = {name: _read(part) for name, part in case["in"].items()}, case["options"]["mode"]
+    A = _result("A", out["A"], given["factors"][mode].m.shape, info)
+    return _judged([*_gradient(given["X"], given["factors"], mode, A, info)])
+
+
+def _als_sweep(case: Case, out: Any, info: Info) -> Judgement:
+    """Judge each factor given the own ones before it and the old ones after it."""
+    X, old = (_read(case["in"][name]) for name in ("X", "factors"))
+    new = _results("factors", out["factors"], old, info)
+    mixed = ([*new[:n], *old[n:]] for n in range(len(new)))
+    found = (_gradient(X, mix, n, new[n], info) for n, mix in enumerate(mixed))
+    return _judged([check for checks in found for check in checks])
+
+
+def _epc_update(case: Case, out: Any, info: Info) -> Judgement:
+    """Judge the case of orthogonal components and an exact tensor, :eq:`conformance-epc`.
+
+    There ``A_tau = A_0 / (1 + tau)``, the least error is 0, and ``c(A_0) = norm(X)^2``.
+    """
+    X, factors, delta = (_read(case["in"][name]) for name in ("X", "factors", "delta"))
+    mode, tau = case["options"]["mode"], Fraction(case["out"]["tau"])
+    A = _result("A", out["A"], factors[mode].m.shape, info)
+    M, K = _problem(X, factors, mode)
+    F, G, square = M @ K, K.t @ K, X.square()
+    lengths = _Array(np.diag(G.m), G.e)
+    if np.count_nonzero(G.m) != np.count_nonzero(lengths.m):
+        raise ValueError(f"{case['id']}: expected orthogonal components")
+    components = A.times(A).times(lengths).total()
+    error = square - 2 * F.times(A).total() + components
+    rank, shape = A.m.shape[1], X.m.shape
+    steps = 2 * prod(shape) + (rank + 1) * (sum(shape) + rank) + 6 * len(shape)
+    rate = _growth(steps, info)
+    # eta = (gamma_n + 8 t) (norm(X) + sqrt(R c(A_0)))^2, c <= (1 + gamma_n) (...)
+    noise = (rate + 8 * _normal(factors, mode, info)) * (_root(square) + _root(rank * square)) ** 2
+    allowed = delta.square()
+    share = 1 - _root(1 - noise / allowed) if noise < allowed else Fraction(1)
+    best = square / (1 + tau) ** 2
+    bound = ((1 - share) * best + share * square) * (1 + rate) - best
+    return _judged([
+        ("squared error above delta^2", max(error - allowed, Fraction(0)), noise),
+        ("squared component norms above the least", max(components - best, Fraction(0)), bound),
+    ])  # fmt: skip
+
+
+def _balance(case: Case, out: Any, info: Info) -> Judgement:
+    """Check :eq:`conformance-balance`: the same tensor, equally long columns."""
+    A, w = (_read(case["in"][name]) for name in ("factors", "weights"))
+    new = _results("factors", out["factors"], A, info)
+    weighted = [*A[:-1], A[-1] if w is None else A[-1].times(w)]
+    growth = _growth(2 * sum(len(one.m) + 2 for one in A) + 8 * len(A), info)
+
+    def tensor(factors: Sequence[_Array]) -> _Array:
+        return _khatri_rao(factors[:-1]) @ factors[-1].t
+
+    off = (tensor(new) - tensor(weighted)).size()
+    sizes = tensor([one.size() for one in weighted])
+    unit = Fraction(2) ** (off.e - sizes.e)
+    pairs = zip(off.m.ravel(), sizes.m.ravel(), strict=True)
+    checks = [("tensor", unit * int(y), growth * int(g)) for y, g in pairs if y]
+    for columns in zip(*(one.t.rows() for one in new), strict=True):
+        lengths = [column.square() for column in columns]
+        gap = max(lengths) - min(lengths)
+        checks.append(("lengths of columns", gap, 3 * growth * max(lengths)))
+    return _judged(checks)
+
+
+def _refit_scale(case: Case, out: Any, info: Info) -> Judgement:
+    # |s <V G, V> - <F, V>| <= gamma_n (<|F|, |V|> + |s| <|V| |G|, |V|>)  :eq:`conformance-refit`
+    F, G, V = (_read(case["in"][name]) for name in ("F", "G", "codes"))
+    scale = _result("scale", out["scale"], (), info).total()
+    rows, rank = F.m.shape
+    upper, lower = F.times(V).total(), (V @ G).times(V).total()
+    F, G, V = F.size(), G.size(), V.size()
+    size = F.times(V).total() + abs(scale) * (V @ G).times(V).total()
+    bound = _growth((rows + rank) * (rank + 1) + 2, info) * size
+    return _judged([("slope of the error", abs(scale * lower - upper), bound)])
+
+
+def _guarded(certificate: Any) -> Any:
+    def judged(case: Case, out: Any, info: Info) -> Judgement:
+        try:
+            found: Judgement = certificate(case, out, info)
+        except _Wrong as wrong:
+            word, says = wrong.args
+            return Judgement("fail", word, 0.0, says)
+        return found
+
+    return judged
+
+
+_ALL = {"als_update": _als_update, "als_sweep": _als_sweep, "epc_update": _epc_update,
+        "balance": _balance, "refit_scale": _refit_scale}  # fmt: skip
+LARGE = {name: _guarded(certificate) for name, certificate in _ALL.items()}
