@@ -194,6 +194,41 @@ def _ao_admm(X: Any, *, rank: int, seed: int, **ends: int) -> Any:
     return list(fit.cp.codes), np.array(fit.cp.scales), np.float64(fit.error)
 
 
+def _cp_als_run(X: Any, factors: Any, sweeps: int) -> Any:
+    """Update factor by factor, and keep each."""
+    now, iterates = list(check_factors(factors, shape=np.shape(X))), list[Any]()
+    errors = list[float]()
+    for n in [*range(len(now))] * sweeps:
+        now[n] = _als_update(X, now, n)
+        iterates.append(now[n])
+        if n == len(now) - 1:
+            errors.append(cp.relative_error(X, cp.CP(now)))
+    return iterates, np.array(errors)
+
+
+def _ao_admm_run(X: Any, factors: Any, sweeps: int, steps: int, **ends: int) -> Any:
+    """Make the steps of AO-ADMM one by one, and keep each."""
+    now = list(check_factors(factors, shape=np.shape(X)))
+    duals, scales, seen = [0 * A for A in now], [1.0] * len(now), list[Any]()
+    errors, best = list[float](), (np.inf, now, scales)
+    for n in [*range(len(now))] * sweeps:
+        F, G = tensor.mttkrp(X, now, n), tensor.gram(now, n)
+        rho = np.trace(G) / len(G) or 1.0  # :eq:`admm-rho`
+        for _ in range(steps):
+            T = als.als_update(F + rho * (now[n] + duals[n]), G + rho * np.eye(len(G))).factor
+            scales[n] = _choose_scale(T - duals[n], rule="mse", **ends)
+            now[n] = _project(T - duals[n], scales[n], 0, **ends)
+            duals[n] = duals[n] + (now[n] - T)
+            seen.append((T, now[n], duals[n], rho, scales[n]))
+        if n == len(now) - 1:
+            errors.append(cp.relative_error(X, cp.CP(now)))
+            best = min(best, (errors[-1], [*now], [*scales]), key=lambda one: one[0])
+    codes = [_quantize(A, s, 0, **ends) for A, s in zip(best[1], best[2], strict=True)]
+    *lists, rhos, used = zip(*seen, strict=True)
+    ending = np.array(errors), codes, np.array(best[2]), np.float64(best[0])
+    return *map(list, lists), np.array(rhos), np.array(used), *ending
+
+
 # --- arguments ------------------------------------------------------------------------------------
 
 
@@ -253,6 +288,8 @@ _OPERATIONS = {
     "closest_rows": _closest_rows,
     "cp_als": _cp_als,
     "ao_admm": _ao_admm,
+    "cp_als_run": _cp_als_run,
+    "ao_admm_run": _ao_admm_run,
 }
 
 

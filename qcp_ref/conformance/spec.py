@@ -108,11 +108,25 @@ OPS = {
     "ao_admm": Op(
         "L4", ("X",), ("rank", "seed", *_RANGE), ("codes", "scales", "error"), "cp-error"
     ),
+    # The same from given factors, which are used as they are, for a fixed number of sweeps over the
+    # modes in ascending order; every iterate is returned. Least squares: the factor of each update,
+    # and the relative error after each sweep. Nothing is normalised in between.
+    "cp_als_run": Op("L4", ("X", "factors"), ("sweeps",), ("iterates", "errors"), "als-normal"),
+    # AO-ADMM: ``steps`` steps for each mode. Their weight is the mean of the diagonal of G, 1 if
+    # that is zero; their scale is that of least squared error for T - U. Duals begin with zero and
+    # stay from sweep to sweep. T, H, U, rhos and scales have one entry per step, errors one per
+    # sweep; codes, best_scales and error are those of the sweep with the least error.
+    "ao_admm_run": Op(
+        *("L4", ("X", "factors"), ("sweeps", "steps", *_RANGE)),
+        (*"THU", "rhos", "scales", "errors", "codes", "best_scales", "error"),
+        "admm-u",
+    ),
 }
 
 # Results that are lists of arrays, one per mode.
 LISTS = {("balance", "factors"), ("als_sweep", "factors"), ("cp_als", "factors")}
-LISTS |= {("ao_admm", "codes")}
+LISTS |= {("ao_admm", "codes"), ("cp_als_run", "iterates"), ("ao_admm_run", "codes")}
+LISTS |= {("ao_admm_run", name) for name in "THU"}
 
 CAPABILITIES = {
     "affine": "zero points other than 0",
