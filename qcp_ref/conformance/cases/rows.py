@@ -22,7 +22,7 @@ __all__ = ["GAP", "families", "is_clear"]
 GAP = Fraction(1, 16)  # at least, from the next tie to what is rounded
 _FLAGS = {"descend_rows": "Descent", "nearest_plane": "NearestPlane",
           "refit_scale": "ScaleRefit", "closest_rows": "ClosestRow"}  # fmt: skip
-_I4, _HALF = (-8, 7), Fraction(1, 2)
+_I4, _I8, _HALF = (-8, 7), (-128, 127), Fraction(1, 2)
 # first letters of the operations, name, says, rows, columns of the other factors (None: zeros),
 # size of the numbers, scale, range
 _PROBLEMS: list[tuple[Any, ...]] = [
@@ -33,6 +33,8 @@ _PROBLEMS: list[tuple[Any, ...]] = [
     ("dnc", "narrow", "No lowest code.", 3, (0, 1), 30, _HALF, (-7, 7)),
     ("dnc", "two-bits", "Four levels.", 5, (0, 1, 2), 9, 2, (-2, 1)),
     ("dnc", "unsigned", "No negative codes.", 3, (0, 1), 30, 1, (0, 15)),
+    ("dnr", "eight-bits", "Codes of 8 bits, whose products leave 16 bits.", 6, (0, 1, 2), 90, _HALF, _I8),
+    ("c", "eight-bits", "Codes of 8 bits.", 2, (0,), 90, _HALF, _I8),
     ("dnrc", "row", "One row.", 1, (0, 1, 2), 9, _HALF, _I4),
     ("dnrc", "column", "One column.", 3, (0,), 9, _HALF, _I4),
     ("drc", "zero-column", "A component that does not matter.", 3, (0, None, 1), 9, _HALF, _I4),
@@ -72,6 +74,11 @@ def _made(op: str, row: tuple[Any, ...]) -> Case:
             loops.matmul(X, K),
             loops.gram([K]),
         )
+        if op == "refit_scale" and ends == _I8:  # what codes of this size are right for
+            F = [
+                [f + g for f, g in zip(*pair, strict=True)]
+                for pair in zip(F, loops.matmul(codes, G), strict=True)
+            ]
         given: dict[str, Any] = {"F": F, "G": G, "codes": codes, "scale": scale}
         given = {key: given[key] for key in OPS[op].arrays}
         if is_clear(op, given, options):

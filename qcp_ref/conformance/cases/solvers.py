@@ -14,7 +14,7 @@ from typing import Any
 from qcp_ref import loops
 from qcp_ref.conformance.cases.make import Case, coded, make
 
-__all__ = ["families"]
+__all__ = ["families", "minimiser"]
 
 _ONE = Fraction(1)
 _I4, _I8 = (-8, 7), (-128, 127)
@@ -24,10 +24,9 @@ def families() -> Iterator[tuple[str, list[Case]]]:
     """Yield the name and the cases of each family of solvers."""
     yield "best_scale", [*_scales()]
     yield "balance", [*_balances()]
-    yield "als", [*_updates(), *_singular_and_swamps(), *_sweeps()]
+    yield "als", [*_updates(), *_orders(), *_singular_and_swamps(), *_sweeps(), *_degenerate()]
     yield "admm", [*_exact_steps(), *_ties_and_ends(), *_other_steps()]
     yield "epc", [*_corrections()]
-    yield "runs", [*_runs()]
 
 
 def _cert(
@@ -114,6 +113,68 @@ def _updates() -> Iterator[Case]:
         given["X"] = _times(given["X"], scale)
         flag = "NormalEquations" if rank > 1 else "Sanity"
         yield _cert(f"als_update.{name}", says, flag, given, {"mode": mode})
+
+
+def _orders() -> Iterator[Case]:
+    """Yield updates of every mode of tensors with two to five modes."""
+    for shape in ((3, 4), (2, 3, 2), (2, 3, 2, 3), (2, 1, 3, 2, 2)):
+        for mode in range(len(shape)):
+            name, options = f"order-{len(shape)}.mode-{mode}", {"mode": mode}
+            says = f"mode {mode} of {len(shape)}"
+            yield _cert(
+                f"als_update.{name}", says, "NormalEquations", _drawn(name, shape, 2), options
+            )
+
+
+# How the factors of two components become degenerate, and which mistakes that shows.
+_DEGENERATE = {
+    "parallel": ("components in one direction", lambda row: [row[0], -row[0]]),
+    "zero-column": ("a component that is zero", lambda row: [0, row[1]]),
+    "zero": ("all other factors are zero", lambda row: [0 * row[0], 0 * row[1]]),
+}
+
+
+def _degenerate() -> Iterator[Case]:
+    """Yield singular Gram matrices and zero tensors, for orders and modes; any minimiser will do."""
+    for shape in ((3, 4), (2, 3, 2), (2, 3, 2, 2)):
+        order = len(shape)
+        for kind, (says, change) in _DEGENERATE.items():
+            name = f"{kind}.order-{order}"
+            given = _drawn(name, shape, 2)
+            given["factors"] = [[*map(change, A)] for A in given["factors"]]
+            more: dict[str, Any] = {"needs": ["rank-deficient"]}
+            options = {"mode": order - 1}
+            yield _cert(f"als_update.{name}", says, "SingularGram", given, options, **more)
+            yield _cert(f"als_sweep.{name}", says, "SingularGram", given, **more)
+        name, says = f"zero-tensor.order-{order}", "a tensor of zeros: zero factors"
+        given = _drawn(name, shape, 2)
+        given["X"] = _times(given["X"], 0)
+        yield _cert(f"als_update.{name}", says, "NormalEquations", given, {"mode": order - 1})
+        yield _cert(f"als_sweep.{name}", says, "SingularGram", given, needs=["rank-deficient"])
+
+
+def minimiser(G: Any, F: Any) -> Any:
+    """Solve ``A G = F`` for a Gram matrix that may be singular: where nothing is left, zero."""
+    kept: list[int] = []
+    for r in range(len(G)):
+        block = [[Fraction(G[p][q]) for q in (*kept, r)] for p in (*kept, r)]
+        if _determinant(block):
+            kept.append(r)
+    if not kept:
+        return [[_ONE * 0 for _ in row] for row in F]
+    block = [[Fraction(G[p][q]) for q in kept] for p in kept]
+    found = loops.solve(block, [[row[q] for q in kept] for row in F])
+    places = {r: k for k, r in enumerate(kept)}
+    return [[row[places[r]] if r in places else 0 * _ONE for r in range(len(G))] for row in found]
+
+
+def _determinant(M: Any) -> Fraction:
+    if not M:
+        return _ONE
+    minors = ([row[:c] + row[c + 1 :] for row in M[1:]] for c in range(len(M)))
+    return sum(
+        ((-1) ** c * M[0][c] * _determinant(minor) for c, minor in enumerate(minors)), 0 * _ONE
+    )
 
 
 def _singular_and_swamps() -> Iterator[Case]:
@@ -233,11 +294,43 @@ def _corrections() -> Iterator[Case]:
         delta, tau = _bound(tensor, factors, mode, share)
         given = {"X": tensor, "factors": factors, "delta": delta}
         yield _cert(f"epc_update.{name}", says, "Components", given, {"mode": mode}, tau=tau)
+    yield from _other_corrections(X)
     # Half of the exact factor (length 3, times a column of length 5) leaves the error 7.5.
     given = {"X": loops.matmul([[1], [2], [2]], [[3, 4]]), "delta": Fraction(15, 2)}
     given["factors"] = [[[Fraction(1, 2)], [1], [1]], D]
     says = "the present factor is the best one"
     yield _cert("epc_update.stays", says, "Components", given, {"mode": 0}, tau="1")
+
+
+def _other_corrections(X: Any) -> Iterator[Case]:
+    """Yield first and last of four modes, degenerate factors, a zero tensor."""
+    B, C, E = [[1, 2], [2, -1], [2, 2]], [[3, 4], [4, -3]], [[3, 0], [4, 5]]
+    shape = (2, 3, 2, 2)
+    for mode in (0, 3):
+        others = [B, C, E] if mode == 0 else [C, B, E]
+        sides = tuple(map(len, [*others[:mode], C, *others[mode:]]))
+        tensor = coded(f"epc.order-4.{mode}", *sides, top=9)
+        A = coded(f"epc.factor-4.{mode}", shape[mode], 2, top=9)
+        factors = [*others[:mode], A, *others[mode:]]
+        yield _correction(f"order-4.mode-{mode}", f"mode {mode} of four", tensor, factors, mode)
+    A = coded("epc.factor-2", 4, 2, top=9)
+    for name, (says, change) in _DEGENERATE.items():
+        if name != "zero":
+            factors = [A, *([*map(change, one)] for one in (B, C))]
+            case = _correction(f"singular.{name}", says, X, factors, 0)
+            yield case | {"needs": sorted({*case["needs"], "rank-deficient"})}
+    says = "a zero tensor: the zero factor"
+    for name, factors in (("three", [A, B, C]), ("matrix", [A[:2], B])):
+        zero = loops.build([*map(len, factors)], lambda *_: 0)
+        given = {"X": zero, "factors": factors, "delta": Fraction(1)}
+        name = f"epc_update.zero-tensor.{name}"
+        yield _cert(name, says, "Components", given, {"mode": 0}, tau=None)
+
+
+def _correction(name: str, says: str, X: Any, factors: Any, mode: int) -> Case:
+    delta, tau = _bound(X, factors, mode, (1, 3))
+    given = {"X": X, "factors": factors, "delta": delta}
+    return _cert(f"epc_update.{name}", says, "Components", given, {"mode": mode}, tau=tau)
 
 
 def _bound(X: Any, factors: Any, mode: int, share: Any) -> tuple[Fraction, str | None]:
@@ -249,26 +342,11 @@ def _bound(X: Any, factors: Any, mode: int, share: Any) -> tuple[Fraction, str |
     square = sum(loops.at(X, index) ** 2 for index in loops.indices(loops.shape_of(X)))
     if share is None:
         return Fraction(isqrt(square) + 1), None
-    least = loops.partial_error(F, G, loops.solve(_times(G, _ONE), F), square)
+    least = loops.partial_error(F, G, minimiser(G, F), square)
     delta = Fraction(isqrt(int((least + Fraction(*share) * (square - least)) * 2**24)), 2**12)
-    unit = [Fraction(1, isqrt(G[r][r])) for r in range(len(G))]
+    unit = [Fraction(1, isqrt(G[r][r]) or 1) for r in range(len(G))]
     G = [
         [g * a * b for g, b in zip(row, unit, strict=True)] for row, a in zip(G, unit, strict=True)
     ]
     F = [[f * a for f, a in zip(row, unit, strict=True)] for row in F]
     return delta, str(loops.epc_tau(F, G, square, delta**2, (Fraction(0), Fraction(2**10)), 60))
-
-
-# --- whole runs -----------------------------------------------------------------------------------
-
-
-def _runs() -> Iterator[Case]:
-    says = "right shapes, an honest error, no worse than zero"
-    for seed, (shape, ends) in enumerate(
-        (((4, 3, 2), _I4), ((3, 3, 3), (-127, 127)), ((4, 5), (-2, 1)))
-    ):
-        X, name, needs = coded("runs", *shape), "x".join(map(str, shape)), ["order-2"] * (seed == 2)
-        options = {"rank": 2, "seed": seed}
-        yield _cert(f"cp_als.{name}", says, "Sanity", {"X": X}, options, needs)
-        options |= {"qmin": ends[0], "qmax": ends[1]}
-        yield _cert(f"ao_admm.{name}", says, "Sanity", {"X": X}, options, needs)

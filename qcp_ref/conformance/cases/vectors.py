@@ -15,7 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from qcp_ref.conformance.cases import algebra, grids, integer, layers, rows, solvers
+from qcp_ref.conformance.cases import algebra, grids, integer, layers, rows, runs, solvers
 from qcp_ref.conformance.cases.recipes import recipes
 from qcp_ref.conformance.cases.refused import refused
 from qcp_ref.conformance.dyadic import canonical
@@ -32,7 +32,7 @@ _FOLDER = "data/v0"
 def texts() -> Iterator[tuple[str, str]]:
     """Yield the name and the text of every file of vectors, the manifest last."""
     entries, families = {}, dict[str, list[Any]]()
-    for module in (grids, algebra, layers, integer, solvers, rows):
+    for module in (grids, algebra, layers, integer, solvers, rows, runs):
         for family, cases in module.families():
             families.setdefault(family, []).extend(cases)
     right = [case for cases in families.values() for case in cases]

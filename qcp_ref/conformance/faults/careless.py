@@ -18,6 +18,7 @@ import numpy as np
 from qcp_ref.conformance.faults.catalogue import Fault, lettered, vary
 from qcp_ref.conformance.faults.offences import axes, sizes
 from qcp_ref.conformance.faults.plain import RAW
+from qcp_ref.conformance.faults.runs import RUNS
 from qcp_ref.conformance.faults.solvers import SOLVERS
 
 __all__ = ["FAULTS"]
@@ -66,7 +67,7 @@ _INSTEAD: dict[str, Mapping[str, Any]] = {
 
 
 def _careless(op: str, check: str) -> Callable[..., Any]:
-    right = RAW.get(op) or SOLVERS[op]
+    right = RAW.get(op) or {**SOLVERS, **RUNS}[op]
     return vary(op, careless=(check,), function=right, **_INSTEAD.get(check, {}))
 
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from qcp_ref.conformance.adapter import Adapter, execute
 from qcp_ref.conformance.cases.recipes import expand
 from qcp_ref.conformance.cases.vectors import load
-from qcp_ref.conformance.faults import careless, solvers
+from qcp_ref.conformance.faults import careless, runs, solvers
 from qcp_ref.conformance.faults.catalogue import FAULTS, Fault
 from qcp_ref.conformance.faults.controls import CONTROLS, Control
 from qcp_ref.conformance.judging.judge import expectation, judge
@@ -79,7 +79,7 @@ def attempt(function: Any, case: Case, **options: Any) -> Trial:
 
 def every_fault() -> tuple[Fault, ...]:
     """Return the whole catalogue."""
-    return (*FAULTS, *solvers.FAULTS, *careless.FAULTS)
+    return (*FAULTS, *solvers.FAULTS, *runs.FAULTS, *careless.FAULTS)
 
 
 def matrix(
@@ -90,7 +90,7 @@ def matrix(
     """Run faults and correct variants through the cases of their operations, by default all."""
     cases = load() if cases is None else cases
     faults = every_fault() if faults is None else faults
-    controls = (*CONTROLS, *solvers.CONTROLS) if controls is None else controls
+    controls = (*CONTROLS, *solvers.CONTROLS, *runs.CONTROLS) if controls is None else controls
     kills, twins, alarms = dict[str, list[str]](), list[tuple[str, str]](), list[str]()
     for op in dict.fromkeys(case["op"] for case in cases):
         own = [case for case in cases if case["op"] == op]

@@ -17,7 +17,7 @@ from qcp_ref.conformance.faults.catalogue import CHANGES, Fault, vary
 from qcp_ref.conformance.faults.controls import Control
 from qcp_ref.conformance.faults.plain import RAW, khatri_rao
 
-__all__ = ["CONTROLS", "FAULTS", "SOLVERS"]
+__all__ = ["CONTROLS", "FAULTS", "SOLVERS", "STEPS"]
 
 
 # --- the operations, with hooks -------------------------------------------------------------------
@@ -120,6 +120,30 @@ def _positive(A: Any) -> Any:
     return A * np.where(np.take_along_axis(A, np.abs(A).argmax(axis=0)[None], 0) < 0, -1, 1)
 
 
+def _normalised(solver: Callable[..., Any]) -> Callable[..., Any]:
+    """Solve for a tensor of norm 1: there is none for zeros."""
+
+    def solved(X: Any, factors: Any, *more: Any, **options: Any) -> Any:
+        with np.errstate(all="ignore"):
+            size = np.linalg.norm(X)
+            found = solver(X / size, factors, *(part / size for part in more), **options)
+            return [A * size for A in found] if isinstance(found, list) else found * size
+
+    return solved
+
+
+def _unguarded(A: Any) -> Any:
+    """Take a factor apart into lengths and directions, and put it together again."""
+    with np.errstate(all="ignore"):
+        norms = np.sqrt((A * A).sum(axis=0))
+        return A / norms * norms
+
+
+def _few_modes(X: Any, factors: Any, *, mode: int) -> Any:
+    """Know the four indices of a kernel, and no more."""
+    return _als_update(X, factors, mode=mode) if mode < 3 else 0 * factors[mode]
+
+
 def _balance(factors: Any, weights: Any, *, after: Callable[[Any], Any]) -> Any:
     first, *others = RAW["balance"](factors, weights)
     return [after(first).astype(first.dtype), *others]
@@ -159,26 +183,14 @@ def _epc_update(X: Any, factors: Any, delta: Any, *, mode: int, fault: str = "")
     return A / 2 if fault == "E02" else A * (low < 59)  # there, zero obeys the bound
 
 
-def _cp_als(X: Any, *, rank: int, seed: int) -> Any:
-    """Return the zero tensor, which is as good as the certificate of a run asks for."""
-    del seed
-    return [np.zeros((side, max(rank, 0)), X.dtype) for side in X.shape], np.ones((), X.dtype)
-
-
-def _ao_admm(X: Any, *, rank: int, seed: int, **_: int) -> Any:
-    factors, error = _cp_als(X, rank=rank, seed=seed)
-    return [A.astype(np.int8) for A in factors], np.ones(X.ndim, X.dtype), error
-
-
 # --- the catalogue --------------------------------------------------------------------------------
 
 SOLVERS: dict[str, Callable[..., Any]] = {
     "choose_scale": _choose_scale, "balance": RAW["balance"], "als_update": _als_update,
     "als_sweep": _als_sweep, "admm_step": _admm_step, "epc_update": _epc_update,
-    "cp_als": _cp_als, "ao_admm": _ao_admm,
 }  # fmt: skip
 
-_STEPS = {
+STEPS = {
     "D01": "subtracts H - T from the dual",
     "D02": "updates the dual with the old H",
     "D03": "starts the dual anew in each step",
@@ -207,6 +219,13 @@ _OTHERS: tuple[tuple[str, str, str, Callable[..., Any]], ...] = (
     ("A05b", "balance", "loses norms when it normalises", partial(_balance, after=_unit)),
     ("A06", "als_sweep", "flips a sign in one factor only", partial(_als_sweep, after=_positive)),
     ("A06b", "balance", "flips a sign in one factor only", partial(_balance, after=np.negative)),
+    ("A07a", "als_update", "divides by the size of the tensor", _normalised(_als_update)),
+    ("A07b", "als_sweep", "divides by the size of the tensor",
+     partial(_als_sweep, update=_normalised(_als_update))),
+    ("A08", "als_sweep", "divides by the lengths of columns",
+     partial(_als_sweep, after=_unguarded)),
+    ("A09", "als_update", "forgets the last of many modes", _few_modes),
+    ("E04", "epc_update", "divides by the size of the tensor", _normalised(_epc_update)),
     ("E01", "epc_update", "takes delta for its square", partial(_epc_update, fault="E01")),
     ("E02", "epc_update", "exceeds delta", partial(_epc_update, fault="E02")),
     ("E03", "epc_update", "adds norms of columns instead of multiplying them",
@@ -215,7 +234,7 @@ _OTHERS: tuple[tuple[str, str, str, Callable[..., Any]], ...] = (
 
 _EVERY: tuple[tuple[str, str, str, Callable[..., Any]], ...] = (
     *_OTHERS,
-    *((n, "admm_step", title, partial(_admm_step, fault=n)) for n, title in _STEPS.items()),
+    *((n, "admm_step", title, partial(_admm_step, fault=n)) for n, title in STEPS.items()),
 )
 FAULTS = tuple(Fault(n, op, title, vary(op, function=wrong)) for n, op, title, wrong in _EVERY)
 

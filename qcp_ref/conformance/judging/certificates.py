@@ -20,6 +20,7 @@ from operator import mul
 from typing import Any
 
 from qcp_ref import loops
+from qcp_ref.conformance.cases.solvers import minimiser
 from qcp_ref.conformance.dyadic import flat_numbers, fractions
 from qcp_ref.conformance.judging.checks import (
     INTEGERS,
@@ -136,11 +137,11 @@ def _epc_update(case: Case, out: Any, info: Info) -> Judgement:
     def components(B: Matrix) -> Fraction:
         return sum((g * b * b for row in B for g, b in zip(lengths, row, strict=True)), Fraction(0))
 
-    least = loops.solve(G, F)
+    least = minimiser(G, F)
     tau = case["out"]["tau"]
     best = each(lambda _: Fraction(0), F)
     if tau is not None:
-        best = loops.solve(plus_diagonal(G, [Fraction(tau) * g for g in lengths]), F)
+        best = minimiser(plus_diagonal(G, [Fraction(tau) * g for g in lengths]), F)
     # e(A) <= delta^2 + eta, eta = (gamma_n + 8 t) (||X|| + sqrt(R c(A_0)))^2  :eq:`conformance-epc`
     # c(A) <= (1 + gamma_n) ((1 - theta) c(A_tau) + theta c(A_0))
     # 1 - theta = sqrt(1 - eta / (delta^2 - e(A_0))); c: squared component norms, A_0: least error

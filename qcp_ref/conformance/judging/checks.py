@@ -8,7 +8,7 @@ proves them).
 Checked by tests/conformance/judging/test_certificates.py.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from math import isqrt, prod
 from operator import sub
@@ -55,17 +55,23 @@ class Check(NamedTuple):
         return self.error / self.bound if self.bound else Fraction(10**9 * (self.error > 0))
 
 
-def verdict(checks: Sequence[Check], says: str = "") -> Judgement:
-    """Return the verdict on the first check that fails, else on the worst one."""
-    failed = [check for check in checks if check.margin > 1]
-    worst = failed[0] if failed else max(checks, key=lambda check: check.margin)
-    margin = float(min(worst.margin, Fraction(10**9)))
-    if failed:
-        times = f": {margin:.3g} times the proven bound" if worst.bound else ""
-        return Judgement("fail", "wrong-value", margin, worst.what + times)
-    if any(check.usual is not None and check.error > check.usual for check in checks):
-        return Judgement("suspect", "", margin, f"{worst.what}: larger than ever measured")
-    return Judgement("pass", "", margin, says)
+def verdict(checks: Iterable[Check], says: str | Callable[[], str] = "") -> Judgement:
+    """Return the verdict on the first check that fails, else on the worst one.
+
+    Checks after one that fails are not computed; ``says`` may be computed if none fails.
+    """
+    margin, suspect = Fraction(-1), ""
+    for check in checks:
+        if check.margin > 1:
+            size = float(min(check.margin, Fraction(10**9)))
+            times = f": {size:.3g} times the proven bound" if check.bound else ""
+            return Judgement("fail", "wrong-value", size, check.what + times)
+        margin = max(margin, check.margin)
+        if check.usual is not None and check.error > check.usual:
+            suspect = suspect or f"{check.what}: larger than ever measured"
+    if suspect:
+        return Judgement("suspect", "", float(margin), suspect)
+    return Judgement("pass", "", float(margin), says if isinstance(says, str) else says())
 
 
 # --- reading --------------------------------------------------------------------------------------

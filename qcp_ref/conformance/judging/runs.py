@@ -12,8 +12,9 @@ reported and not judged.
 Checked by tests/conformance/judging/test_runs.py.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
+from itertools import product
 from math import prod
 from operator import mul
 from typing import Any, NamedTuple
@@ -145,15 +146,20 @@ def _cp_als_run(case: Case, out: Any, info: Info) -> Judgement:
     shapes, modes = [loops.shape_of(A) for A in now], len(now)
     iterates = read_results("iterates", out["iterates"], shapes * sweeps, [declared(info).real])
     errors = read_result("errors", out["errors"], (sweeps,), FLOATS)
-    checks = []
-    for k, A in enumerate(iterates):
-        found = gradient_check(X, now, k % modes, A, info)
-        checks.append(found._replace(what=f"sweep {k // modes}: {found.what}"))
-        now[k % modes] = A
-        if k % modes == modes - 1:
-            honest = _honest(X, now, errors[k // modes], info)
-            checks.append(honest._replace(what=f"sweep {k // modes}: {honest.what}"))
-    return verdict(checks, _quality(X, now))
+
+    def checks() -> Iterator[Check]:
+        for k, A in enumerate(iterates):
+            found = [gradient_check(X, now, k % modes, A, info)]
+            now[k % modes] = A
+            if k % modes == modes - 1:
+                found.append(_honest(X, now, errors[k // modes], info))
+            yield from _named(f"sweep {k // modes}", found)
+
+    return verdict(checks(), lambda: _quality(X, now))
+
+
+def _named(place: str, checks: Iterable[Check]) -> Iterator[Check]:
+    return (check._replace(what=f"{place}: {check.what}") for check in checks)
 
 
 class _Steps(NamedTuple):
@@ -177,48 +183,47 @@ def _steps(out: Any, every: Sequence[Any], info: Info) -> _Steps:
 def _ao_admm_run(case: Case, out: Any, info: Info) -> Judgement:
     """Replay a run of AO-ADMM, :eq:`conformance-replay`; the best sweep has to be returned."""
     given, options = given_of(case), case["options"]
-    X, now, count = given["X"], list(given["factors"]), options["steps"]
+    X, now, count, sweeps = given["X"], list(given["factors"]), options["steps"], options["sweeps"]
     shapes = [loops.shape_of(A) for A in now]
-    steps = _steps(out, [s for s in shapes for _ in range(count)] * options["sweeps"], info)
-    errors = read_result("errors", out["errors"], (options["sweeps"],), FLOATS)
-    duals, checks, left = [each(lambda a: 0 * a, A) for A in now], list[Check](), list[Fraction]()
-    for sweep in range(options["sweeps"]):
-        for mode in range(len(now)):
-            first = (sweep * len(now) + mode) * count
-            part = _Steps(*(one[first : first + count] for one in steps))
-            found = _mode(_formed(X, now, mode, info), (now[mode], duals[mode]), part, case, info)
-            place = f"sweep {sweep}, mode {mode}, "
-            checks += [check._replace(what=place + check.what) for check in found]
+    steps = _steps(out, [shape for shape in shapes for _ in range(count)] * sweeps, info)
+    errors = read_result("errors", out["errors"], (sweeps,), FLOATS)
+    error, best = (
+        read_result("error", out["error"], (), FLOATS),
+        _on_grid(out, shapes, case, "best_scales"),
+    )
+    duals, left = [each(lambda a: 0 * a, A) for A in now], list[Fraction]()
+
+    def checks() -> Iterator[Check]:
+        for k, (sweep, mode) in enumerate(product(range(sweeps), range(len(now)))):
+            part = _Steps(*(one[k * count : (k + 1) * count] for one in steps))
+            state = now[mode], duals[mode]
+            found = _mode(_formed(X, now, mode, info), state, part, options, info)
+            yield from _named(f"sweep {sweep}, mode {mode}", found)
             now[mode], duals[mode] = part.H[-1], part.U[-1]
-        honest = _honest(X, now, errors[sweep], info)
-        checks.append(honest._replace(what=f"sweep {sweep}: {honest.what}"))
-        left.append(loops.squared_error(X, now))
-    factors = _on_grid(out, shapes, case, "best_scales")
-    more, noise = abs(loops.squared_error(X, factors) - min(left)), _noise(X, factors, info)
-    checks.append(Check("codes, best_scales: not those of the best sweep", more, 2 * noise))
-    checks.append(_honest(X, factors, read_result("error", out["error"], (), FLOATS), info))
-    return verdict(checks, _quality(X, factors))
+            if mode == len(now) - 1:
+                yield from _named(f"sweep {sweep}", [_honest(X, now, errors[sweep], info)])
+                left.append(loops.squared_error(X, now))
+        more, noise = abs(loops.squared_error(X, best) - min(left)), _noise(X, best, info)
+        yield Check("codes, best_scales: not those of the best sweep", more, 2 * noise)
+        yield _honest(X, best, error, info)
+
+    return verdict(checks(), lambda: _quality(X, best))
 
 
 def _mode(
     problem: tuple[Matrix, Matrix, Sizes],
     state: tuple[Matrix, Matrix],
     part: _Steps,
-    case: Case,
+    ends: Mapping[str, int],
     info: Info,
 ) -> Iterator[Check]:
     """Yield the checks of all steps of one mode in one sweep."""
-    (F, G, sizes), (H, U), ends = problem, state, case["options"]
+    (F, G, sizes), (H, U) = problem, state
     for k, (T, new, dual, rho, scale) in enumerate(zip(*part, strict=True)):
         step = Step(F, G, H, U, rho, scale)
-        yield _weight(step, sizes, info)
-        yield from (
-            check._replace(what=f"step {k}: {check.what}")
-            for check in (
-                *step_checks(step, (T, new, dual), sizes, ends, info),
-                _best_scale(T, U, scale, ends, info),
-            )
-        )
+        yield from _named(f"step {k}", [_weight(step, sizes, info)])
+        yield from _named(f"step {k}", step_checks(step, (T, new, dual), sizes, ends, info))
+        yield from _named(f"step {k}", [_best_scale(T, U, scale, ends, info)])
         H, U = new, dual
 
 
