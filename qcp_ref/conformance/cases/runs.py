@@ -57,6 +57,7 @@ def _exact() -> Iterator[Case]:
     One component, or a matrix, perhaps with modes of one row beside its two: after the first update
     the factor spans the columns of the matrix.
     """
+    shapes: list[tuple[str, tuple[int, ...], int]]
     shapes = [(f"matrix-{rank}", (6, 5), rank) for rank in (1, 2, 3)]
     shapes += [(f"single-{where}", shape, 2) for where, shape in _SINGLE.items()]
     shapes += [("cube", (4, 4, 4), 1), ("oblong", (2, 5, 3), 1), ("four", (3, 2, 4, 2), 1)]
@@ -100,7 +101,7 @@ def _rounded(factors: Sequence[Any], low: int, high: int) -> Fraction:
         ]
         choices.append(both)
     X = loops.reconstruct(factors)
-    return max(loops.squared_error(X, one) for one in product(*choices))
+    return max(Fraction(loops.squared_error(X, one)) for one in product(*choices))
 
 
 # --- runs from a given start ----------------------------------------------------------------------

@@ -323,8 +323,9 @@ def _other_corrections(X: Any) -> Iterator[Case]:
     for name, factors in (("three", [A, B, C]), ("matrix", [A[:2], B])):
         zero = loops.build([*map(len, factors)], lambda *_: 0)
         given = {"X": zero, "factors": factors, "delta": Fraction(1)}
-        name = f"epc_update.zero-tensor.{name}"
-        yield _cert(name, says, "Components", given, {"mode": 0}, tau=None)
+        yield _cert(
+            f"epc_update.zero-tensor.{name}", says, "Components", given, {"mode": 0}, tau=None
+        )
 
 
 def _correction(name: str, says: str, X: Any, factors: Any, mode: int) -> Case:
