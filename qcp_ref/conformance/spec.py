@@ -10,7 +10,9 @@ bottom, right). The equations are those of the chapters; see the page of the kit
 from fractions import Fraction
 from typing import NamedTuple
 
-__all__ = ["CAPABILITIES", "CHOICES", "LEVELS", "LISTS", "OPS", "Arithmetic", "Op"]
+__all__ = [
+    "CAPABILITIES", "CHOICES", "LEVELS", "LISTS", "NOT_JUDGED", "OPS", "Arithmetic", "Op",
+]  # fmt: skip
 
 LEVELS = {
     "L0": "grids: rounding, scales, requantization",
@@ -18,8 +20,12 @@ LEVELS = {
     "L2": "layers in floating point",
     "LI": "layers in integers",
     "L3": "single steps of the solvers",
-    "L4": "whole runs of the solvers, judged by certificates only",
+    "L4": "whole runs of the solvers, replayed step by step from given starts",
 }
+
+
+# What a level does not look at, as the claim says it.
+NOT_JUDGED = {"L4": "starts, stopping, and how good a run is beyond its steps"}
 
 
 class Op(NamedTuple):

@@ -303,16 +303,15 @@ def _corrections() -> Iterator[Case]:
 
 
 def _other_corrections(X: Any) -> Iterator[Case]:
-    """Yield first and last of four modes, degenerate factors, a zero tensor."""
-    B, C, E = [[1, 2], [2, -1], [2, 2]], [[3, 4], [4, -3]], [[3, 0], [4, 5]]
-    shape = (2, 3, 2, 2)
-    for mode in (0, 3):
-        others = [B, C, E] if mode == 0 else [C, B, E]
-        sides = tuple(map(len, [*others[:mode], C, *others[mode:]]))
-        tensor = coded(f"epc.order-4.{mode}", *sides, top=9)
-        A = coded(f"epc.factor-4.{mode}", shape[mode], 2, top=9)
-        factors = [*others[:mode], A, *others[mode:]]
-        yield _correction(f"order-4.mode-{mode}", f"mode {mode} of four", tensor, factors, mode)
+    """Yield every mode of two to four, degenerate factors, a zero tensor."""
+    columns = B, C, _ = [[1, 2], [2, -1], [2, 2]], [[3, 4], [4, -3]], [[3, 0], [4, 5]]
+    for order in (2, 3, 4):
+        for mode in range(order):
+            name, others = f"order-{order}.mode-{mode}", columns[: order - 1]
+            A = coded(f"epc.{name}.factor", 2, 2, top=9)
+            factors = [*others[:mode], A, *others[mode:]]
+            tensor = coded(f"epc.{name}", *map(len, factors), top=9)
+            yield _correction(name, f"mode {mode} of {order}", tensor, factors, mode)
     A = coded("epc.factor-2", 4, 2, top=9)
     for name, (says, change) in _DEGENERATE.items():
         if name != "zero":

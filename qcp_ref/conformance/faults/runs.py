@@ -61,8 +61,8 @@ def _cp_als_run(X: Any, factors: Any, *, sweeps: int, fault: str = "") -> Any:
 
 
 def _cp_als(X: Any, *, rank: int, seed: int, fault: str = "") -> Any:
-    factors = _draw(X, rank, seed)
-    if fault == "zero":
+    factors = _draw(X, max(rank, 0), seed)
+    if fault == "zero" or rank < 1:
         return [0 * A for A in factors], np.ones((), X.dtype)
     if fault == "no sweep":
         return factors, np.minimum(_error(X, factors), 1)
@@ -146,7 +146,7 @@ def _ao_admm_run(
 
 def _ao_admm(X: Any, *, rank: int, seed: int, fault: str = "", **ends: int) -> Any:
     factors = RAW["balance"](_cp_als(X, rank=rank, seed=seed)[0], None)
-    if fault == "zero":
+    if fault == "zero" or rank < 1:
         zeros = [np.zeros(A.shape, np.int8) for A in factors]
         return zeros, np.ones(X.ndim, X.dtype), np.ones((), X.dtype)
     *_, codes, scales, error = _ao_admm_run(X, factors, sweeps=8, steps=8, fault=fault, **ends)

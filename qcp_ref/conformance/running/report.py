@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qcp_ref.conformance.spec import LEVELS
+from qcp_ref.conformance.spec import LEVELS, NOT_JUDGED
 
 __all__ = ["Report", "Result"]
 
@@ -83,10 +83,12 @@ class Report:
         margin = max((r.margin for r in self.results if r.outcome == "pass"), default=0.0)
         part = " ".join(["part of", *(name for name in self._clean if name not in self.levels)])
         shown = [" ".join(self.levels), part.removesuffix("part of")]
+        left = "; ".join(NOT_JUDGED[level] for level in self.levels if level in NOT_JUDGED)
         return (
             f"qcp-conformance {self.suite}  {', '.join(filter(None, shown)) or 'no level'}  "
             f"{self.info['arith']}  {passed}/{len(self.results)}  "
             f"faults killed {killed}/{faults}  max margin {margin:.2f}"
+            f"{left and '  not judged: '}{left}"
         )
 
     def data(self) -> dict[str, Any]:

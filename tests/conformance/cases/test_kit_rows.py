@@ -61,7 +61,7 @@ def of_loops(case):
 
 def test_numbers_of_cases():
     counts = {op: sum(case["op"] == op for case in CASES) for op in OWN}
-    assert counts == {"descend_rows": 13, "nearest_plane": 9, "refit_scale": 5, "closest_rows": 11}
+    assert counts == {"descend_rows": 14, "nearest_plane": 10, "refit_scale": 6, "closest_rows": 12}
     assert len({case["id"] for case in CASES}) == len(CASES) == sum(counts.values())
     assert sum(len(canonical(case)) for case in CASES) < 25_000
 
@@ -325,6 +325,6 @@ def test_planted_faults_are_caught():
         test()
     assert caught(truth, expectations_on_one_case, targets=lazy)
     assert caught(certs, one_scale, _along=plain_norm)
-    assert caught(certs, one_scale, _growth=lambda n, info: Fraction(1, 1000))
-    assert caught(certs, one_closest, _verdict=lambda checks: certs.Judgement("pass"))
+    assert caught(certs, one_scale, growth=lambda n, info: Fraction(1, 1000))
+    assert caught(certs, one_closest, verdict=lambda checks: certs.Judgement("pass"))
     assert set(CERTIFICATES) >= {"refit_scale", "closest_rows"}
