@@ -45,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--report", help="write a JSON report to this file")
     add("--timeout", type=float, default=10.0, help="seconds per case (default: %(default)g)")
     add("--list", action="store_true", help="list the cases and end")
+    add("--trace", metavar="FILE", help="compare a run, iterate by iterate, with the stored one")
     add("--faults", action="store_true", help="show which case finds which catalogued fault")
     return parser
 
@@ -119,6 +120,12 @@ def main(arguments: list[str] | None = None) -> int:
             complaints = gates(found)
             print(*complaints, sep="\n")
             return 1 if complaints else 0
+        if options.trace:
+            from qcp_ref.conformance.running.traces import verdict
+
+            right, says = verdict(options.trace)
+            print(says)
+            return 0 if right else 1
         if options.list:
             for case in _cases(options):
                 print(f"{case['id']:40} {case.get('says', '')}")
