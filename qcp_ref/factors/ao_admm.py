@@ -50,9 +50,12 @@ from qcp_ref.tensors.sweep import Callback, fit_error, normal_sweep
 __all__ = ["ao_admm"]
 
 REFITS = ("step", "sweep", "frozen")
+RECIPES = ("book", "authors")
 _LONGEST_CYCLE = 8
 # Give up when the error rose by this much against so many sweeps earlier.
 _RISE, _RISE_SWEEPS = 1e-3, 4
+# The authors' code does so once its history, the start's error first, has more than ten entries.
+_LONG_HISTORY, _MATRIX_RISE_SWEEPS = 10, 9
 
 
 def ao_admm(
@@ -69,6 +72,7 @@ def ao_admm(
     max_steps: int = 30,
     tol: float = 1e-5,
     inner_tol: float = 1e-8,
+    recipe: str = "book",
     callback: Callback | None = None,
 ) -> QuantizedFit:
     """Find CP factors on grids by alternating ADMM.
@@ -99,6 +103,9 @@ def ao_admm(
         Stop when the error changed by less than this in a sweep.
     inner_tol : float
         Threshold of the squared residuals of ADMM.
+    recipe : {"book", "authors"}
+        How the loop goes about it: a start is balanced, a run ends early where it rises or cycles,
+        and its best sweep is returned; or as in the authors' code, see Notes.
     callback : callable, optional
         Called as ``callback(sweep, error)`` after each sweep; a true result stops the run.
 
@@ -118,11 +125,17 @@ def ao_admm(
     Problem :eq:`qcp-problem` by :eq:`admm-t` to :eq:`admm-u` per mode [authors' code; the cap on
     sweeps and steps, best iterate and cycle detection are ours].
 
+    With ``recipe="authors"`` factors of the start are used as they are and their weights dropped;
+    the history by which a run stops begins with the error of the start; a rise counts only
+    when it has more than ten entries, and for matrices against nine sweeps earlier; cycles do not
+    end a run; and the last sweep is returned, of a matrix after such a stop the one before it
+    [authors' code; compared with a run of it, iterate by iterate].
+
     **Laws**
 
     - *grid*: the result lies on the grid that was asked for
     - *error*: its error is that of the dense difference
-    - *best*: no sweep had a smaller error than the result, but for rounding
+    - *best*: no sweep had a smaller error than the result, but for rounding; by the book's recipe
     - *loops*: the first sweep with frozen scales equals plain loops on rational numbers, code by
       code, up to ties that rounding decides
     - *seed*: the same seed gives the same codes
@@ -143,21 +156,28 @@ def ao_admm(
     max_steps = check_count(max_steps, "max_steps")
     tol = check_real(tol, "tol", minimum=0.0)
     inner_tol = check_real(inner_tol, "inner_tol", minimum=0.0)
+    check_option(recipe, "recipe", RECIPES)
     refuse_zero_points(rule)
     check_data(np.ones((1, 1)), grid, rule=rule, axis=axis)  # refuse bad options before fitting
     scaling = _Scaling(grid, axis, rule, refit)
-    state = _State(X, _start(X, rank, start, rng), scaling)
+    begin = _start(X, rank, start, rng)
+    begin = balance(begin) if recipe == "book" else CP(begin.factors)
+    state = _State(X, begin, scaling)
     if not X.any():
-        return state.fit("zero tensor")
+        return state.fit("zero tensor", recipe)
     reason = "max_sweeps"
     for sweep in range(max_sweeps):
         error = state.sweep(max_steps, inner_tol)
-        reason = _stop([row[0] for row in state.rows], state.signatures, tol) or reason
+        errors = [row[0] for row in state.rows]
+        if recipe == "book":
+            reason = _stop(errors, state.signatures, tol) or reason
+        else:
+            reason = _authors_stop([state.start_error, *errors], tol, X.ndim) or reason
         if callback is not None and callback(sweep, error):
             reason = "callback"
         if reason != "max_sweeps":
             break
-    return state.fit(reason)
+    return state.fit(reason, recipe)
 
 
 class _Scaling(NamedTuple):
@@ -198,7 +218,8 @@ class _State:
     """What AO-ADMM carries from sweep to sweep."""
 
     def __init__(self, X: Array, start: CP, scaling: _Scaling) -> None:
-        self.X, self.start, self.grid = X, balance(start), scaling.grid
+        self.X, self.start, self.grid = X, start, scaling.grid
+        self.start_error = relative_error_core(X, start)
         self.first = quantize_cp(self.start, self.grid, axis=scaling.axis, rule=scaling.rule)
         self.projections = [
             _Projection(k, s, scaling)
@@ -207,6 +228,7 @@ class _State:
         self.factors, self.relaxed = list(self.start.factors), list(self.start.factors)
         self.duals: list[Array | None] = [None] * len(self.factors)
         self.best: _Iterate | None = None
+        self.latest: list[_Iterate] = []  # of the last two sweeps
         self.best_error, self.size = np.inf, float(np.linalg.norm(X))
         self.rows: list[tuple[float, list[float], list[int]]] = []
         self.signatures: list[bytes] = []
@@ -231,20 +253,24 @@ class _State:
 
         codes = [p.codes for p in self.projections]
         self.signatures.append(sha256(b"".join(k.tobytes() for k in codes)).digest())
+        now = _Iterate(codes, [p.scale for p in self.projections], list(self.relaxed))
+        self.latest = [*self.latest[-1:], now]
         if error < self.best_error:
-            scales = [p.scale for p in self.projections]
-            self.best, self.best_error = _Iterate(codes, scales, list(self.relaxed)), error
+            self.best, self.best_error = now, error
         return error
 
-    def fit(self, reason: str) -> QuantizedFit:
-        """Return the best iterate with its error measured on the dense difference."""
+    def fit(self, reason: str, recipe: str) -> QuantizedFit:
+        """Return an iterate, by its recipe, with its error measured on the dense difference."""
+        chosen = self.best
+        if recipe == "authors" and self.latest:
+            by_rule = self.X.ndim == 2 and reason in ("converged", "rising")
+            chosen = self.latest[0 if by_rule else -1]
         cp, relaxed = self.first, self.start
-        if self.best is not None:
-            cp = quantized_of(self.best.codes, self.best.scales, self.grid)
-            relaxed = cp_of(self.best.relaxed)
+        if chosen is not None:
+            cp = quantized_of(chosen.codes, chosen.scales, self.grid)
+            relaxed = cp_of(chosen.relaxed)
         error = relative_error_core(self.X, cp.dequantize())
-        start_error = relative_error_core(self.X, self.start)
-        return QuantizedFit(cp, error, relaxed, start_error, history_of(self.rows), reason)
+        return QuantizedFit(cp, error, relaxed, self.start_error, history_of(self.rows), reason)
 
 
 def _stop(errors: list[float], signatures: list[bytes], tol: float) -> str | None:
@@ -256,6 +282,16 @@ def _stop(errors: list[float], signatures: list[bytes], tol: float) -> str | Non
     for period in range(2, _LONGEST_CYCLE + 1):
         if signatures[-period:] == signatures[-2 * period : -period]:
             return "cycle"
+    return None
+
+
+def _authors_stop(history: list[float], tol: float, order: int) -> str | None:
+    """Return the reason to stop of the authors' code; ``history`` begins with the start's error."""
+    if abs(history[-1] - history[-2]) < tol:
+        return "converged"
+    sweeps = _MATRIX_RISE_SWEEPS if order == 2 else _RISE_SWEEPS
+    if len(history) > _LONG_HISTORY and history[-1] > history[-1 - sweeps] + _RISE:
+        return "rising"
     return None
 
 
