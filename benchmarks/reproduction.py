@@ -14,8 +14,10 @@ import numpy as np
 import scipy
 
 from qcp_ref import (
+    CP,
     Grid,
     ao_admm,
+    balance,
     choose_scale,
     cp_als,
     epc,
@@ -40,7 +42,7 @@ LONG = {"max_sweeps": 5000, "max_steps": 999}
 
 def authors_start(X, rank, seed):
     """Least squares and correction as in the authors' code, where ADMM starts."""
-    fit = cp_als(X, rank, max_sweeps=50, tol=1e-6, rng=seed)
+    fit = cp_als(X, rank, max_sweeps=50, tol=1e-5, rng=seed)
     return epc(X, fit.cp, max_sweeps=50, max_rounds=50).cp
 
 
@@ -69,10 +71,27 @@ def variants(X, rank, seed):
     full = ao_admm(X, rank, grid, start=theirs, rule="mse-200", **LONG)
     errors["all"] = full.error
     errors["last"] = float(full.history.error[-1])
+    errors["recipe"] = ao_admm(X, rank, grid, start=ours, recipe="authors").error
+    options = {"start": theirs, "rule": "mse-200", "recipe": "authors", **LONG}
+    theirs_whole = ao_admm(X, rank, grid, **options)
+    errors["authors"] = theirs_whole.error
+    errors["requantized"] = relative_error(X, requantized(theirs_whole.cp.dequantize(), grid))
+    kept = ao_admm(X, rank, grid, **{**options, "start": balance(theirs)})
+    errors["weights"] = kept.error
     for refit in ("sweep", "frozen"):
         errors[refit] = ao_admm(X, rank, grid, start=ours, refit=refit).error
     errors["best"] = factorize(X, rank, grid, **source).error
     return errors
+
+
+def requantized(cp, grid, count=1000):
+    """Round factors once more, at the best of many trial scales, as the authors' benchmark does."""
+    factors = []
+    for A in cp.factors:
+        largest = np.abs(A).max() / (2.0 ** (grid.bits - 1) - 0.5)
+        near = [project(A, grid, scale=s * largest) for s in np.linspace(0.2, 1.2, count)]
+        factors.append(min(near, key=lambda B, A=A: float(((B - A) ** 2).sum())))
+    return CP(factors)
 
 
 def trials(kernel, bits):

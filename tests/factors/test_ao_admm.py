@@ -283,6 +283,49 @@ def test_stop_rules():
     assert ao_admm_chapter._stop([0.5, 0.6, 0.7, 0.8], [b"a", b"b", b"c", b"d"], 1e-5) is None
 
 
+def test_stop_rules_of_the_authors():
+    stop = ao_admm_chapter._authors_stop
+    assert stop([0.5, 0.5 + 1e-6], 1e-5, 3) == "converged"  # the start counts
+    rising = [0.9, 0.8, 0.7, 0.6, 0.5, 0.5, 0.3, 0.6, 0.7, 0.8]
+    assert stop([*rising, 0.3011], 1e-5, 3) == "rising"
+    assert stop([*rising, 0.3009], 1e-5, 3) is None
+    assert stop([*rising[1:], 0.3011], 1e-5, 3) is None  # ten entries are not enough
+    assert stop([*rising, 0.7011], 1e-5, 2) is None  # a matrix: nine sweeps back, to 0.8
+    assert stop([*rising, 0.8011], 1e-5, 2) == "rising"
+
+
+@pytest.mark.parametrize(("shape", "rank"), [((4, 3, 2), 2), ((5, 4), 3), ((3, 2, 2, 3), 2)])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_authors_recipe_is_admm_mode_by_mode_from_the_start_as_it_is(shape, rank, seed):
+    X, grid = random_tensor(seed, shape), Grid(4)
+    rng = np.random.default_rng(seed)
+    start = CP([rng.normal(size=(side, rank)) for side in shape], rng.uniform(1, 9, rank))
+    fit = ao_admm(
+        X, rank, grid, start=start, recipe="authors", max_sweeps=2, max_steps=3, tol=0, inner_tol=0
+    )
+    factors, duals = list(start.factors), [np.zeros_like(A) for A in start.factors]
+    for n in [*range(X.ndim)] * 2:
+        F, G = right.mttkrp(X, factors, n), right.gram(factors, n)
+        found = right.admm(
+            F, G, lambda V: project(V, grid), start=factors[n], dual=duals[n], max_steps=3, tol=0
+        )
+        factors[n], duals[n] = found.factor, found.dual
+    for A, B in zip(fit.cp.dequantize().factors, factors, strict=True):
+        np.testing.assert_allclose(A, B, rtol=1e-9, atol=1e-12)
+
+
+def test_of_a_matrix_that_converged_the_authors_keep_the_sweep_before_the_last():
+    X = random_tensor(4, (8, 6))
+    options = {"start": "als", "rng": 1, "recipe": "authors"}
+    fit = ao_admm(X, 3, Grid(3), tol=0.003, **options)
+    assert fit.stop_reason == "converged" and len(fit.history.error) > 1
+    assert abs(fit.error - fit.history.error[-2]) < 1e-12 < abs(fit.error - fit.history.error[-1])
+    one = ao_admm(X, 3, Grid(3), max_sweeps=2, tol=0, **options)
+    assert abs(one.error - one.history.error[-1]) < 1e-12
+    with pytest.raises(ValueError, match="recipe: expected"):
+        ao_admm(X, 3, Grid(4), recipe="ours")
+
+
 @given(st.integers(2, 12), st.integers(0, 5))
 def test_codes_that_repeat_within_eight_sweeps_are_a_cycle(period, lead):
     signatures = [b"%d" % n for n in [*range(-lead, 0), *range(period), *range(period)]]
