@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -113,13 +114,15 @@ def test_rounding_to_float32_is_that_of_the_machine(x, e):
 def test_the_book_passes_every_level():
     report = run(numpy_adapter, CASES, isolate=False)
     assert report.ok, [r for r in report.results if r.outcome == "fail"][:3]
-    assert report.levels == list(spec.LEVELS)
+    # Of each level all that is stored was asked; recipes take longer, and are sampled elsewhere.
+    assert replace(report, whole={}).levels == list(spec.LEVELS)
+    assert report.levels == ["L4"]
 
 
 def test_the_book_in_float32():
     report = run(numpy_adapter_f32, CASES, isolate=False)
     assert report.ok
-    assert report.levels == ["L2"]
+    assert replace(report, whole={}).levels == ["L2"]
 
 
 @pytest.mark.parametrize("op", ["conv2d", "quantize", "mttkrp", "gram", "cp_conv2d"])

@@ -268,7 +268,8 @@ def _solvers() -> Iterator[Row]:
             for mode in range(len(sides)):
                 yield "als_update", f"order.{title}.mode-{mode}", says, both, {"mode": mode}
     for name, z in _axes({"rows": 3, "rank": 3}, 129):
-        yield "admm_step", f"size.{name}", _says(name), z, _I8
+        if z["rank"] * z["rows"] < 65 * 65:
+            yield "admm_step", f"size.{name}", _says(name), z, _I8
 
 
 def _codes() -> Iterator[Row]:

@@ -101,7 +101,7 @@ def needs_are_found():
 
 
 def test_planted_faults_are_caught():
-    assert caught(making, needs_are_found, _needs=lambda case: iter(()))
+    assert caught(making, needs_are_found, needs_of=lambda case: iter(()))
     assert caught(making, needs_are_found, _is_subnormal=lambda m, e: None)
     assert caught(grids, traps_are_missed, float32=Fraction)
     needs_are_found()
