@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "pytest_addoption",
+    "pytest_collection_finish",
     "pytest_configure",
     "pytest_generate_tests",
     "pytest_terminal_summary",
@@ -35,6 +36,9 @@ def pytest_addoption(parser: "pytest.Parser") -> None:
     group.addoption("--qcp-report", help="write a JSON report to this file")
     group.addoption("--qcp-suite", help="take only cases that this version of the suite has")
     group.addoption("--qcp-timeout", type=float, default=10.0, help="seconds per case")
+    first = "seconds for the first case of each operation"
+    group.addoption("--qcp-warmup", type=float, default=60.0, help=first)
+    group.addoption("--qcp-repeat", type=int, default=2, help="make each call so often")
 
 
 def pytest_configure(config: "pytest.Config") -> None:
@@ -48,6 +52,14 @@ def pytest_generate_tests(metafunc: "pytest.Metafunc") -> None:
         from qcp_ref.conformance.running.pytest_suite import parametrize
 
         parametrize(metafunc, getattr(metafunc.config, _RUNS))
+
+
+def pytest_collection_finish(session: "pytest.Session") -> None:
+    """Open the implementations whose cases were chosen, once, before the first case."""
+    if getattr(session.config, _RUNS) and not session.config.option.collectonly:
+        from qcp_ref.conformance.running.pytest_suite import open_runs
+
+        open_runs(session.items)
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: "pytest.Config") -> None:

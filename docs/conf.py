@@ -195,7 +195,7 @@ def describe_kit(app):
     rows += [f"``{name}``\n   {', '.join(options)}\n" for name, options in spec.CHOICES.items()]
     rows.append("\n**Capabilities**:\n\n")
     rows += [f"``{name}``\n   {says}\n" for name, says in spec.CAPABILITIES.items()]
-    faults = matrix.Matrix(matrix.every_fault(), vectors.kills(), [], [], [])
+    faults = matrix.Matrix(matrix.every_fault(), vectors.kills(), [], [], [], {})
     listed = "\n".join("   " + line for line in matrix.table(faults).splitlines())
     texts = {"levels": levels, "operations": "".join(rows)}
     texts["faults"] = f".. code-block:: text\n\n{listed}\n"

@@ -17,6 +17,6 @@ if __name__ == "__main__":
     FOLDER.mkdir(parents=True, exist_ok=True)
     write(FOLDER)
     found = matrix()
-    stored = {"kills": found.kills, "smoke": smoke(found.kills)}
+    stored = {"kills": found.kills, "needs": found.needs, "smoke": smoke(found.kills)}
     (FOLDER / "kills.json").write_text(canonical(stored) + "\n", encoding="ascii")
     print(*gates(found), sep="\n")

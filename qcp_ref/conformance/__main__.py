@@ -1,16 +1,20 @@
 """The command: ``python -m qcp_ref.conformance my_adapter:impl``.
 
 It runs the implementation through the suite and prints, level by level, what came of it; exit
-status 0 if nothing failed, 1 if something did, 2 if the question could not be asked.
+status 0 if nothing failed, 1 if something did, 2 if the question could not be asked or the answer
+not be printed. Files that were asked for are written before anything is printed.
 """
 
 import argparse
+import os
 import shlex
 import sys
 from collections import Counter
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
-from qcp_ref.conformance.adapter import Adapter
+from qcp_ref.conformance.adapter import REPEAT, Adapter
 from qcp_ref.conformance.cases.vectors import (
     SUITE,
     chosen_cases,
@@ -18,10 +22,11 @@ from qcp_ref.conformance.cases.vectors import (
     everything,
     kills,
     load,
+    needs,
     smoke,
 )
 from qcp_ref.conformance.running.report import Report
-from qcp_ref.conformance.running.session import Session
+from qcp_ref.conformance.running.session import TIMEOUT, WARMUP, Session
 from qcp_ref.conformance.running.xfails import apply, matches, read, write
 from qcp_ref.conformance.spec import LEVELS
 
@@ -43,7 +48,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--xfails", help="TOML file of known failures")
     add("--write-xfails", help="write the failures to this file")
     add("--report", help="write a JSON report to this file")
-    add("--timeout", type=float, default=10.0, help="seconds per case (default: %(default)g)")
+    add("--timeout", type=float, default=TIMEOUT, help="seconds per case (default: %(default)g)")
+    first = "seconds for the first case of each operation (default: %(default)g)"
+    add("--warmup", type=float, default=WARMUP, help=first)
+    add("--repeat", type=int, default=REPEAT, help="make each call so often (default: %(default)d)")
     add("--list", action="store_true", help="list the cases and end")
     add("--trace", metavar="FILE", help="compare a run, iterate by iterate, with the stored one")
     add("--faults", action="store_true", help="show which case finds which catalogued fault")
@@ -64,23 +72,24 @@ def _cases(options: argparse.Namespace) -> list[dict[str, Any]]:
     return [case for case in cases if any(matches(pattern, case["id"]) for pattern in wanted)]
 
 
-def _show(report: Report) -> None:
-    """Print failures, then a line per level, then the claim."""
+def _text(report: Report) -> str:
+    """Write failures, then a line per level, then the claim."""
+    lines = []
     for result in report.results:
         if result.outcome in ("fail", "xpass", "adapter-error", "suspect"):
             word = result.word or result.outcome
-            print(f"{result.outcome.upper():5} {result.id}  ({result.level}, {word})")
-            print(f"      {result.says}")
-    print(f"{report.info['name']} {report.info['version']}".strip())
+            lines.append(f"{result.outcome.upper():5} {result.id}  ({result.level}, {word})")
+            lines.append(f"      {result.says}")
+    lines.append(f"{report.info['name']} {report.info['version']}".strip())
     for level, title in LEVELS.items():
         found = Counter(r.outcome for r in report.results if r.level == level)
         if found:
             shown = ", ".join(f"{count} {outcome}" for outcome, count in found.most_common())
-            print(f"  {level}  {title}: {shown}")
-    print(report.claim())
+            lines.append(f"  {level}  {title}: {shown}")
+    return "\n".join([*lines, report.claim()])
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> tuple[int, str]:
     implementation = options.implementation
     if options.pipe:
         implementation = Adapter.pipe(shlex.split(options.pipe))
@@ -89,22 +98,23 @@ def _run(options: argparse.Namespace) -> int:
     if options.xfails:
         known = [case["id"] for case in everything(options.suite)]
         entries = read(options.xfails, SUITE, known)
-    session = Session(implementation, timeout=options.timeout)
+    limits = {"timeout": options.timeout, "warmup": options.warmup}
+    session = Session(implementation, **limits, repeat=options.repeat)
     try:
         results = [apply(session.run(case), entries) for case in cases]
     finally:
         session.close()
-    report = Report(session.info, SUITE, results, kills(), counts(options.suite))
-    _show(report)
-    try:
-        if options.write_xfails:
-            write(options.write_xfails, SUITE, results)
-        if options.report:
-            report.write(options.report)
-    except OSError as error:
-        print(f"cannot write {error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
-    return 0 if report.ok else 1
+    report = Report(session.info, SUITE, results, kills(), counts(options.suite), needs())
+    status = 0 if report.ok else 1
+    failures = partial(write, suite=SUITE, results=results)
+    for path, save in ((options.write_xfails, failures), (options.report, report.write)):
+        try:
+            if path:
+                save(path)
+        except OSError as error:
+            status = 2
+            _complain(f"cannot write {path}: {error.strerror}")
+    return status, _text(report)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -116,28 +126,50 @@ def main(arguments: list[str] | None = None) -> int:
             from qcp_ref.conformance.faults.matrix import gates, matrix, table
 
             found = matrix()
-            print(table(found))
             complaints = gates(found)
-            print(*complaints, sep="\n")
-            return 1 if complaints else 0
-        if options.trace:
+            status, text = int(bool(complaints)), "\n".join([table(found), *complaints])
+        elif options.trace:
             from qcp_ref.conformance.running.traces import verdict
 
-            right, says = verdict(options.trace)
-            print(says)
-            return 0 if right else 1
-        if options.list:
-            for case in _cases(options):
-                print(f"{case['id']:40} {case.get('says', '')}")
-            return 0
-        if (options.implementation is None) == (options.pipe is None):
+            right, text = verdict(options.trace)
+            status = 0 if right else 1
+        elif options.list:
+            lines = [f"{case['id']:40} {case.get('says', '')}" for case in _cases(options)]
+            status, text = 0, "\n".join(lines)
+        elif (options.implementation is None) == (options.pipe is None):
             parser.error("expected either an implementation or --pipe")
-        return _run(options)
+        else:
+            status, text = _run(options)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _complain(f"error: {error}")
         return 2
     except KeyboardInterrupt:
         return 130
+    return status if _printed(text) else 2
+
+
+def _complain(text: str) -> None:
+    """Print to standard error, if there is one."""
+    with suppress(OSError, ValueError):
+        if sys.stderr is not None:
+            print(text, file=sys.stderr)
+
+
+def _printed(text: str) -> bool:
+    """Print to standard output; return whether that could be done."""
+    if sys.stdout is None:
+        _complain("cannot write to standard output: it is closed")
+        return False
+    try:
+        encoding = sys.stdout.encoding or "utf-8"
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    except (OSError, ValueError) as error:
+        _complain(f"cannot write to standard output: {error}")
+        # What is left goes nowhere, or Python would try to write it once more at its end.
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
 
 
 if __name__ == "__main__":

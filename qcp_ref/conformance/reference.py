@@ -117,7 +117,7 @@ def _quantized_cp_conv2d(x: Any, *arrays: Any, **options: Any) -> Any:
     if len(a_kernel) != size[0] * size[1]:
         raise ValueError(f"kernel_size: expected sides of {len(a_kernel)} entries, got {size!r}")
     rank = a_kernel.shape[1]
-    filters = np.zeros((rank, rank, *size), np.int64)
+    filters = np.zeros((rank, rank, *size), a_kernel.dtype)
     filters[np.diag_indices(rank)] = a_kernel.T.reshape(rank, *size)
     first, last = a_in.T[:, :, None, None], a_out[:, :, None, None]
     stages = [(first, None, _STILL), (filters, None, options), (last, bias, _STILL)]
@@ -251,6 +251,8 @@ def _output_grid(**ends: int) -> grid.Grid:
 
 def _channelwise(values: Any, acc: Any) -> Any:
     """Let numbers per channel meet axis 1 of the accumulators."""
+    if np.ndim(values) == 1 and len(values) != np.shape(acc)[1]:
+        raise ValueError(f"multiplier: expected one for each of {np.shape(acc)[1]} channels")
     return np.reshape(values, (1, -1, *[1] * (np.ndim(acc) - 2))) if np.ndim(values) else values
 
 

@@ -1,6 +1,8 @@
 """The command, run as its users run it."""
 
+import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +46,45 @@ def test_a_wrong_implementation(command):
     assert status == 1
     assert f"FAIL  {GRAMS[0]}  (L1, wrong-value)" in out
     assert "no level" in out
+
+
+@pytest.mark.parametrize("output", ["closed", "full", "gone"])
+def test_output_that_cannot_be_written_costs_no_report(tmp_path, output):
+    (tmp_path / "mine.py").write_text(ADAPTER)
+    code = "import os, sys\n"
+    code += {
+        "closed": "os.close(1)",
+        "full": "os.dup2(os.open('/dev/full', os.O_WRONLY), 1)",
+        "gone": "r, w = os.pipe(); os.dup2(w, 1); os.close(w); os.close(r)",
+    }[output]
+    code += "\nos.execv(sys.executable, [sys.executable, '-m', *sys.argv[1:]])"
+    arguments = ["qcp_ref.conformance", "mine.py:impl", "-c", "gram.*", "--report", "report.json"]
+    arguments += ["--write-xfails", "x.toml"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "cannot write to standard output" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert json.loads((tmp_path / "report.json").read_text())["cases"]
+    assert (tmp_path / "x.toml").read_text().startswith("suite")
+
+
+def test_files_are_written_before_anything_is_printed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(ADAPTER)
+
+    class Stream(io.StringIO):
+        def write(self, text):
+            assert {"report.json", "x.toml"} <= {path.name for path in tmp_path.iterdir()}
+            return super().write(text)
+
+    monkeypatch.setattr(sys, "stdout", Stream())
+    files = ["--report", "report.json", "--write-xfails", "x.toml"]
+    assert main(["mine.py:impl", "-c", "gram.plain.*", *files]) in (0, 1)
+    assert "qcp-conformance" in sys.stdout.getvalue()
 
 
 def test_it_runs_as_a_program(tmp_path):

@@ -156,7 +156,7 @@ def test_gates(found):
 
 
 def test_stored_strength_is_what_is_found(found):
-    stored = {"kills": found.kills, "smoke": matrix.smoke(found.kills)}
+    stored = {"kills": found.kills, "needs": found.needs, "smoke": matrix.smoke(found.kills)}
     assert (DATA / "kills.json").read_text() == canonical(stored) + "\n"
     assert vectors.kills() == found.kills
     assert vectors.smoke() == stored["smoke"]

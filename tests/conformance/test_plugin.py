@@ -114,6 +114,29 @@ def test_wrong_questions_are_refused(project, arguments, says):
     assert says in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("own", [False, True])
+def test_an_implementation_that_cannot_be_loaded_is_one_wrong_question(project, own):
+    if own:
+        text = "from qcp_ref.conformance import suite\n\nTestMine = suite('mine.py:nobody')\n"
+        done = project(mine=ADAPTER, test_mine=text)
+    else:
+        done = project("--pyargs", "qcp_ref.conformance", "--qcp-impl", "mine.py:nobody",
+                       mine=ADAPTER)  # fmt: skip
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    said = done.stdout + done.stderr
+    assert said.count("has no nobody") == 1 and "failed" not in said
+
+
+def test_an_implementation_is_opened_once_and_only_if_its_cases_are_run(project):
+    noted = ADAPTER + "\nopen('opened', 'a').write('once ')\n"
+    chosen = ("--pyargs", "qcp_ref.conformance", "--qcp-impl", "mine.py:impl")
+    project(*chosen, "-k", "gram.plain", "--collect-only", mine=noted)
+    project(*chosen, "-k", "nothing", mine=noted)
+    assert not (project.folder / "opened").exists()
+    project(*chosen, "-k", "gram.plain", "--qcp-repeat", "3", "--qcp-warmup", "30", mine=noted)
+    assert (project.folder / "opened").read_text() == "once "
+
+
 def test_a_report_that_cannot_be_written_does_not_cost_the_results(project):
     done = project(
         *("--pyargs", "qcp_ref.conformance", "--qcp-impl", "mine.py:impl"),

@@ -71,6 +71,43 @@ def forgets(codes, scale, zero_point):
     return right(codes, scale, zero_point) + next(CALLS)
 
 
+WORKSPACE = np.empty(4)
+
+
+@adapter
+def overwrites(codes, scale, zero_point):
+    WORKSPACE[:] = right(codes, scale, zero_point).reshape(-1)
+    return WORKSPACE.reshape(codes.shape)
+
+
+@adapter
+def races(codes, scale, zero_point):
+    values = right(codes, scale, zero_point)
+    return values if next(CALLS) % 10 < 9 else values + 1
+
+
+@adapter
+def noisy(codes, scale, zero_point):
+    values = right(codes, scale, zero_point)
+    return np.where(values == 0, -0.0, values) if next(CALLS) % 4 < 2 else values
+
+
+@adapter
+def unsure(codes, scale, zero_point):
+    return right(codes, scale, zero_point) + next(CALLS) % 4 // 2
+
+
+noisy.nondeterministic = unsure.nondeterministic = True
+STARTED = []
+
+
+@adapter
+def warms(codes, scale, zero_point):
+    if not STARTED:
+        STARTED.append(time.sleep(1.0))
+    return right(codes, scale, zero_point)
+
+
 @adapter
 def nan(codes, scale, zero_point):
     return right(codes, scale, zero_point) * np.nan
@@ -125,6 +162,7 @@ WORDS = {
     "raises": "raises",
     "mutates": "mutates",
     "forgets": "unrepeatable",
+    "overwrites": "overwritten",
     "nan": "nan",
     "single": "wrong-dtype",
     "strange": "wrong-dtype",

@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from qcp_ref.conformance.cases import algebra, grids, integer, layers, rows, runs, solvers
+from qcp_ref.conformance.cases.conduct import conduct
 from qcp_ref.conformance.cases.recipes import recipes
 from qcp_ref.conformance.cases.refused import refused
 from qcp_ref.conformance.dyadic import canonical
 from qcp_ref.conformance.spec import CAPABILITIES, CHOICES, LEVELS, OPS
 
 __all__ = [
-    "SUITE", "chosen_cases", "counts", "everything", "flags", "kills", "load", "smoke", "text", "texts", "write",
+    "SUITE", "chosen_cases", "counts", "everything", "flags", "kills", "load", "needs", "smoke", "text",
+    "texts", "write",
 ]  # fmt: skip
 
 SUITE = "0.1-draft"
@@ -79,7 +81,7 @@ def load(suite: str | None = None) -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
-        The cases, in the order of the files.
+        The cases, in the order of the files; after them those that are made of them.
 
     Raises
     ------
@@ -87,6 +89,7 @@ def load(suite: str | None = None) -> list[dict[str, Any]]:
         If a file is not the one that the manifest knows, or the version is not known.
     """
     cases = [case for family in _families() for case in json.loads(family)["cases"]]
+    cases += json.loads(_made())
     known = {case["since"] for case in cases} | {SUITE}
     if suite is None:
         return cases
@@ -132,6 +135,13 @@ def _read(name: str, folder: str = _FOLDER) -> str:
 
 
 @cache
+def _made() -> str:
+    """Return the text of the cases that are made of the stored ones."""
+    cases = [case for family in _families() for case in json.loads(family)["cases"]]
+    return canonical(conduct(cases))
+
+
+@cache
 def _families() -> tuple[str, ...]:
     """Return the texts of all families, checked against the manifest."""
     found = []
@@ -145,6 +155,11 @@ def _families() -> tuple[str, ...]:
 def kills() -> dict[str, list[str]]:
     """Return, for each catalogued fault, the cases that kill it."""
     return dict(json.loads(_read("kills.json"))["kills"])
+
+
+def needs() -> dict[str, str]:
+    """Return the faults that only a check of conduct finds, with that check."""
+    return dict(json.loads(_read("kills.json"))["needs"])
 
 
 def smoke() -> list[str]:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
 
-from qcp_ref.conformance.adapter import Adapter, execute
+from qcp_ref.conformance.adapter import MISCONDUCT, REPEAT, Adapter, execute
 from qcp_ref.conformance.cases.recipes import expand
 from qcp_ref.conformance.cases.vectors import load
 from qcp_ref.conformance.faults import careless, runs, solvers
@@ -26,6 +26,7 @@ __all__ = ["Matrix", "attempt", "every_fault", "gates", "matrix", "smoke", "tabl
 
 Case = Mapping[str, Any]
 Trial = tuple[str, dict[str, Any]]
+_SECOND = "X03"  # faults that a second call shows
 _SANITY = "Sanity"  # the flag of a case that is there although it kills nothing
 
 
@@ -33,7 +34,8 @@ class Matrix(NamedTuple):
     """What the suite can do.
 
     The faults; for each of them the cases that kill it; pairs that no case tells apart; correct
-    variants that were accused; cases that kill nothing and do not carry the flag that says so.
+    variants that were accused; cases that kill nothing and do not carry the flag that says so; the
+    check of conduct without which a fault is not found.
     """
 
     faults: Sequence[Fault]
@@ -41,9 +43,10 @@ class Matrix(NamedTuple):
     twins: list[tuple[str, str]]
     alarms: list[str]
     idle: list[str]
+    needs: dict[str, str]
 
 
-def attempt(function: Any, case: Case, **options: Any) -> Trial:
+def attempt(function: Any, case: Case, *, repeat: int = REPEAT, **options: Any) -> Trial:
     """Run one case on one function.
 
     Parameters
@@ -52,6 +55,8 @@ def attempt(function: Any, case: Case, **options: Any) -> Trial:
         An implementation of the case's operation.
     case : mapping
         The case.
+    repeat : int
+        How often it is called.
     **options
         Of ``qcp_ref.conformance.adapter.Adapter``.
 
@@ -67,7 +72,8 @@ def attempt(function: Any, case: Case, **options: Any) -> Trial:
     adapter.ops[case["op"]], case = function, expand(case)
     if "float64" in case["needs"] and adapter.arithmetic.real != "f64":
         return "", {}
-    reply, expected = execute(adapter, case), expectation(case, adapter.choices)
+    expected = expectation(case, adapter.choices)
+    reply = execute(adapter, {**case, "repeat": repeat})
     if "unsupported" in reply:
         return "", {}
     if "out" not in reply:
@@ -92,12 +98,17 @@ def matrix(
     faults = every_fault() if faults is None else faults
     controls = (*CONTROLS, *solvers.CONTROLS, *runs.CONTROLS) if controls is None else controls
     kills, twins, alarms = dict[str, list[str]](), list[tuple[str, str]](), list[str]()
+    needs = dict[str, str]()
     for op in dict.fromkeys(case["op"] for case in cases):
         own = [case for case in cases if case["op"] == op]
         wrong = [fault for fault in faults if fault.op == op]
-        tried = [[attempt(f.function, case, arith=f.arith) for case in own] for f in wrong]
+        tried = [_tried(fault, own) for fault in wrong]
         for fault, trials in zip(wrong, tried, strict=True):
             kills[fault.id] = [c["id"] for c, (word, _) in zip(own, trials, strict=True) if word]
+            plain = zip(own, trials, strict=True)
+            words = {word for c, (word, _) in plain if word and "layout" not in c}
+            if words and words <= MISCONDUCT.keys():
+                needs[fault.id] = MISCONDUCT[words.pop()]
         for (one, x), (two, y) in combinations(zip(wrong, tried, strict=True), 2):
             arith = min(one.arith, two.arith)  # f32 before f64
             if not any(_differ(*trio, arith) for trio in zip(own, x, y, strict=True)):
@@ -111,7 +122,13 @@ def matrix(
             alarms += [f"{control.name}: {name}" for name in accused]
     useful = {name for by in kills.values() for name in by}
     idle = [c["id"] for c in cases if c["id"] not in useful and _SANITY not in c["flags"]]
-    return Matrix(faults, kills, twins, alarms, idle)
+    return Matrix(faults, kills, twins, alarms, idle, needs)
+
+
+def _tried(fault: Fault, cases: Sequence[Case]) -> list[Trial]:
+    """Run a fault through cases, once in each if that is enough to see it."""
+    repeat = REPEAT if fault.id.startswith(_SECOND) else 1
+    return [attempt(fault.function, c, repeat=repeat, arith=fault.arith) for c in cases]
 
 
 def _differ(case: Case, one: Trial, two: Trial, arith: str) -> bool:

@@ -46,7 +46,8 @@ def offences(op: str, given: Mapping[str, Any]) -> Iterator[str]:
     data
         NaN among numbers for which a scale or a code is wanted.
     nan, sign, fixed
-        What has to be above 0 is NaN, is not; a fixed-point multiplier or shift beyond its range.
+        What has to be above 0 is NaN or infinite, is not; a fixed-point multiplier or shift beyond
+        its range.
     codes, range, zero
         No codes; a range of codes from high to low; a zero point that is not in it.
     size, one, kernel
@@ -65,14 +66,15 @@ def offences(op: str, given: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _no_numbers(op: str, given: Mapping[str, Any]) -> Iterator[str]:
-    if OPS[op].level == "L0" and np.isnan(given.get("x", 0)).any():
+    data = {"admm_step": "FGHU", "ao_admm": "X"}.get(op, "x" if OPS[op].level == "L0" else "")
+    if any(np.isnan(given.get(name, 0)).any() for name in data):
         yield "data"
     above = [given[name] for name in ("scale", "multiplier", "rho") if name in given]
     above += given.get("multipliers", [])
     if op == "requantize_fixed" and (above.pop().min() < 2**30 or given["shift"].min() < -31):
         yield "fixed"
     bound = given.get("delta", 0)
-    if any(np.isnan(part).any() for part in (*above, bound)):
+    if np.isnan(bound) or not all(np.isfinite(part).all() for part in above):
         yield "nan"
     if bound < 0 or any((part <= 0).any() for part in above):
         yield "sign"
@@ -87,6 +89,8 @@ def _no_codes(op: str, given: Mapping[str, Any]) -> Iterator[str]:
     ends = [(given["qmin"], given["qmax"])] if "qmin" in given else []
     ends += zip(given.get("qmins", ()), given.get("qmaxs", ()), strict=True)
     off = "codes" in given and ends and np.any(np.clip(codes[0], *ends[0]) != codes[0])
+    bias = given.get("bias") if layer else None
+    off = off or (bias is not None and bias.dtype.kind == "f")
     if off or any(part.dtype.kind == "f" or (layer and part.itemsize > 1) for part in codes):
         yield "codes"
     elif any(low > high for low, high in ends):
@@ -104,6 +108,37 @@ def _no_fit(given: Mapping[str, Any]) -> Iterator[str]:
     if found.pop("k", set()) - {height * width}:
         yield "kernel"
     yield from ("one" if len(s - {1}) < 2 else "size" for s in found.values() if len(s) > 1)
+    # Codes of any number of axes may be given back, but not those of a factor.
+    fixed = {name: part for name, part in given.items() if name != "codes" or "F" in given}
+    if not all(_has_axes(name, part) for name, part in fixed.items()):
+        yield "size"
+    if any(np.shape(part) == (1,) and channels != 1 for part, channels in _spread(given)):
+        yield "one"
+
+
+def _spread(given: Mapping[str, Any]) -> Iterator[tuple[Any, int]]:
+    """Yield what is single or for each channel, and how many channels there are; 0: no such axis.
+
+    A scale keeps all axes of what it is for, so to one axis a vector of one number fits.
+    """
+    if "multipliers" in given:
+        rank = given["a_in"].shape[1]
+        yield from zip(given["multipliers"], (rank, rank, len(given["a_out"])), strict=True)
+    if "multiplier" in given:
+        acc = given.get("acc")
+        outputs = len(given["W"]) if acc is None else (*acc.shape, 0, 0)[1]
+        yield given["multiplier"], outputs
+    if "scale" in given:
+        yield given["scale"], int(next(iter(given.values())).ndim == 1)
+
+
+def _has_axes(name: str, part: Any) -> bool:
+    """Whether an argument, or each array in a list, has its number of axes; images are not asked."""
+    if name == "factors":
+        return all(array.ndim == 2 for array in part)
+    if name == "X":
+        return bool(part.ndim > 1)
+    return part is None or name == "x" or name not in _AXES or np.ndim(part) >= len(_AXES[name])
 
 
 def refuse(op: str, given: Mapping[str, Any], careless: Iterable[str] = ()) -> None:

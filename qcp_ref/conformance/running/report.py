@@ -11,10 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from qcp_ref.conformance.adapter import MISCONDUCT
 from qcp_ref.conformance.spec import LEVELS, NOT_JUDGED
 
-__all__ = ["Report", "Result"]
+__all__ = ["CONDUCT", "Report", "Result"]
 
+# What an implementation may not do, whatever it computes: change its inputs, answer the same call
+# in two ways, return memory that a later call overwrites, read memory in one layout only.
+CONDUCT = ("inputs", "repeats", "results", "layouts")
 _BAD = ("fail", "xpass", "adapter-error")
 
 
@@ -22,7 +26,8 @@ class Result(NamedTuple):
     """What came of one case.
 
     The outcome is 'pass', 'suspect', 'fail', 'absent' (no such operation), 'n/a' (a capability is
-    missing), 'xfail', 'xpass' or 'adapter-error'; a failure has one word and a sentence.
+    missing), 'xfail', 'xpass' or 'adapter-error'; a failure has one word and a sentence. The
+    checks of conduct that were made are some of ``CONDUCT``, with blanks between.
     """
 
     id: str
@@ -33,6 +38,7 @@ class Result(NamedTuple):
     margin: float
     says: str
     seconds: float
+    checks: str = ""
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,7 @@ class Report:
     results: Sequence[Result]
     kills: Mapping[str, Sequence[str]] = field(default_factory=dict)
     whole: Mapping[str, int] = field(default_factory=dict)  # cases of each level; none: those here
+    needs: Mapping[str, str] = field(default_factory=dict)  # checks that faults are found by
 
     @property
     def ok(self) -> bool:
@@ -70,16 +77,38 @@ class Report:
 
     @property
     def strength(self) -> tuple[int, int]:
-        """How many catalogued faults the passed cases would have found, and of how many."""
-        passed = {r.id for r in self.results if r.outcome in ("pass", "suspect")}
+        """How many catalogued faults the passed cases would have found, and of how many.
+
+        What only a check of conduct finds counts where that check was made.
+        """
+        passed = {r.id: r.checks.split() for r in self.results if r.outcome in ("pass", "suspect")}
         tried = {r.id for r in self.results}
-        within = [cases for cases in self.kills.values() if tried & set(cases)]
-        return sum(bool(passed & set(cases)) for cases in within), len(within)
+        within = {name: by for name, by in self.kills.items() if tried & set(by)}
+        found = [
+            any(c in passed and self.needs.get(name, "") in ("", *passed[c]) for c in by)
+            for name, by in within.items()
+        ]
+        return sum(found), len(within)
+
+    @property
+    def conduct(self) -> tuple[int, int]:
+        """How many checks of conduct were made and passed, and of how many: one per operation.
+
+        Counted from what was done: a program that does not let a check be made does not have it.
+        """
+        run = [r for r in self.results if r.outcome not in ("absent", "n/a")]
+        right = [r for r in run if r.outcome in ("pass", "suspect")]
+        wrong = [r for r in run if r.outcome not in ("pass", "suspect")]
+        made = {(r.op, check) for r in right for check in r.checks.split()}
+        made -= {(r.op, MISCONDUCT.get(r.word, "")) for r in wrong}
+        made -= {(r.op, "layouts") for r in wrong if "layouts" in r.checks.split()}
+        return len(made), len(CONDUCT) * len({r.op for r in run})
 
     def claim(self) -> str:
-        """Return the line for a README: suite, levels, arithmetic, cases passed, strength."""
+        """Return the line for a README: suite, levels, arithmetic, passed, strength, conduct."""
         passed = self.counts["pass"] + self.counts["suspect"]
         killed, faults = self.strength
+        kept, conduct = self.conduct
         margin = max((r.margin for r in self.results if r.outcome == "pass"), default=0.0)
         part = " ".join(["part of", *(name for name in self._clean if name not in self.levels)])
         shown = [" ".join(self.levels), part.removesuffix("part of")]
@@ -87,7 +116,7 @@ class Report:
         return (
             f"qcp-conformance {self.suite}  {', '.join(filter(None, shown)) or 'no level'}  "
             f"{self.info['arith']}  {passed}/{len(self.results)}  "
-            f"faults killed {killed}/{faults}  max margin {margin:.2f}"
+            f"faults killed {killed}/{faults}  conduct {kept}/{conduct}  max margin {margin:.2f}"
             f"{left and '  not judged: '}{left}"
         )
 

@@ -10,6 +10,7 @@ from support import caught, differs, documented
 
 from qcp_ref.conformance import spec
 from qcp_ref.conformance.cases import vectors
+from qcp_ref.conformance.cases.conduct import conduct
 from qcp_ref.conformance.cases.vectors import everything, flags, kills, load, smoke
 from qcp_ref.conformance.spec import CAPABILITIES, CHOICES
 
@@ -59,7 +60,7 @@ def test_the_page_on_files_lists_their_keys():
         assert set(said.pop(kind["properties"]["kind"]["const"]).split(", ")) == more or {"none"}
     assert said.keys() == set(family["$defs"]["out"]["then"]["properties"]["kind"]["enum"])
     names = {"files": "<family>", "choices": "<choice>", "flags": "<flag>"}
-    names |= {"capabilities": "<capability>", "kills": "<fault>"}
+    names |= {"capabilities": "<capability>", "kills": "<fault>", "needs": "<fault>"}
     manifest = {**MANIFEST, "errata": ["entry"]}  # there is none yet
     assert differs("Manifest of the suite", manifest, names) == ["errata[]: string"]
     assert not differs("kills.json", json.loads((DATA / "kills.json").read_text()), names)
@@ -94,7 +95,8 @@ def test_strength_speaks_of_cases():
 
 
 def test_order_is_that_of_the_files():
-    assert [case for name in MANIFEST["files"] for case in FILES[name]["cases"]] == CASES
+    stored = [case for name in MANIFEST["files"] for case in FILES[name]["cases"]]
+    assert stored + conduct(stored) == CASES
 
 
 def test_each_case_is_one_line():

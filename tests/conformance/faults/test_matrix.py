@@ -32,7 +32,12 @@ def test_the_whole_catalogue_was_tried(found):
 
 def test_the_stored_table_is_what_is_found(found):
     stored = (resources.files("qcp_ref.conformance") / "data/v0/kills.json").read_text("ascii")
-    assert stored == canonical({"kills": found.kills, "smoke": smoke(found.kills)}) + "\n"
+    what = {"kills": found.kills, "needs": found.needs, "smoke": smoke(found.kills)}
+    assert stored == canonical(what) + "\n"
+    assert json.loads(stored)["needs"] == vectors.needs()
+    assert {(name[:3], check) for name, check in found.needs.items()} == {
+        *(("X01", "inputs"), ("X03", "repeats"))
+    }
     assert json.loads(stored)["kills"] == vectors.kills()
     assert json.loads(stored)["smoke"] == vectors.smoke()
 

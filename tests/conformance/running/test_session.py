@@ -1,7 +1,12 @@
 """The runner: whatever an implementation does, it fails its case with one word, never the run."""
 
+import ast
 import json
+import os
+import re
+import select
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -10,7 +15,9 @@ import misbehaving
 import pytest
 
 from qcp_ref.conformance import Adapter
+from qcp_ref.conformance import adapter as adapters
 from qcp_ref.conformance.dyadic import canonical
+from qcp_ref.conformance.running import process as processes
 from qcp_ref.conformance.running import report as reports
 from qcp_ref.conformance.running.report import Report, Result
 from qcp_ref.conformance.running.session import Session
@@ -33,12 +40,85 @@ def session():
 
 @pytest.mark.parametrize("name", sorted(misbehaving.WORDS))
 def test_every_misbehaviour_fails_its_case_with_its_word(session, name):
-    opened = session(f"{HERE}:{name}", timeout=0.2 if name == "hangs" else 10.0)
+    limits = {"timeout": 0.2, "warmup": 0.2} if name == "hangs" else {}
+    opened = session(f"{HERE}:{name}", **limits)
     for _ in range(2):  # the second case is run, too
         result = opened.run(kit_cases.ZERO)
         assert (result.outcome, result.word) == ("fail", misbehaving.WORDS[name])
         assert result.says
     assert opened.info["isolated"]
+
+
+def test_a_first_case_has_a_limit_of_its_own(session):
+    opened = session(f"{HERE}:warms", timeout=0.5, warmup=30.0)
+    assert [opened.run(kit_cases.PLAIN).outcome for _ in range(2)] == ["pass", "pass"]
+    cold = session(f"{HERE}:hangs", timeout=0.2, warmup=0.4)
+    found = [cold.run(kit_cases.PLAIN) for _ in range(4)]
+    assert [one.word for one in found] == ["timeout"] * 4
+    assert "within 0.4 s" in found[0].says and "--warmup" in found[0].says
+    assert "within 0.2 s" in found[1].says and "--warmup" not in found[1].says
+    assert "not tried" in found[3].says
+
+
+def test_races_are_found_by_asking_often(session):
+    assert session(misbehaving.races, isolate=False).run(kit_cases.PLAIN).outcome == "pass"
+    for isolate in (False, None):
+        often = session(f"{HERE}:races" if isolate is None else misbehaving.races, repeat=20,
+                        isolate=isolate)  # fmt: skip
+        assert often.run(kit_cases.PLAIN).word == "unrepeatable"
+    with pytest.raises(ValueError, match="repeat: expected 1 or more"):
+        session(misbehaving.good, repeat=0)
+
+
+def test_answers_that_may_differ_are_held_to_the_bound_each(session):
+    noisy = session(misbehaving.noisy, isolate=False)
+    assert noisy.run(kit_cases.PLAIN).outcome == "pass"
+    unsure = session(misbehaving.unsure, isolate=False)
+    assert unsure.run(kit_cases.PLAIN).word == "wrong-value"
+    noisy.info["nondeterministic"] = misbehaving.noisy.nondeterministic = False
+    try:
+        assert noisy.run(kit_cases.PLAIN).word == "unrepeatable"
+    finally:
+        misbehaving.noisy.nondeterministic = True
+
+
+FORBIDDEN = re.compile(
+    r"\b(select|selectors|fcntl|pty|termios|resource|pwd|grp)\b"
+    r"|\bos\.(set_blocking|fork|forkpty|kill|killpg|setsid|setpgid|pread|waitpid|wait|getpgid|pipe2)\b"
+    r"|\bsignal\.(?!Signals\b)\w+|preexec_fn|start_new_session|pass_fds|process_group|asyncio"
+)
+
+
+def test_sessions_ask_for_nothing_that_some_systems_lack():
+    assert FORBIDDEN.search("import select") and FORBIDDEN.search("signal.SIGKILL")
+    files = [*Path(processes.__file__).parent.glob("*.py"), Path(adapters.__file__)]
+    assert len(files) > 6
+    for file in files:
+        tree = ast.unparse(ast.parse(file.read_text(encoding="utf-8")))
+        code = re.sub(r"(?s)('{3}|\"{3}).*?\1", "", tree)
+        assert not FORBIDDEN.search(code), (file.name, FORBIDDEN.search(code))
+
+
+def test_sessions_run_where_pipes_cannot_be_waited_for(session, monkeypatch):
+    def missing(*_, **__):
+        raise AssertionError("not on every system")
+
+    monkeypatch.setattr(select, "select", missing)
+    monkeypatch.setattr(os, "set_blocking", missing, raising=False)
+    for name in ("fork", "killpg", "pread"):
+        monkeypatch.setattr(os, name, missing, raising=False)
+    opened = session(Adapter.pipe([sys.executable, "-c", ECHO]))
+    assert opened.run(kit_cases.PLAIN).word == "raises"
+    assert opened.run(kit_cases.REFUSED).outcome == "pass"
+
+
+def test_threads_end_with_their_process():
+    before = threading.active_count()
+    opened = Session(Adapter.pipe([sys.executable, "-c", ECHO]))
+    opened.run(kit_cases.PLAIN)
+    assert threading.active_count() == before + 3
+    opened.close()
+    assert threading.active_count() == before
 
 
 def test_the_run_goes_on_after_a_crash(session):
@@ -98,6 +178,15 @@ def test_refusing_is_right_where_it_is_asked_for(session):
     assert crashes.run(kit_cases.REFUSED).word == "crash"
 
 
+ECHO = """
+import json, sys
+for line in sys.stdin:
+    request = json.loads(line)
+    answer = {"id": request.get("id"), "error": "no"}
+    hello = {"name": "echo", "ops": ["dequantize"]}
+    sys.stdout.write(json.dumps(hello if "hello" in request else answer) + chr(10))
+    sys.stdout.flush()
+"""
 PROGRAM = """
 import json, sys
 for line in sys.stdin:
@@ -108,6 +197,9 @@ for line in sys.stdin:
     answer = {ANSWER}
     print(answer if isinstance(answer, str) else json.dumps(answer), flush=True)
 """
+
+
+VALUES = {k: v for k, v in kit_cases.PLAIN["out"]["values"].items() if k != "kind"} | {"t": "f64"}
 
 
 @pytest.mark.parametrize(
@@ -125,7 +217,7 @@ for line in sys.stdin:
     ],
 )
 def test_programs_in_any_language(session, answer, outcome, word):
-    values = canonical({"values": kit_cases.PLAIN["out"]["values"] | {"t": "f64"}})
+    values = canonical({"values": VALUES})
     code = PROGRAM.replace("{ANSWER}", answer.replace("VALUES", values))
     opened = session(Adapter.pipe([sys.executable, "-c", code]))
     assert opened.info["name"] == "program"
@@ -167,7 +259,9 @@ def test_wrong_descriptions_are_refused(more, message):
 
 def test_a_program_that_does_not_read_cannot_block_the_run():
     code = 'import time; print(\'{"name": "x", "ops": ["dequantize"]}\', flush=True)'
-    opened = Session(Adapter.pipe([sys.executable, "-c", code + "; time.sleep(60)"]), timeout=0.2)
+    command = [sys.executable, "-S", "-c", code + "; time.sleep(60)"]
+    opened = Session(Adapter.pipe(command), timeout=5.0, warmup=0.2)
+    opened.warmup = 0.2  # the timeout is for the start of the program
     case = kit_cases.dequantize([0], 1, 0, [0])
     case["in"]["codes"] |= {"s": [200_000], "m": [0] * 200_000}  # more than a pipe holds
     start = time.monotonic()
@@ -191,8 +285,32 @@ def test_claim_shows_how_strong_the_run_was():
     report = Report(INFO, "0.1-draft", results, kills)
     assert report.ok
     assert report.strength == (2, 3)
-    claim = report.claim()
-    assert claim == "qcp-conformance 0.1-draft  L0 L1  f32  3/4  faults killed 2/3  max margin 0.25"
+    assert report.claim() == (
+        "qcp-conformance 0.1-draft  L0 L1  f32  3/4  faults killed 2/3  conduct 0/4  "
+        "max margin 0.25"
+    )
+
+
+def test_a_fault_of_conduct_counts_where_its_check_was_made():
+    kills = {"X01": ["a", "b"], "Q01": ["a"]}
+    for checks, killed in (("inputs", 2), ("repeats", 1), ("", 1)):
+        results = [result("a")._replace(checks=checks), result("b")]
+        assert Report(INFO, "0.1", results, kills, {}, {"X01": "inputs"}).strength == (killed, 2)
+
+
+def test_conduct_is_counted_from_the_checks_that_were_made():
+    """Per operation, of the four; what failed is not counted."""
+    seen = {"a": "inputs repeats", "b": "inputs results", "c": "layouts", "d": "layouts"}
+    results = [result(name)._replace(checks=checks) for name, checks in seen.items()]
+    other = result("e", "absent")._replace(op="conv2d")
+    assert Report(INFO, "0.1", [*results, other]).conduct == (4, 4)
+    assert Report(INFO, "0.1", results[:2]).conduct == (3, 4)
+    for outcome in ("fail", "xfail"):
+        bad = result("f", outcome)
+        for word, left in (("mutates", 3), ("unrepeatable", 3), ("overwritten", 3), ("raises", 4)):
+            assert Report(INFO, "0.1", [*results, bad._replace(word=word)]).conduct == (left, 4)
+        lost = bad._replace(word="wrong-value", checks="layouts repeats")
+        assert Report(INFO, "0.1", [*results, lost]).conduct == (3, 4)
 
 
 @pytest.mark.parametrize("outcome", ["pass", "n/a"])
