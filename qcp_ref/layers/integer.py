@@ -7,10 +7,10 @@ contributes nothing. How large an accumulator can become is known from the weigh
 :eq:`integer-bound`; a stage that might leave int32 is refused before it runs.
 
 Requantization takes the accumulators to the codes of the next stage: by a real multiplier, rounded
-once :eq:`integer-exact`, or by one of the two fixed-point rules that devices use
-:eq:`integer-single`, :eq:`integer-double`. The three stages of :eq:`conv-cp` with requantization in
-between are the whole layer :eq:`integer-layer`; its distance to the layer in real numbers is
-bounded by :eq:`integer-error`.
+once :eq:`integer-exact`, by the same in float32 :eq:`integer-float32`, or by one of the two
+fixed-point rules that devices use :eq:`integer-single`, :eq:`integer-double`. The three stages of
+:eq:`conv-cp` with requantization in between are the whole layer :eq:`integer-layer`; its distance
+to the layer in real numbers is bounded by :eq:`integer-error`.
 
 The integer sums run through the convolutions of :mod:`qcp_ref.layers.conv` in float64. That is
 exact: all partial sums are integers, and stay far below 2**53.
@@ -62,7 +62,7 @@ __all__ = [
 # All integers in one wide type; what leaves a function has the type that a device would store.
 Integers = NDArray[np.signedinteger[Any]]
 
-MODES = ("exact", "single", "double")
+MODES = ("exact", "float32", "single", "double")
 _LARGEST_MULTIPLIER = 2.0**29  # its shift is 30, the largest one of the fixed-point rules
 
 
@@ -295,9 +295,10 @@ def requantize(
         The output's code of zero.
     grid : Grid
         The codes of the output.
-    mode : {'exact', 'single', 'double'}
-        One rounding of the product with the real multiplier, to nearest, ties to even; or the
-        fixed-point multiplier with one rounding, ties upwards, or with two.
+    mode : {'exact', 'float32', 'single', 'double'}
+        One rounding of the product with the real multiplier, to nearest, ties to even; the same of
+        the product in float32; or the fixed-point multiplier with one rounding, ties upwards, or
+        with two.
 
     Returns
     -------
@@ -311,15 +312,18 @@ def requantize(
 
     Notes
     -----
-    Equations :eq:`integer-exact`, :eq:`integer-single` [source: TFLite built for single rounding,
-    CMSIS-NN, XNNPACK] and :eq:`integer-double` [source: gemmlowp, TFLite]. All modes end in
+    Equations :eq:`integer-exact`, :eq:`integer-float32` [source: ONNX Runtime, QLinearConv],
+    :eq:`integer-single` [source: TFLite built for single rounding, CMSIS-NN, XNNPACK] and
+    :eq:`integer-double` [source: gemmlowp, TFLite]. All modes end in
     :func:`qcp_ref.grids.grid.quantize`, which adds the zero point, clips and casts.
 
     **Laws**
 
     - *exact*: 'exact' is the correctly rounded product, clipped, unless that lies within a relative
       2**-53 of a tie
-    - *one-code*: 'single' and 'double' differ from 'exact' by at most one code; each pair differs
+    - *float32*: 'float32' is 'exact' where accumulator, multiplier and product have at most 24
+      significant bits; multipliers with the same float32 give the same codes
+    - *one-code*: the other modes differ from 'exact' by at most one code; each pair differs
       somewhere
     - *monotone*: a larger ``acc`` never has a smaller code
     - *power-of-two*: with a power of two as multiplier 'exact' rounds ties to even and 'single'
@@ -338,6 +342,10 @@ def requantize(
     z = _check_one_zero(zero_point, _check_activations(grid))
     if check_option(mode, "mode", MODES) == "exact":
         return quantize(a * M, grid, 1.0, z)  # k = round(fl(M a))  :eq:`integer-exact`
+    if mode == "float32":
+        # k = round(fl32(fl32(M) fl32(a)))  :eq:`integer-float32`
+        with np.errstate(under="ignore"):  # what becomes 0 here has the code of zero anyway
+            return quantize(a.astype(np.float32) * M.astype(np.float32), grid, 1.0, z)
     m, shift = fixed_point(M)
     rounded = _single(a, m, shift) if mode == "single" else _double(a, m, shift)
     return quantize(np.clip(rounded, INT32.min, INT32.max), grid, 1.0, z)
@@ -365,7 +373,7 @@ class IntegerCP:
         Of the depthwise stage, or of the first one if there are two.
     relu : bool
         Clamp the output at its zero point.
-    mode : {'exact', 'single', 'double'}
+    mode : {'exact', 'float32', 'single', 'double'}
         How accumulators are requantized, see :func:`requantize`.
 
     Raises
@@ -458,7 +466,7 @@ def integer_cp(
         Real numbers, added to the output channels.
     relu : bool
         Clamp the output at its zero point.
-    mode : {'exact', 'single', 'double'}
+    mode : {'exact', 'float32', 'single', 'double'}
         How accumulators are requantized.
     kernel_size, stride, padding, dilation
         As in :func:`qcp_ref.layers.conv.cp_conv2d`.

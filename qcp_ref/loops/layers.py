@@ -5,7 +5,7 @@ from fractions import Fraction
 from math import floor
 from typing import Any
 
-from qcp_ref.loops.grids import code_range, dequantize, grid_levels
+from qcp_ref.loops.grids import code_range, dequantize, float32, grid_levels
 from qcp_ref.loops.nested import Matrix, Nested, at, build, indices, shape_of, spread
 from qcp_ref.loops.tensors import reconstruct, solve, unfold
 
@@ -291,9 +291,15 @@ def fixed_point(multiplier: Any) -> tuple[int, int]:
 
 
 def rescale(acc: Any, multiplier: Any, mode: str) -> int:
-    """Round one number by :eq:`integer-exact`, :eq:`integer-single` or :eq:`integer-double`."""
-    if mode == "exact":
-        code: int = round(acc * multiplier)
+    """Round one number by :eq:`integer-exact`, its float32 form, or one of the fixed-point rules.
+
+    These are :eq:`integer-float32`, :eq:`integer-single` and :eq:`integer-double`.
+    """
+    if mode in ("exact", "float32"):
+        product = acc * multiplier
+        if mode == "float32":  # fl32(fl32(M) fl32(a))
+            product = float32(float32(acc) * float32(multiplier))
+        code: int = round(product)
         return code
     half = Fraction(1, 2)
     m, shift = fixed_point(multiplier)

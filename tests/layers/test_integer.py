@@ -33,7 +33,7 @@ from qcp_ref import (
 from qcp_ref.layers import integer
 
 THIS = sys.modules[__name__]
-MODES = ["exact", "single", "double"]
+MODES = ["exact", "float32", "single", "double"]
 TOP = 2**31 - 1
 SIGNED, UNSIGNED = Grid(8), Grid(8, signed=False)
 GRIDS = st.sampled_from([SIGNED, UNSIGNED, Grid(4), Grid(4, signed=False), Grid(8, narrow=True)])
@@ -404,6 +404,40 @@ def test_powers_of_two_leave_ties_and_the_first_rounding_of_double(acc, power, n
             assert found[mode][n] == min(max(code, -128), 127), (mode, a)
 
 
+@law("requantize.float32")
+@given(
+    st.lists(st.integers(-(2**12), 2**12), min_size=1, max_size=6),
+    st.integers(1, 2**12),
+    st.integers(-20, 0),
+    st.integers(2**10, TOP),
+    st.integers(0, 120),
+)
+def test_float32_is_exact_on_few_bits_and_sees_no_more_of_a_multiplier(acc, k, power, a, code):
+    few = k * 2.0**power
+    assert np.array_equal(
+        requantize(acc, few, 3, SIGNED, mode="float32"), requantize(acc, few, 3, SIGNED)
+    )
+    long, M = [a, -a, a // 2], (code + 0.5) / a  # next to a tie
+    short = requantize(long, float(np.float32(M)), 3, SIGNED, mode="float32")
+    assert np.array_equal(short, requantize(long, M, 3, SIGNED, mode="float32"))
+
+
+@law("requantize.float32")
+def test_float32_takes_products_next_to_a_tie_for_one():
+    M, above, below = 0.01462148129940033, [10977, -10977], [-10977, 10977]
+    assert 160.5 < 10977 * Fraction(M) < 160.5 + 2.0**-22
+    assert requantize(above, M, 0, Grid(8, signed=False)).tolist() == [161, 0]
+    assert requantize(above, M, 0, UNSIGNED, mode="float32").tolist() == [160, 0]
+    assert requantize(below, M, 255, UNSIGNED, mode="float32").tolist() == [95, 255]
+    # The accumulator is rounded, too: 2^24 + 1 becomes 2^24.
+    odd = [2**24 + 1, 2**24 + 3]
+    assert requantize(odd, 2.0**-18, 0, SIGNED, mode="float32").tolist() == [64, 64]
+    assert requantize([2**31 - 1], 2.0**-25, 0, SIGNED, mode="float32").tolist() == [64]
+    halves = [3 * 2**24 + 2, 3 * 2**24 - 2]  # next to 1.5, above and below, and then at it
+    assert requantize(halves, 2.0**-25, 0, SIGNED).tolist() == [2, 1]
+    assert requantize(halves, 2.0**-25, 0, SIGNED, mode="float32").tolist() == [2, 2]
+
+
 @law("requantize.one-code")
 def test_each_pair_of_modes_differs_off_ties():
     rng, seen = np.random.default_rng(5), set()
@@ -529,7 +563,7 @@ def test_a_layer_full_of_ties_is_that_of_plain_loops():
         assert layer.forward(x).tolist() == by_loops(case, mode)
 
 
-HALF = {"exact": 0.5, "single": 0.5, "double": 0.75}
+HALF = {"exact": 0.5, "float32": 0.5 + 2.0**-14, "single": 0.5, "double": 0.75}
 
 
 def real_layer(case):
@@ -980,6 +1014,21 @@ def test_onnx_runtime_multiplies_in_float32_and_differs_next_to_ties_only():
     # Three roundings make the multiplier, one converts the accumulator, one is that of the product.
     assert (np.abs(product % 1 - 0.5) <= 5.01 * 2.0**-24 * np.abs(product)).all()
     assert np.abs(theirs - requantize(acc, M, 100, UNSIGNED))[different].max(initial=0) <= 1
+    # Told to do the same, with their multiplier, the book gives their codes.
+    M = (sx * sw / sy).reshape(1, -1, 1, 1)
+    assert np.array_equal(theirs, requantize(acc, M, 100, UNSIGNED, mode="float32"))
+
+
+def test_onnx_runtime_takes_a_product_next_to_a_tie_for_one():
+    M, ones = np.float32(0.01462148129940033), np.ones((1, 1, 1, 1), np.int8)
+    for z, sign, exactly, theirs in ((0, 1, 161, 160), (255, -1, 94, 95)):
+        bias, x = np.array([sign * 10977 - 1]), np.ones((1, 1, 1, 1), np.uint8)
+        inputs = [x, np.float32(1), np.uint8(0), ones, np.array([M]), np.zeros(1, np.int8)]
+        inputs += [np.float32(1), np.uint8(z), bias.astype(np.int32)]
+        assert run_onnx("QLinearConv", inputs).item() == theirs
+        acc = int_conv(x, ones, bias=bias)
+        assert requantize(acc, M, z, UNSIGNED, mode="float32").item() == theirs
+        assert requantize(acc, M, z, UNSIGNED).item() == exactly
 
 
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
@@ -1120,7 +1169,7 @@ def shifted_requantize(acc, multiplier, zero_point, grid, *, mode="exact"):
 
 def swapped_modes(acc, multiplier, zero_point, grid, *, mode="exact"):
     """I09: rounds twice where once is meant, and the other way round."""
-    other = {"single": "double", "double": "single", "exact": "exact"}[mode]
+    other = {"single": "double", "double": "single", "exact": "float32", "float32": "exact"}[mode]
     return right_requantize(acc, multiplier, zero_point, grid, mode=other)
 
 
@@ -1247,9 +1296,24 @@ def limit():
     LIMIT(UNSIGNED, 0, 255)
 
 
+def operands_in_float32(acc, multiplier, zero_point, grid, *, mode="exact"):
+    """Rounds what is multiplied to float32, but not the product."""
+    if mode != "float32":
+        return right_requantize(acc, multiplier, zero_point, grid, mode=mode)
+    t = np.float32(acc).astype(float) * np.float32(multiplier)
+    return np.clip(np.rint(t) + zero_point, grid.qmin, grid.qmax).astype(grid.dtype)
+
+
+SHORT = test_float32_is_exact_on_few_bits_and_sees_no_more_of_a_multiplier
+NEAR_TIE = test_float32_takes_products_next_to_a_tie_for_one
+
+
 @pytest.mark.parametrize(
     ("test", "fault"),
     [
+        (SHORT, {"requantize": swapped_modes}),
+        (NEAR_TIE, {"requantize": swapped_modes}),
+        (NEAR_TIE, {"requantize": operands_in_float32}),
         (ACCUMULATE, {"int_conv": pads_with_raw_zero}),
         (PADDED, {"int_conv": pads_with_raw_zero}),
         (ACCUMULATE, {"int_conv": without_zero_point}),

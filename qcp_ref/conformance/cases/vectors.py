@@ -19,7 +19,7 @@ from qcp_ref.conformance.cases import algebra, grids, integer, layers, rows, run
 from qcp_ref.conformance.cases.recipes import recipes
 from qcp_ref.conformance.cases.refused import refused
 from qcp_ref.conformance.dyadic import canonical
-from qcp_ref.conformance.spec import CAPABILITIES, CHOICES, LEVELS, OPS
+from qcp_ref.conformance.spec import CAPABILITIES, CHOICES, LEVELS, OPS, SCOPES
 
 __all__ = [
     "SUITE", "chosen_cases", "counts", "everything", "flags", "kills", "load", "smoke", "text", "texts", "write",
@@ -51,6 +51,10 @@ def texts() -> Iterator[tuple[str, str]]:
         "flags": flags(),
         "capabilities": CAPABILITIES,
         "choices": CHOICES,
+        "scopes": {
+            name: {"operations": scope.ops, "governs": scope.governs}
+            for name, scope in SCOPES.items()
+        },
         "errata": [],
     }
     yield "manifest.json", json.dumps(manifest, indent=1, sort_keys=True) + "\n"
