@@ -256,8 +256,15 @@ def accumulators(
     return build(shape_of(codes), lambda *index: at(codes, index) - zero_point * at(ones, index))
 
 
-def int_conv(x: Nested, W: Nested, *, zero_point: int = 0, **options: Any) -> Nested:
+def int_conv(
+    x: Nested, W: Nested, *, zero_point: int = 0, weight_zero_point: Any = 0, **options: Any
+) -> Nested:
     """Spell out :eq:`integer-accumulator` for a dense kernel."""
+    zeros = weight_zero_point
+    W = build(
+        shape_of(W),
+        lambda o, *i: at(W[o], i) - (zeros[o] if isinstance(zeros, list) else zeros),
+    )
     return accumulators(conv, x, W, zero_point, **options)
 
 

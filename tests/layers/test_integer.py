@@ -101,6 +101,59 @@ def test_accumulators_are_those_of_plain_loops(g, grid, bits, data):
     assert acc.dtype == np.int32 and acc.tolist() == truth
 
 
+@law("int_conv.weights")
+@given(geometries(), st.sampled_from([SIGNED, UNSIGNED]), st.booleans(), st.data())
+def test_a_zero_point_of_the_weights_is_taken_off_them(g, weights, single, data):
+    z, rng = data.draw(zero_points(UNSIGNED)), np.random.default_rng(g.seed)
+    x = codes(rng, (g.batch, g.channels, *g.size), UNSIGNED)
+    W = codes(rng, (g.outputs, g.channels, *g.kernel), weights)
+    w = codes(rng, () if single else (g.outputs,), weights)
+    zeros = {"zero_point": z, "weight_zero_point": w}
+    acc = int_conv(x, W, **zeros, **g.options)
+    assert acc.tolist() == loops.int_conv(
+        x.tolist(), W.tolist(), zero_point=z, weight_zero_point=w.tolist(), **g.options
+    )
+    assert acc.dtype == np.int32
+    # Weights that are 0 add nothing, and the bound knows it.
+    still = np.broadcast_to(w.reshape(-1, *[1] * (W.ndim - 1)), W.shape)
+    assert not int_conv(x, still, **zeros, **g.options).any()
+    assert not accumulator_bound(still, UNSIGNED, **zeros).any()
+    assert (accumulator_bound(W, UNSIGNED, **zeros) >= np.abs(acc).max(axis=0).reshape(
+        g.outputs, -1).max(axis=1)).all()  # fmt: skip
+    one, zeros["weight_zero_point"] = W.reshape(-1, 1)[:1], w.reshape(-1)[:1]
+    pixels = int_linear(x.reshape(-1, 1), one, **zeros)
+    alone = int_conv(x.reshape(-1, 1, 1), one[..., None], **zeros)
+    assert np.array_equal(pixels, alone[..., 0])
+
+
+def test_weights_and_their_zero_point_are_of_one_type():
+    x, wide = np.full((1, 1), 255, np.uint8), [[255], [0]]
+    assert int_linear(x, wide, weight_zero_point=0).tolist() == [[255 * 255, 0]]
+    assert int_linear(x, wide, weight_zero_point=[255, 255]).tolist() == [[0, -255 * 255]]
+    assert int_linear(x, [[-128]], weight_zero_point=127).tolist() == [[-255 * 255]]
+    assert accumulator_bound(wide, UNSIGNED, weight_zero_point=[255, 1]).tolist() == [0, 255]
+    for W, w in (([[255]], -1), ([[-1]], 128), ([[-1, 128]], 0)):
+        with pytest.raises(ValueError, match=r"^W, weight_zero_point: expected integers both from"):
+            int_linear(np.zeros((1, len(W[0])), np.uint8), W, weight_zero_point=w)
+    with pytest.raises(ValueError, match=r"^W: expected integers from -128 to 127, got 0 to 255"):
+        int_linear(x, wide)
+    for w in ([1, 2, 3], [[1], [2]]):
+        need = r"^weight_zero_point: expected one number or 2 \(one per output channel\), got shape"
+        with pytest.raises(ValueError, match=need):
+            int_linear(x, wide, weight_zero_point=w)
+    for w, error in (([0.5, 1.0], TypeError), ([256, 0], ValueError), ([-129, 0], ValueError)):
+        with pytest.raises(error, match=r"^weight_zero_point: expected integers"):
+            int_linear(x, wide, weight_zero_point=w)
+    n = TOP // (255 * 255)
+    rest = TOP - 255 * 255 * n
+    long = np.full(n, 255, np.uint8)
+    options = {"weight_zero_point": 0, "bias": [rest]}
+    assert int_linear(long, np.full((1, n), 255), **options).tolist() == [TOP]
+    options["bias"] = [rest + 1]
+    with pytest.raises(ValueError, match=rf"may reach {TOP + 1}, beyond int32"):
+        int_linear(long, np.full((1, n), 255), **options)
+
+
 @law("int_conv.dense")
 @given(geometries((2,)), st.sampled_from([SIGNED, UNSIGNED]), st.data())
 def test_padding_is_the_zero_point_and_so_a_zero_in_real_numbers(g, grid, data):
@@ -981,6 +1034,20 @@ def test_onnx_runtime_has_the_same_accumulators(zero_point):
     assert np.array_equal(theirs, int_linear(x[0, :, 0, :].T, matrix.T, zero_point=zero_point))
 
 
+@pytest.mark.parametrize("zero_point", [0, 7, 255])
+def test_onnx_runtime_takes_the_zero_point_off_uint8_weights_too(zero_point):
+    rng = np.random.default_rng(zero_point)
+    x, W = codes(rng, (2, 5, 8, 9), UNSIGNED), codes(rng, (4, 5, 3, 2), UNSIGNED)
+    theirs = run_onnx("ConvInteger", [x, W, np.uint8(9), np.uint8(zero_point)], **AS_ONNX)
+    ours = int_conv(x, W, zero_point=9, weight_zero_point=zero_point, **GEOMETRY)
+    assert np.array_equal(theirs, ours)
+    rows, matrix = x[0, :, 0, :].T.copy(), W[:, :, 0, 0].T.copy()
+    zeros = np.array([zero_point, 1, 2, 255], np.uint8)
+    theirs = run_onnx("MatMulInteger", [rows, matrix, np.uint8(9), zeros])
+    ours = int_linear(rows, matrix.T, zero_point=9, weight_zero_point=zeros)
+    assert np.array_equal(theirs, ours)
+
+
 def qlinear_conv(x, W, b, scales, zeros, grid):
     """QLinearConv, with one weight scale per output channel."""
     sx, sw, sy = (np.asarray(s, np.float32) for s in scales)
@@ -1304,6 +1371,17 @@ def operands_in_float32(acc, multiplier, zero_point, grid, *, mode="exact"):
     return np.clip(np.rint(t) + zero_point, grid.qmin, grid.qmax).astype(grid.dtype)
 
 
+def without_weight_zero_point(x, W, *, weight_zero_point=None, **options):
+    """Takes the codes of weights for what they stand for."""
+    return right_conv(x, W, weight_zero_point=0, **options)
+
+
+def first_weight_zero_point(x, W, *, weight_zero_point=None, **options):
+    """Channel 0's zero point for all."""
+    return right_conv(x, W, weight_zero_point=np.ravel(weight_zero_point)[0], **options)
+
+
+WEIGHTS = test_a_zero_point_of_the_weights_is_taken_off_them
 SHORT = test_float32_is_exact_on_few_bits_and_sees_no_more_of_a_multiplier
 NEAR_TIE = test_float32_takes_products_next_to_a_tie_for_one
 
@@ -1311,6 +1389,8 @@ NEAR_TIE = test_float32_takes_products_next_to_a_tie_for_one
 @pytest.mark.parametrize(
     ("test", "fault"),
     [
+        (WEIGHTS, {"int_conv": without_weight_zero_point}),
+        (WEIGHTS, {"int_conv": first_weight_zero_point}),
         (SHORT, {"requantize": swapped_modes}),
         (NEAR_TIE, {"requantize": swapped_modes}),
         (NEAR_TIE, {"requantize": operands_in_float32}),
