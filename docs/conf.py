@@ -191,8 +191,11 @@ def describe_kit(app):
         parts = [", ".join(part) or "-" for part in (op.arrays, op.options, op.results)]
         cells = [f"``{name}``", op.level, *parts, f":eq:`{op.equation}`"]
         rows.append("   * - " + "\n     - ".join(cells) + "\n")
-    rows.append("\n**Choices**, the first one ours:\n\n")
-    rows += [f"``{name}``\n   {', '.join(options)}\n" for name, options in spec.CHOICES.items()]
+    rows.append("\n**Choices**, the first option ours:\n\n")
+    for name, scope in spec.SCOPES.items():
+        ops = ", ".join(f"``{op}``" for op in scope.ops)
+        options = ", ".join(scope.options)
+        rows.append(f"``{name}``\n   {options}: {scope.governs}. In {ops}.\n")
     rows.append("\n**Capabilities**:\n\n")
     rows += [f"``{name}``\n   {says}\n" for name, says in spec.CAPABILITIES.items()]
     faults = matrix.Matrix(matrix.every_fault(), vectors.kills(), [], [], [], {})

@@ -7,12 +7,24 @@ nothing to guess: stride, dilation and kernel size are pairs (height, width), pa
 bottom, right). The equations are those of the chapters; see the page of the kit in the docs.
 """
 
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import NamedTuple
 
 __all__ = [
-    "CAPABILITIES", "CHOICES", "LEVELS", "LISTS", "NOT_JUDGED", "OPS", "Arithmetic", "Op",
-]  # fmt: skip
+    "CAPABILITIES",
+    "CHOICES",
+    "LEVELS",
+    "LISTS",
+    "NOT_JUDGED",
+    "OPS",
+    "SCOPES",
+    "Arithmetic",
+    "Op",
+    "Scope",
+    "governing",
+    "seen_by",
+]
 
 LEVELS = {
     "L0": "grids: rounding, scales, requantization",
@@ -170,16 +182,86 @@ CAPABILITIES = {
     "kind-log2": "grids of powers of two",
 }
 
+
+class Scope(NamedTuple):
+    """What a choice is about: options, ours first; what it governs, in which operations.
+
+    ``role`` is the name under which these operations ask for it; two choices with one role govern
+    different operations.
+    """
+
+    options: tuple[str, ...]
+    role: str
+    ops: tuple[str, ...]
+    governs: str
+
+
+_ROUNDINGS, _ORDERS = ("half-even", "half-away", "half-up"), ("after-rounding", "before-rounding")
+_QUANTIZERS, _STEPS = ("quantize", "project"), ("admm_step", "ao_admm_run")
+_REQUANTIZERS = ("requantize", "quantized_conv2d", "quantized_linear", "quantized_cp_conv2d")
+
 # What the definitions of others leave open: declared by the adapter, then tested exactly. The first
 # option is ours and the default.
-CHOICES = {
-    "rounding": ("half-even", "half-away", "half-up"),
-    "division": ("exact", "float32", "reciprocal"),
-    "zero_point": ("after-rounding", "before-rounding"),
-    "requant": ("exact", "float32"),
-    "fixed_point": ("single", "double"),
-    "dual": ("plus", "minus"),
+SCOPES = {
+    "rounding": Scope(
+        *(_ROUNDINGS, "rounding", (*_QUANTIZERS, "project_kind")),
+        "ties of numbers over their scale, of weights and activations",
+    ),
+    "weight_rounding": Scope(
+        *(_ROUNDINGS, "rounding", (*_STEPS, "descend_rows")),
+        "ties of weights inside of solvers",
+    ),
+    "zero_rounding": Scope(
+        *(_ROUNDINGS, "rounding", ("choose_affine",)),
+        "ties of zero points",
+    ),
+    "requant_rounding": Scope(
+        *(_ROUNDINGS, "rounding", _REQUANTIZERS),
+        "ties of accumulators times their multiplier",
+    ),
+    "division": Scope(
+        *(("exact", "float32", "reciprocal"), "division", (*_QUANTIZERS, *_STEPS)),
+        "how numbers are divided by their scale",
+    ),
+    "zero_point": Scope(
+        *(_ORDERS, "zero_point", _QUANTIZERS),
+        "when numbers over their scale get the zero point",
+    ),
+    "requant_zero_point": Scope(
+        *(_ORDERS, "zero_point", _REQUANTIZERS),
+        "when accumulators times their multiplier get the zero point",
+    ),
+    "affine": Scope(
+        *(("from-min", "pytorch", "tflite"), "affine", ("choose_affine",)),
+        "which rule makes scale and zero point of a range",
+    ),
+    "requant": Scope(
+        *(("exact", "float32"), "requant", _REQUANTIZERS),
+        "how accumulators are multiplied by a real multiplier",
+    ),
+    "fixed_point": Scope(
+        *(("single", "double"), "fixed_point", ("requantize_fixed",)),
+        "how often accumulators times a fixed-point multiplier are rounded",
+    ),
+    "dual": Scope(
+        *(("plus", "minus"), "dual", _STEPS),
+        "the sign of the dual",
+    ),
 }
+CHOICES = {name: scope.options for name, scope in SCOPES.items()}
+
+
+def governing(op: str) -> tuple[str, ...]:
+    """Return the names of the choices that govern an operation."""
+    return tuple(name for name, scope in SCOPES.items() if op in scope.ops)
+
+
+def seen_by(op: str, choices: Mapping[str, str]) -> dict[str, str]:
+    """Return choices as an operation asks for them, by role; what is not declared is ours."""
+    seen = {scope.role: scope.options[0] for scope in SCOPES.values()}
+    declared = {SCOPES[name].role: choices.get(name) for name in governing(op)}
+    return seen | {role: option for role, option in declared.items() if option}
+
 
 _ROUNDOFF = {name: Fraction(1, 2**bits) for name, bits in
              (("f64", 53), ("f32", 24), ("tf32", 11), ("f16", 11), ("bf16", 8))}  # fmt: skip

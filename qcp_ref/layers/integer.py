@@ -1,16 +1,17 @@
 r"""What does the layer compute in integers? Accumulators, requantization, zero points.
 
 Activations are codes of 8 bits or fewer with a zero point, weights are codes of at most 8 bits that
-are symmetric, with zero point 0. A stage subtracts the zero point of its input, multiplies and adds
-up in integers :eq:`integer-accumulator`, so that a padded position, which holds the zero point,
-contributes nothing. How large an accumulator can become is known from the weights alone
-:eq:`integer-bound`; a stage that might leave int32 is refused before it runs.
+are symmetric, with zero point 0, unless another one is given. A stage subtracts the zero points of
+input and weights, multiplies and adds up in integers :eq:`integer-accumulator`, so that a padded
+position, which holds the zero point, contributes nothing. How large an accumulator can become is
+known from the weights alone :eq:`integer-bound`; a stage that might leave int32 is refused before
+it runs.
 
 Requantization takes the accumulators to the codes of the next stage: by a real multiplier, rounded
-once :eq:`integer-exact`, or by one of the two fixed-point rules that devices use
-:eq:`integer-single`, :eq:`integer-double`. The three stages of :eq:`conv-cp` with requantization in
-between are the whole layer :eq:`integer-layer`; its distance to the layer in real numbers is
-bounded by :eq:`integer-error`.
+once :eq:`integer-exact`, by the same in float32 :eq:`integer-float32`, or by one of the two
+fixed-point rules that devices use :eq:`integer-single`, :eq:`integer-double`. The three stages of
+:eq:`conv-cp` with requantization in between are the whole layer :eq:`integer-layer`; its distance
+to the layer in real numbers is bounded by :eq:`integer-error`.
 
 The integer sums run through the convolutions of :mod:`qcp_ref.layers.conv` in float64. That is
 exact: all partial sums are integers, and stay far below 2**53.
@@ -62,12 +63,17 @@ __all__ = [
 # All integers in one wide type; what leaves a function has the type that a device would store.
 Integers = NDArray[np.signedinteger[Any]]
 
-MODES = ("exact", "single", "double")
+MODES = ("exact", "float32", "single", "double")
 _LARGEST_MULTIPLIER = 2.0**29  # its shift is 30, the largest one of the fixed-point rules
 
 
 def accumulator_bound(
-    W: ArrayLike, grid: Grid, *, zero_point: int = 0, bias: ArrayLike | None = None
+    W: ArrayLike,
+    grid: Grid,
+    *,
+    zero_point: int = 0,
+    bias: ArrayLike | None = None,
+    weight_zero_point: ArrayLike | None = None,
 ) -> NDArray[np.int64]:
     """Bound the accumulators of a stage, over all inputs and all orders of summation.
 
@@ -81,6 +87,8 @@ def accumulator_bound(
         The input's code of zero.
     bias : array_like of int, shape (Cout,), optional
         Where the sum starts, or what is added to it.
+    weight_zero_point : array_like of int, optional
+        As in :func:`int_conv`.
 
     Returns
     -------
@@ -107,12 +115,12 @@ def accumulator_bound(
     >>> accumulator_bound([[1, -1], [127, 127]], Grid(8), zero_point=-128).tolist()
     [255, 64770]
     """
-    W = check_whole(W, "W", -128, 127, min_ndim=2)
+    W = _centred(W, weight_zero_point)
     grid = _check_activations(grid)
     z = _check_one_zero(zero_point, grid)
     b = check_bias(bias, len(W), whole=True)
-    # B[o] = max(max(b[o], 0) + sum_i max_q W[o, i] (q - z),
-    #            -min(b[o], 0) - sum_i min_q W[o, i] (q - z))  :eq:`integer-bound`
+    # B[o] = max(max(b[o], 0) + sum_i max_q (W[o, i] - w[o]) (q - z),
+    #            -min(b[o], 0) - sum_i min_q (W[o, i] - w[o]) (q - z))  :eq:`integer-bound`
     # The zero point lies in the range, so the ends have different signs and each term of these
     # sums is at least 0: leaving some out, as partial sums and padding do, makes no sum larger.
     ends = [(W * (q - z)).reshape(len(W), -1) for q in (grid.qmin, grid.qmax)]
@@ -127,6 +135,7 @@ def int_conv(
     *,
     zero_point: int = 0,
     bias: ArrayLike | None = None,
+    weight_zero_point: ArrayLike | None = None,
     stride: Pair = 1,
     padding: Padding = 0,
     dilation: Pair = 1,
@@ -143,6 +152,9 @@ def int_conv(
         The code of zero in ``x``; it is also what images are padded with.
     bias : array_like of int, shape (Cout,), optional
         Added to each output channel.
+    weight_zero_point : array_like of int, optional
+        The code of zero in ``W``, one number or one per output channel. With it, 0 included, codes
+        of ``W`` may also be those of uint8: all of them and it from -128 to 127, or from 0 to 255.
     stride, padding, dilation
         As in :func:`qcp_ref.layers.conv.conv2d`.
 
@@ -163,6 +175,7 @@ def int_conv(
     **Laws**
 
     - *dense*: it is the dense convolution of ``x - zero_point`` with zeros around it, exactly
+    - *weights*: with a zero point of the weights it is what it is for ``W`` less that
     - *refusal*: it refuses if and only if the magnitude of some partial sum might exceed
       ``2**31 - 1``, for any codes that the type of ``x`` has
 
@@ -174,16 +187,21 @@ def int_conv(
     >>> int_conv(x, [[[[1, 10]]]], zero_point=7, padding=(0, 1))
     array([[[[ 0, 20,  2]]]], dtype=int32)
     """
-    v, W, b = int_operands(x, W, zero_point, bias)
+    v, W, b = int_operands(x, W, zero_point, bias, weight_zero_point)
     check_axes(v, "x")
     acc = dense_conv(
         v, W, v.ndim - 2, stride=stride, padding=padding, dilation=dilation, bias=b
-    )  # a[o] = b[o] + sum_i W[o, i] (x[i] - z)  :eq:`integer-accumulator`
+    )  # a[o] = b[o] + sum_i (W[o, i] - w[o]) (x[i] - z)  :eq:`integer-accumulator`
     return acc.astype(np.int32)
 
 
 def int_linear(
-    x: ArrayLike, W: ArrayLike, *, zero_point: int = 0, bias: ArrayLike | None = None
+    x: ArrayLike,
+    W: ArrayLike,
+    *,
+    zero_point: int = 0,
+    bias: ArrayLike | None = None,
+    weight_zero_point: ArrayLike | None = None,
 ) -> NDArray[np.int32]:
     """Multiply codes by a matrix of codes; return the accumulators.
 
@@ -197,6 +215,8 @@ def int_linear(
         The code of zero in ``x``.
     bias : array_like of int, shape (Cout,), optional
         Added to each output.
+    weight_zero_point : array_like of int, optional
+        As in :func:`int_conv`.
 
     Returns
     -------
@@ -223,7 +243,7 @@ def int_linear(
     >>> int_linear(np.array([3, 4], dtype=np.int8), [[1, 10]], zero_point=3, bias=[5])
     array([15], dtype=int32)
     """
-    v, W, b = int_operands(x, W, zero_point, bias)
+    v, W, b = int_operands(x, W, zero_point, bias, weight_zero_point)
     if W.ndim != 2 or v.ndim == 0 or v.shape[-1] != W.shape[1]:
         raise ValueError(
             f"x, W: expected shapes (..., Cin) and (Cout, Cin), got {v.shape} and {W.shape}"
@@ -295,9 +315,10 @@ def requantize(
         The output's code of zero.
     grid : Grid
         The codes of the output.
-    mode : {'exact', 'single', 'double'}
-        One rounding of the product with the real multiplier, to nearest, ties to even; or the
-        fixed-point multiplier with one rounding, ties upwards, or with two.
+    mode : {'exact', 'float32', 'single', 'double'}
+        One rounding of the product with the real multiplier, to nearest, ties to even; the same of
+        the product in float32; or the fixed-point multiplier with one rounding, ties upwards, or
+        with two.
 
     Returns
     -------
@@ -311,15 +332,18 @@ def requantize(
 
     Notes
     -----
-    Equations :eq:`integer-exact`, :eq:`integer-single` [source: TFLite built for single rounding,
-    CMSIS-NN, XNNPACK] and :eq:`integer-double` [source: gemmlowp, TFLite]. All modes end in
+    Equations :eq:`integer-exact`, :eq:`integer-float32` [source: ONNX Runtime, QLinearConv],
+    :eq:`integer-single` [source: TFLite built for single rounding, CMSIS-NN, XNNPACK] and
+    :eq:`integer-double` [source: gemmlowp, TFLite]. All modes end in
     :func:`qcp_ref.grids.grid.quantize`, which adds the zero point, clips and casts.
 
     **Laws**
 
     - *exact*: 'exact' is the correctly rounded product, clipped, unless that lies within a relative
       2**-53 of a tie
-    - *one-code*: 'single' and 'double' differ from 'exact' by at most one code; each pair differs
+    - *float32*: 'float32' is 'exact' where accumulator, multiplier and product have at most 24
+      significant bits; multipliers with the same float32 give the same codes
+    - *one-code*: the other modes differ from 'exact' by at most one code; each pair differs
       somewhere
     - *monotone*: a larger ``acc`` never has a smaller code
     - *power-of-two*: with a power of two as multiplier 'exact' rounds ties to even and 'single'
@@ -338,6 +362,10 @@ def requantize(
     z = _check_one_zero(zero_point, _check_activations(grid))
     if check_option(mode, "mode", MODES) == "exact":
         return quantize(a * M, grid, 1.0, z)  # k = round(fl(M a))  :eq:`integer-exact`
+    if mode == "float32":
+        # k = round(fl32(fl32(M) fl32(a)))  :eq:`integer-float32`
+        with np.errstate(under="ignore"):  # what becomes 0 here has the code of zero anyway
+            return quantize(a.astype(np.float32) * M.astype(np.float32), grid, 1.0, z)
     m, shift = fixed_point(M)
     rounded = _single(a, m, shift) if mode == "single" else _double(a, m, shift)
     return quantize(np.clip(rounded, INT32.min, INT32.max), grid, 1.0, z)
@@ -365,7 +393,7 @@ class IntegerCP:
         Of the depthwise stage, or of the first one if there are two.
     relu : bool
         Clamp the output at its zero point.
-    mode : {'exact', 'single', 'double'}
+    mode : {'exact', 'float32', 'single', 'double'}
         How accumulators are requantized, see :func:`requantize`.
 
     Raises
@@ -458,7 +486,7 @@ def integer_cp(
         Real numbers, added to the output channels.
     relu : bool
         Clamp the output at its zero point.
-    mode : {'exact', 'single', 'double'}
+    mode : {'exact', 'float32', 'single', 'double'}
         How accumulators are requantized.
     kernel_size, stride, padding, dilation
         As in :func:`qcp_ref.layers.conv.cp_conv2d`.
@@ -547,20 +575,41 @@ def _double(a: Integers, m: Integers, shift: Integers) -> Integers:
 
 
 def int_operands(
-    x: ArrayLike, W: ArrayLike, zero_point: int, bias: ArrayLike | None
+    x: ArrayLike,
+    W: ArrayLike,
+    zero_point: int,
+    bias: ArrayLike | None,
+    weight_zero_point: ArrayLike | None,
 ) -> tuple[Array, Array, Array]:
-    """Return ``x - zero_point``, weights and bias as floats, if their sums fit int32."""
+    """Return inputs and weights less their zero points, and bias, as floats, if sums fit int32."""
     x = as_array(x, "x")
     if x.dtype not in (np.uint8, np.int8):
         raise TypeError(f"x: expected uint8 or int8, whose range is known, got dtype {x.dtype}")
     grid = Grid(8, signed=x.dtype == np.int8)
-    _prove(accumulator_bound(W, grid, zero_point=zero_point, bias=bias))
-    weights, z = check_array(W, "W"), _check_one_zero(zero_point, grid)
+    options: Any = {"bias": bias, "weight_zero_point": weight_zero_point}
+    _prove(accumulator_bound(W, grid, zero_point=zero_point, **options))
+    z, weights = _check_one_zero(zero_point, grid), _centred(W, weight_zero_point).astype(float)
     return (
         check_array(x, "x") - z,
         weights,
         check_bias(bias, len(weights), whole=True).astype(float),
     )
+
+
+def _centred(W: ArrayLike, zero_point: ArrayLike | None) -> NDArray[np.int64]:
+    """Return codes of weights less their zero point; the ends of int8 or uint8 bound both."""
+    if zero_point is None:
+        return check_whole(W, "W", -128, 127, min_ndim=2)
+    codes = check_whole(W, "W", -128, 255, min_ndim=2)
+    zero = check_whole(zero_point, "weight_zero_point", -128, 255)
+    if zero.shape not in ((), (1,), codes.shape[:1]):
+        need = f"one number or {len(codes)} (one per output channel)"
+        raise ValueError(f"weight_zero_point: expected {need}, got shape {zero.shape}")
+    if min(codes.min(), zero.min()) < 0 and max(codes.max(), zero.max()) > 127:
+        need = "both from -128 to 127 or both from 0 to 255"
+        ends = f"{codes.min()} to {codes.max()} and {zero.min()} to {zero.max()}"
+        raise ValueError(f"W, weight_zero_point: expected integers {need}, got {ends}")
+    return codes - zero.reshape(-1, *[1] * (codes.ndim - 1))  # W[o, i] - w[o]
 
 
 def _prove(bounds: NDArray[np.int64], where: str = "W: ") -> None:

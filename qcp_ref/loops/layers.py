@@ -5,7 +5,7 @@ from fractions import Fraction
 from math import floor
 from typing import Any
 
-from qcp_ref.loops.grids import code_range, dequantize, grid_levels
+from qcp_ref.loops.grids import code_range, dequantize, float32, grid_levels
 from qcp_ref.loops.nested import Matrix, Nested, at, build, indices, shape_of, spread
 from qcp_ref.loops.tensors import reconstruct, solve, unfold
 
@@ -256,8 +256,15 @@ def accumulators(
     return build(shape_of(codes), lambda *index: at(codes, index) - zero_point * at(ones, index))
 
 
-def int_conv(x: Nested, W: Nested, *, zero_point: int = 0, **options: Any) -> Nested:
+def int_conv(
+    x: Nested, W: Nested, *, zero_point: int = 0, weight_zero_point: Any = 0, **options: Any
+) -> Nested:
     """Spell out :eq:`integer-accumulator` for a dense kernel."""
+    zeros = weight_zero_point
+    W = build(
+        shape_of(W),
+        lambda o, *i: at(W[o], i) - (zeros[o] if isinstance(zeros, list) else zeros),
+    )
     return accumulators(conv, x, W, zero_point, **options)
 
 
@@ -291,9 +298,15 @@ def fixed_point(multiplier: Any) -> tuple[int, int]:
 
 
 def rescale(acc: Any, multiplier: Any, mode: str) -> int:
-    """Round one number by :eq:`integer-exact`, :eq:`integer-single` or :eq:`integer-double`."""
-    if mode == "exact":
-        code: int = round(acc * multiplier)
+    """Round one number by :eq:`integer-exact`, its float32 form, or one of the fixed-point rules.
+
+    These are :eq:`integer-float32`, :eq:`integer-single` and :eq:`integer-double`.
+    """
+    if mode in ("exact", "float32"):
+        product = acc * multiplier
+        if mode == "float32":  # fl32(fl32(M) fl32(a))
+            product = float32(float32(acc) * float32(multiplier))
+        code: int = round(product)
         return code
     half = Fraction(1, 2)
     m, shift = fixed_point(multiplier)

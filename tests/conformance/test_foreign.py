@@ -32,6 +32,8 @@ TAKEN = {
         "mttkrp": ["refuse.broadcast", "refuse.column"],
         "gram": ["refuse.column", "refuse.column.first", "refuse.rank.last"],
         "als_update": ["refuse.row", "refuse.column", "refuse.rank"],
+        # observers do not look at the numbers
+        "choose_affine": ["refuse.nan", "refuse.nan.unsigned"],
         # negative padding crops
         "conv2d": ["refuse.padding", "refuse.padding.right"],
         "depthwise": ["refuse.padding", "refuse.padding.right"],
@@ -46,6 +48,7 @@ TAKEN = {
     ("torch", "torch_adapter", "quantizer"): {"quantize": NUMBERS},
     ("onnxruntime", "onnxruntime_adapter", "impl"): {
         "quantize": NUMBERS,
+        "choose_affine": ["refuse.nan.unsigned"],
         "dequantize": SCALES,
         "int_conv2d": ["refuse.padding", "refuse.padding.right"],
         "quantized_conv2d": ["refuse.multiplier.zero", "refuse.multiplier.negative"],

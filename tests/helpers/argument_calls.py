@@ -515,6 +515,7 @@ register(
     grid=("object", GRID),
     zero_point=("integer", 1),
     bias=("codes", np.array([1, 2, 3]), NONE),
+    weight_zero_point=("codes", np.array([1, 2, 3]), NONE),
 )
 register("fixed_point", q.fixed_point, 1, multiplier=("array", abs(F)))
 register(
@@ -525,6 +526,7 @@ register(
     W=("codes", SMALL.reshape(3, 2, 1, 1)),
     zero_point=("integer", 1),
     bias=("codes", np.array([1, 2, 3]), NONE),
+    weight_zero_point=("codes", np.array([1, 2, 3]), NONE),
     **GEOMETRY,
 )
 register(
@@ -535,6 +537,7 @@ register(
     W=("codes", SMALL),
     zero_point=("integer", 1),
     bias=("codes", np.array([1, 2, 3]), NONE),
+    weight_zero_point=("codes", np.array([1, 2, 3]), NONE),
 )
 register(
     "integer_cp",

@@ -33,7 +33,7 @@ from qcp_ref import (
 from qcp_ref.layers import integer
 
 THIS = sys.modules[__name__]
-MODES = ["exact", "single", "double"]
+MODES = ["exact", "float32", "single", "double"]
 TOP = 2**31 - 1
 SIGNED, UNSIGNED = Grid(8), Grid(8, signed=False)
 GRIDS = st.sampled_from([SIGNED, UNSIGNED, Grid(4), Grid(4, signed=False), Grid(8, narrow=True)])
@@ -99,6 +99,59 @@ def test_accumulators_are_those_of_plain_loops(g, grid, bits, data):
     truth = loops.int_conv(x.tolist(), W.tolist(), zero_point=z, bias=b.tolist(), **g.options)
     acc = int_conv(x, W, zero_point=z, bias=b, **g.options)
     assert acc.dtype == np.int32 and acc.tolist() == truth
+
+
+@law("int_conv.weights")
+@given(geometries(), st.sampled_from([SIGNED, UNSIGNED]), st.booleans(), st.data())
+def test_a_zero_point_of_the_weights_is_taken_off_them(g, weights, single, data):
+    z, rng = data.draw(zero_points(UNSIGNED)), np.random.default_rng(g.seed)
+    x = codes(rng, (g.batch, g.channels, *g.size), UNSIGNED)
+    W = codes(rng, (g.outputs, g.channels, *g.kernel), weights)
+    w = codes(rng, () if single else (g.outputs,), weights)
+    zeros = {"zero_point": z, "weight_zero_point": w}
+    acc = int_conv(x, W, **zeros, **g.options)
+    assert acc.tolist() == loops.int_conv(
+        x.tolist(), W.tolist(), zero_point=z, weight_zero_point=w.tolist(), **g.options
+    )
+    assert acc.dtype == np.int32
+    # Weights that are 0 add nothing, and the bound knows it.
+    still = np.broadcast_to(w.reshape(-1, *[1] * (W.ndim - 1)), W.shape)
+    assert not int_conv(x, still, **zeros, **g.options).any()
+    assert not accumulator_bound(still, UNSIGNED, **zeros).any()
+    assert (accumulator_bound(W, UNSIGNED, **zeros) >= np.abs(acc).max(axis=0).reshape(
+        g.outputs, -1).max(axis=1)).all()  # fmt: skip
+    one, zeros["weight_zero_point"] = W.reshape(-1, 1)[:1], w.reshape(-1)[:1]
+    pixels = int_linear(x.reshape(-1, 1), one, **zeros)
+    alone = int_conv(x.reshape(-1, 1, 1), one[..., None], **zeros)
+    assert np.array_equal(pixels, alone[..., 0])
+
+
+def test_weights_and_their_zero_point_are_of_one_type():
+    x, wide = np.full((1, 1), 255, np.uint8), [[255], [0]]
+    assert int_linear(x, wide, weight_zero_point=0).tolist() == [[255 * 255, 0]]
+    assert int_linear(x, wide, weight_zero_point=[255, 255]).tolist() == [[0, -255 * 255]]
+    assert int_linear(x, [[-128]], weight_zero_point=127).tolist() == [[-255 * 255]]
+    assert accumulator_bound(wide, UNSIGNED, weight_zero_point=[255, 1]).tolist() == [0, 255]
+    for W, w in (([[255]], -1), ([[-1]], 128), ([[-1, 128]], 0)):
+        with pytest.raises(ValueError, match=r"^W, weight_zero_point: expected integers both from"):
+            int_linear(np.zeros((1, len(W[0])), np.uint8), W, weight_zero_point=w)
+    with pytest.raises(ValueError, match=r"^W: expected integers from -128 to 127, got 0 to 255"):
+        int_linear(x, wide)
+    for w in ([1, 2, 3], [[1], [2]]):
+        need = r"^weight_zero_point: expected one number or 2 \(one per output channel\), got shape"
+        with pytest.raises(ValueError, match=need):
+            int_linear(x, wide, weight_zero_point=w)
+    for w, error in (([0.5, 1.0], TypeError), ([256, 0], ValueError), ([-129, 0], ValueError)):
+        with pytest.raises(error, match=r"^weight_zero_point: expected integers"):
+            int_linear(x, wide, weight_zero_point=w)
+    n = TOP // (255 * 255)
+    rest = TOP - 255 * 255 * n
+    long = np.full(n, 255, np.uint8)
+    options = {"weight_zero_point": 0, "bias": [rest]}
+    assert int_linear(long, np.full((1, n), 255), **options).tolist() == [TOP]
+    options["bias"] = [rest + 1]
+    with pytest.raises(ValueError, match=rf"may reach {TOP + 1}, beyond int32"):
+        int_linear(long, np.full((1, n), 255), **options)
 
 
 @law("int_conv.dense")
@@ -404,6 +457,40 @@ def test_powers_of_two_leave_ties_and_the_first_rounding_of_double(acc, power, n
             assert found[mode][n] == min(max(code, -128), 127), (mode, a)
 
 
+@law("requantize.float32")
+@given(
+    st.lists(st.integers(-(2**12), 2**12), min_size=1, max_size=6),
+    st.integers(1, 2**12),
+    st.integers(-20, 0),
+    st.integers(2**10, TOP),
+    st.integers(0, 120),
+)
+def test_float32_is_exact_on_few_bits_and_sees_no_more_of_a_multiplier(acc, k, power, a, code):
+    few = k * 2.0**power
+    assert np.array_equal(
+        requantize(acc, few, 3, SIGNED, mode="float32"), requantize(acc, few, 3, SIGNED)
+    )
+    long, M = [a, -a, a // 2], (code + 0.5) / a  # next to a tie
+    short = requantize(long, float(np.float32(M)), 3, SIGNED, mode="float32")
+    assert np.array_equal(short, requantize(long, M, 3, SIGNED, mode="float32"))
+
+
+@law("requantize.float32")
+def test_float32_takes_products_next_to_a_tie_for_one():
+    M, above, below = 0.01462148129940033, [10977, -10977], [-10977, 10977]
+    assert 160.5 < 10977 * Fraction(M) < 160.5 + 2.0**-22
+    assert requantize(above, M, 0, Grid(8, signed=False)).tolist() == [161, 0]
+    assert requantize(above, M, 0, UNSIGNED, mode="float32").tolist() == [160, 0]
+    assert requantize(below, M, 255, UNSIGNED, mode="float32").tolist() == [95, 255]
+    # The accumulator is rounded, too: 2^24 + 1 becomes 2^24.
+    odd = [2**24 + 1, 2**24 + 3]
+    assert requantize(odd, 2.0**-18, 0, SIGNED, mode="float32").tolist() == [64, 64]
+    assert requantize([2**31 - 1], 2.0**-25, 0, SIGNED, mode="float32").tolist() == [64]
+    halves = [3 * 2**24 + 2, 3 * 2**24 - 2]  # next to 1.5, above and below, and then at it
+    assert requantize(halves, 2.0**-25, 0, SIGNED).tolist() == [2, 1]
+    assert requantize(halves, 2.0**-25, 0, SIGNED, mode="float32").tolist() == [2, 2]
+
+
 @law("requantize.one-code")
 def test_each_pair_of_modes_differs_off_ties():
     rng, seen = np.random.default_rng(5), set()
@@ -529,7 +616,7 @@ def test_a_layer_full_of_ties_is_that_of_plain_loops():
         assert layer.forward(x).tolist() == by_loops(case, mode)
 
 
-HALF = {"exact": 0.5, "single": 0.5, "double": 0.75}
+HALF = {"exact": 0.5, "float32": 0.5 + 2.0**-14, "single": 0.5, "double": 0.75}
 
 
 def real_layer(case):
@@ -947,6 +1034,20 @@ def test_onnx_runtime_has_the_same_accumulators(zero_point):
     assert np.array_equal(theirs, int_linear(x[0, :, 0, :].T, matrix.T, zero_point=zero_point))
 
 
+@pytest.mark.parametrize("zero_point", [0, 7, 255])
+def test_onnx_runtime_takes_the_zero_point_off_uint8_weights_too(zero_point):
+    rng = np.random.default_rng(zero_point)
+    x, W = codes(rng, (2, 5, 8, 9), UNSIGNED), codes(rng, (4, 5, 3, 2), UNSIGNED)
+    theirs = run_onnx("ConvInteger", [x, W, np.uint8(9), np.uint8(zero_point)], **AS_ONNX)
+    ours = int_conv(x, W, zero_point=9, weight_zero_point=zero_point, **GEOMETRY)
+    assert np.array_equal(theirs, ours)
+    rows, matrix = x[0, :, 0, :].T.copy(), W[:, :, 0, 0].T.copy()
+    zeros = np.array([zero_point, 1, 2, 255], np.uint8)
+    theirs = run_onnx("MatMulInteger", [rows, matrix, np.uint8(9), zeros])
+    ours = int_linear(rows, matrix.T, zero_point=9, weight_zero_point=zeros)
+    assert np.array_equal(theirs, ours)
+
+
 def qlinear_conv(x, W, b, scales, zeros, grid):
     """QLinearConv, with one weight scale per output channel."""
     sx, sw, sy = (np.asarray(s, np.float32) for s in scales)
@@ -980,6 +1081,21 @@ def test_onnx_runtime_multiplies_in_float32_and_differs_next_to_ties_only():
     # Three roundings make the multiplier, one converts the accumulator, one is that of the product.
     assert (np.abs(product % 1 - 0.5) <= 5.01 * 2.0**-24 * np.abs(product)).all()
     assert np.abs(theirs - requantize(acc, M, 100, UNSIGNED))[different].max(initial=0) <= 1
+    # Told to do the same, with their multiplier, the book gives their codes.
+    M = (sx * sw / sy).reshape(1, -1, 1, 1)
+    assert np.array_equal(theirs, requantize(acc, M, 100, UNSIGNED, mode="float32"))
+
+
+def test_onnx_runtime_takes_a_product_next_to_a_tie_for_one():
+    M, ones = np.float32(0.01462148129940033), np.ones((1, 1, 1, 1), np.int8)
+    for z, sign, exactly, theirs in ((0, 1, 161, 160), (255, -1, 94, 95)):
+        bias, x = np.array([sign * 10977 - 1]), np.ones((1, 1, 1, 1), np.uint8)
+        inputs = [x, np.float32(1), np.uint8(0), ones, np.array([M]), np.zeros(1, np.int8)]
+        inputs += [np.float32(1), np.uint8(z), bias.astype(np.int32)]
+        assert run_onnx("QLinearConv", inputs).item() == theirs
+        acc = int_conv(x, ones, bias=bias)
+        assert requantize(acc, M, z, UNSIGNED, mode="float32").item() == theirs
+        assert requantize(acc, M, z, UNSIGNED).item() == exactly
 
 
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
@@ -1120,7 +1236,7 @@ def shifted_requantize(acc, multiplier, zero_point, grid, *, mode="exact"):
 
 def swapped_modes(acc, multiplier, zero_point, grid, *, mode="exact"):
     """I09: rounds twice where once is meant, and the other way round."""
-    other = {"single": "double", "double": "single", "exact": "exact"}[mode]
+    other = {"single": "double", "double": "single", "exact": "float32", "float32": "exact"}[mode]
     return right_requantize(acc, multiplier, zero_point, grid, mode=other)
 
 
@@ -1247,9 +1363,37 @@ def limit():
     LIMIT(UNSIGNED, 0, 255)
 
 
+def operands_in_float32(acc, multiplier, zero_point, grid, *, mode="exact"):
+    """Rounds what is multiplied to float32, but not the product."""
+    if mode != "float32":
+        return right_requantize(acc, multiplier, zero_point, grid, mode=mode)
+    t = np.float32(acc).astype(float) * np.float32(multiplier)
+    return np.clip(np.rint(t) + zero_point, grid.qmin, grid.qmax).astype(grid.dtype)
+
+
+def without_weight_zero_point(x, W, *, weight_zero_point=None, **options):
+    """Takes the codes of weights for what they stand for."""
+    return right_conv(x, W, weight_zero_point=0, **options)
+
+
+def first_weight_zero_point(x, W, *, weight_zero_point=None, **options):
+    """Channel 0's zero point for all."""
+    return right_conv(x, W, weight_zero_point=np.ravel(weight_zero_point)[0], **options)
+
+
+WEIGHTS = test_a_zero_point_of_the_weights_is_taken_off_them
+SHORT = test_float32_is_exact_on_few_bits_and_sees_no_more_of_a_multiplier
+NEAR_TIE = test_float32_takes_products_next_to_a_tie_for_one
+
+
 @pytest.mark.parametrize(
     ("test", "fault"),
     [
+        (WEIGHTS, {"int_conv": without_weight_zero_point}),
+        (WEIGHTS, {"int_conv": first_weight_zero_point}),
+        (SHORT, {"requantize": swapped_modes}),
+        (NEAR_TIE, {"requantize": swapped_modes}),
+        (NEAR_TIE, {"requantize": operands_in_float32}),
         (ACCUMULATE, {"int_conv": pads_with_raw_zero}),
         (PADDED, {"int_conv": pads_with_raw_zero}),
         (ACCUMULATE, {"int_conv": without_zero_point}),

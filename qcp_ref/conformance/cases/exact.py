@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from qcp_ref.conformance.cases.truth import SUMS, expect, roundings
 from qcp_ref.conformance.dyadic import decode, encode, fractions, pack, units
-from qcp_ref.conformance.spec import OPS
+from qcp_ref.conformance.spec import OPS, seen_by
 
 __all__ = ["accumulators", "closest", "expected", "khatri_rao", "rounded", "sums"]
 
@@ -354,11 +354,12 @@ def expected(case: Given, choices: Choices, *, short: bool = False) -> dict[str,
     if op in ("choose_scale", "choose_affine"):
         ends = pack([Fraction(float(f(given["x"]))) for f in (np.min, np.max)])
         return expect(op, {"x": fractions(ends)}, options, choices)
-    plain = choices["division"] == choices["requant"] == "exact"
+    seen = seen_by(op, choices)
+    plain = seen["division"] == seen["requant"] == "exact"
     if not plain and not all(map(_is_short, _arrays(given))):
         lists = {key: _map(_fractions, part) for key, part in case["in"].items()}
         return expect(op, lists, options, choices)
-    return {name: _quantized(op, given, options, choices)}
+    return {name: _quantized(op, given, options, seen)}
 
 
 def _fractions(part: Given) -> Any:

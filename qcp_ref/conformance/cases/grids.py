@@ -214,6 +214,10 @@ _SCALES: list[tuple[Any, ...]] = [
     (None, [-5, 5, 2], "u1"),
     (None, [-1, 3], "n2"),
     (None, [-6, 2, 1], "n2"),
+    # No range, and nearly none: the rules of others differ here.
+    (None, [0, 0, 0], "i8"),
+    (None, [Fraction(-1, 2**26), Fraction(3, 2**26)], "n2"),
+    (None, [Fraction(-51, 2**26), Fraction(204, 2**26)], "u8"),
 ]
 
 

@@ -4,8 +4,9 @@ Numbers come in as integers and fractions in nested lists and are never rounded.
 is computed on integers. If no partial sum can leave the 24 bits of float32, in whatever order, the
 result has to be met exactly :eq:`conformance-exact`; otherwise it travels with the same operation
 on absolute values and the number of roundings, from which the judge makes the bound. Quantizers are
-decided entry by entry, for each combination of declared choices. The choices 'float32' and
-'reciprocal' mean that every single operation before the rounding is one in float32.
+decided entry by entry, for each combination of the choices that govern the operation; they stand
+here under their role, as ``qcp_ref.conformance.spec.seen_by`` returns them. The choices 'float32'
+and 'reciprocal' mean that every single operation before the rounding is one in float32.
 
 Checked by tests/conformance/cases/test_truth.py.
 """
@@ -18,7 +19,7 @@ from typing import Any
 
 from qcp_ref import loops
 from qcp_ref.conformance.dyadic import fractions, nest, pack
-from qcp_ref.conformance.spec import CHOICES, OPS
+from qcp_ref.conformance.spec import CHOICES, OPS, governing, seen_by
 from qcp_ref.loops import float32, rounded
 
 __all__ = ["SUMS", "band", "bounded", "expect", "float32", "outcomes", "roundings", "targets"]
@@ -28,17 +29,8 @@ Given = Mapping[str, Any]  # arguments or options by name
 Choices = Mapping[str, str]
 Expectation = dict[str, Any]
 
-# The choices that an operation depends on.
-_REQUANT = ("rounding", "zero_point", "requant")
-_RELEVANT = {
-    **dict.fromkeys(("quantize", "project"), ("rounding", "division", "zero_point")),
-    **dict.fromkeys(("requantize", "quantized_conv2d", "quantized_linear"), _REQUANT),
-    "quantized_cp_conv2d": _REQUANT,
-    "requantize_fixed": ("fixed_point",),
-    **dict.fromkeys(("project_kind", "choose_affine", "descend_rows"), ("rounding",)),
-}
 SUMS = ("reconstruct", "mttkrp", "gram", "conv2d", "pointwise", "depthwise", "cp_conv2d")
-_DEFAULT = {name: options[0] for name, options in CHOICES.items()}
+_OURS = seen_by("", {})  # each role with our option
 
 
 def _map(function: Callable[[Any], Any], numbers: Numbers) -> Numbers:
@@ -285,22 +277,39 @@ def _max_abs(given: Given, options: Given) -> Fraction:
     return max(-low, high) / (options["qmax"] + more) or Fraction(1)
 
 
-def _affine(given: Given, options: Given, rounding: str) -> dict[str, Expectation]:
+def _affine(given: Given, options: Given, choices: Choices) -> dict[str, Expectation]:
+    """Decide scale and zero point of a range.
+
+    The rule of ONNX Runtime is ours. PyTorch's observers round only the quotient, and have a least
+    scale. TFLite's goes from the end of the range whose numbers are smaller.
+    """
     low, high = (f(Fraction(0), end) for f, end in zip((min, max), _range(given["x"]), strict=True))
-    scale, (lowest, highest) = (high - low) / (options["qmax"] - options["qmin"]), _ends(options)
-    scale, width = scale or Fraction(1), highest - lowest
+    (lowest, highest), rule = _ends(options), choices["affine"]
+    width, scale = highest - lowest, (high - low) / (highest - lowest)
+    if rule == "pytorch":
+        scale = max(scale, Fraction(1, 2**23))  # the distance of 1 to the next float32
+    elif not scale:
+        # No range: the scale is free, TFLite's is 0.
+        return {"scale": _near(Fraction(rule != "tflite"), 3), "zero_point": _codes(0)}
     steps = low / scale
     # Three roundings make the scale, two the quotient, one the difference; none if all divisions
     # are by powers of two.
     exact = not any(n & (n - 1) for n in (width, scale.numerator, scale.denominator))
-    far = 0 if exact else 6 * (abs(lowest) - steps) / (2**24 - 6)
-    found = [rounded(lowest - steps + end, rounding) for end in (-far, far)]
-    zeros = sorted({min(max(z, lowest), highest) for z in found}) if low < high else [0]
+    far = Fraction(0) if exact else 6 * (abs(lowest) - steps) / (2**24 - 6)
+    if rule == "tflite":  # from either end, the sizes of which are equal up to rounding
+        far = 7 * far / 6
+
+    def zero_point(moved: Fraction) -> int:
+        if rule == "pytorch":
+            return int(lowest - rounded(steps - moved, choices["rounding"]))
+        return int(rounded(lowest - steps + moved, choices["rounding"]))
+
+    zeros = sorted({min(max(zero_point(end), lowest), highest) for end in (-far, far)})
     several = {"kind": "set", "s": [], "allowed": [zeros]}
     return {"scale": _near(scale, 3), "zero_point": several if zeros[1:] else _codes(zeros[0])}
 
 
-def targets(op: str, given: Given, options: Given, choices: Choices = _DEFAULT) -> Numbers:
+def targets(op: str, given: Given, options: Given, choices: Choices = _OURS) -> Numbers:
     """Return what is rounded to each code by ``descend_rows`` and ``nearest_plane``.
 
     Either solves for some columns while the others are fixed: for one, :eq:`rows-descent`, or for
@@ -360,7 +369,7 @@ def _results(op: str, given: Given, options: Given) -> Callable[[Choices], dict[
     if op == "choose_scale":
         return lambda _: {name: _near(_max_abs(g, o), 2)}  # a reciprocal and a product
     if op == "choose_affine":
-        return lambda c: _affine(g, o, c["rounding"])
+        return lambda c: _affine(g, o, c)
     codes: dict[str, Callable[[Choices], Numbers]] = {
         "quantize": lambda c: _quantize(g, o, c),
         "requantize": lambda c: _requantize(
@@ -385,7 +394,7 @@ def expect(
     op: str, inputs: Given, options: Given, choices: Choices | None = None
 ) -> dict[str, Expectation]:
     """Expect the results of an operation for declared choices, our own by default."""
-    return _results(op, inputs, options)({**_DEFAULT, **(choices or {})})
+    return _results(op, inputs, options)(seen_by(op, choices or {}))
 
 
 def outcomes(
@@ -411,13 +420,13 @@ def outcomes(
         'declared' choices with their 'out'. No entry says more than it has to; what no entry
         matches expects ``out``.
     """
-    results, names = _results(op, inputs, options), _RELEVANT.get(op, ())
+    results, names = _results(op, inputs, options), governing(op)
     parts = [
         {name: option for name, option in zip(names, chosen, strict=True) if option}
         for chosen in product(*(("", *CHOICES[name]) for name in names))
     ]
     every = [part for part in parts if len(part) == len(names)]
-    found = [results({**_DEFAULT, **choices}) for choices in every]
+    found = [results(seen_by(op, choices)) for choices in every]
     missing, when = {n for n, out in enumerate(found) if out != found[0]}, []
     for part in sorted(parts, key=len):
         matched = {n for n, choices in enumerate(every) if part.items() <= choices.items()}

@@ -20,7 +20,7 @@ from qcp_ref.conformance.cases.conduct import conduct
 from qcp_ref.conformance.cases.recipes import recipes
 from qcp_ref.conformance.cases.refused import refused
 from qcp_ref.conformance.dyadic import canonical
-from qcp_ref.conformance.spec import CAPABILITIES, CHOICES, LEVELS, OPS
+from qcp_ref.conformance.spec import CAPABILITIES, CHOICES, LEVELS, OPS, SCOPES
 
 __all__ = [
     "SUITE", "chosen_cases", "counts", "everything", "flags", "kills", "load", "needs", "smoke", "text",
@@ -53,6 +53,10 @@ def texts() -> Iterator[tuple[str, str]]:
         "flags": flags(),
         "capabilities": CAPABILITIES,
         "choices": CHOICES,
+        "scopes": {
+            name: {"operations": scope.ops, "governs": scope.governs}
+            for name, scope in SCOPES.items()
+        },
         "errata": [],
     }
     yield "manifest.json", json.dumps(manifest, indent=1, sort_keys=True) + "\n"

@@ -14,6 +14,7 @@ import numpy as np
 
 from qcp_ref.conformance.faults.catalogue import shorten, vary
 from qcp_ref.conformance.faults.plain import (
+    RAW,
     RIGHT,
     khatri_rao,
     round_twice,
@@ -200,18 +201,48 @@ _PRODUCTS: dict[str, Callable[[Any, Any], Any]] = {
     "exact": lambda acc, M: acc * M.astype(float),
     "float32": lambda acc, M: np.float32(acc) * np.float32(M),
 }
+
+
+def _least(x: Any) -> tuple[Any, Any]:
+    return min(x.min(), x.dtype.type(0)), max(x.max(), x.dtype.type(0))
+
+
+def _affine_pytorch(x: Any, *, qmin: int, qmax: int, rounding: Any) -> Any:
+    """Observers: no scale is below the float32 epsilon, and only the quotient is rounded."""
+    low, high = _least(x)
+    scale = max((high - low) / x.dtype.type(qmax - qmin), x.dtype.type(2.0**-23))
+    zero = qmin - rounding(low / scale)
+    return np.asarray(scale), np.asarray(np.clip(zero, qmin, qmax), np.int64)
+
+
+def _affine_tflite(x: Any, *, qmin: int, qmax: int, rounding: Any) -> Any:
+    """ChooseQuantizationParams: from the end whose numbers are smaller; zeros have the scale 0."""
+    low, high = _least(x)
+    scale = (high - low) / x.dtype.type(qmax - qmin)
+    if not scale:
+        return np.asarray(scale), np.asarray(0)
+    near = abs(qmin) + abs(low / scale) < abs(qmax) + abs(high / scale)
+    zero = rounding(qmin - low / scale if near else qmax - high / scale)
+    return np.asarray(scale), np.asarray(np.clip(zero, qmin, qmax), np.int64)
+
+
+_AFFINE: dict[str, Callable[..., Any]] = {
+    "from-min": RAW["choose_affine"],
+    "pytorch": _affine_pytorch,
+    "tflite": _affine_tflite,
+}
 _LAYERS = ("quantized_conv2d", "quantized_linear", "quantized_cp_conv2d")
 
 
 def _declared() -> Iterator[Control]:
     """Yield quantizers that differ in what the definitions leave open, and say so."""
-    by = (("divide", "division", _DIVISIONS, ("quantize", "project")),
-          ("product", "requant", _PRODUCTS, ("requantize", *_LAYERS)))  # fmt: skip
-    for hook, choice, ways, ops in by:
-        for rounding, way, order in product(_ROUNDINGS, ways, CHOICES["zero_point"]):
+    by = (("divide", "division", "", _DIVISIONS, ("quantize", "project")),
+          ("product", "requant", "requant_", _PRODUCTS, ("requantize", *_LAYERS)))  # fmt: skip
+    for hook, choice, scope, ways, ops in by:
+        for rounding, way, order in product(_ROUNDINGS, ways, CHOICES[f"{scope}zero_point"]):
             change = {"rounding": _ROUNDINGS[rounding], hook: ways[way]}
             change |= {"before": True} if order == "before-rounding" else {}
-            chosen = {"rounding": rounding, choice: way, "zero_point": order}
+            chosen = {f"{scope}rounding": rounding, choice: way, f"{scope}zero_point": order}
             for op, arith in product(ops, ("f32", "f64")):
                 yield Control(", ".join(chosen.values()), op, vary(op, **change),
                               {"arith": arith, **chosen})  # fmt: skip
@@ -221,7 +252,12 @@ def _declared() -> Iterator[Control]:
                   {"rounding": "half-away"})  # fmt: skip
     for rounding in ("half-away", "half-up"):
         yield Control(rounding, "descend_rows", vary("descend_rows", rounding=_ROUNDINGS[rounding]),
-                      {"rounding": rounding})  # fmt: skip
+                      {"weight_rounding": rounding})  # fmt: skip
+    for (rule, own), rounding, arith in product(_AFFINE.items(), _ROUNDINGS, ("f32", "f64")):
+        chosen = {"affine": rule, "zero_rounding": rounding}
+        change = {"function": own, "rounding": _ROUNDINGS[rounding]}
+        yield Control(", ".join(chosen.values()), "choose_affine", vary("choose_affine", **change),
+                      {"arith": arith, **chosen})  # fmt: skip
     yield Control("double", "requantize_fixed", vary("requantize_fixed", fixed=round_twice),
                   {"fixed_point": "double"})  # fmt: skip
 

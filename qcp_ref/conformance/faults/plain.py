@@ -75,7 +75,8 @@ def _project_kind(x: Any, scale: Any, *, kind: str, bits: int, **hooks: Any) -> 
 def _choose_affine(x: Any, *, qmin: int, qmax: int, **hooks: Any) -> Any:
     low, high = (min(x.min(), 0), max(x.max(), 0)) if "zero" not in hooks else (x.min(), x.max())
     scale = x.dtype.type((high - low) / (qmax - qmin + hooks.get("more", 0)))
-    scale = scale if scale > 0 else x.dtype.type(1)
+    if not scale > 0:
+        return x.dtype.type(1).reshape(()), np.asarray(0)
     zero = hooks.get("rounding", np.rint)(qmin - low / scale)
     return np.asarray(scale), np.asarray(hooks.get("clamp", np.clip)(zero, qmin, qmax), np.int64)
 

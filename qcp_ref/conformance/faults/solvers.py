@@ -247,6 +247,11 @@ _RIGHT: tuple[tuple[str, str, Callable[..., Any], dict[str, Any]], ...] = (
     ("components in another order", "als_sweep", _permuted, {}),
     ("inverse of G + rho I", "admm_step", partial(_admm_step, solve=_inverse), {}),
     ("negated dual", "admm_step", partial(_admm_step, fault="minus"), {"dual": "minus"}),
-    ("halves away", "admm_step", partial(_admm_step, fault="D08"), {"rounding": "half-away"}),
+    (
+        "halves away",
+        "admm_step",
+        partial(_admm_step, fault="D08"),
+        {"weight_rounding": "half-away"},
+    ),
 )
 CONTROLS = tuple(Control(n, op, vary(op, function=run), more) for n, op, run, more in _RIGHT)

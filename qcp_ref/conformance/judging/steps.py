@@ -22,6 +22,7 @@ from qcp_ref.conformance.judging.checks import (
     plus_diagonal,
     solving,
 )
+from qcp_ref.conformance.spec import seen_by
 
 __all__ = ["Sizes", "Step", "dual_sign", "step_checks"]
 
@@ -47,7 +48,7 @@ class Sizes(NamedTuple):
 
 def dual_sign(info: Info) -> int:
     """Return -1 if the adapter declares the dual of the other sign."""
-    return -1 if info["choices"]["dual"] == "minus" else 1
+    return -1 if seen_by("admm_step", info["choices"])["dual"] == "minus" else 1
 
 
 def step_checks(
@@ -88,7 +89,11 @@ def _misplaced(
 def _nearest(t: Fraction, u: Fraction, scale: Fraction, info: Info) -> tuple[int, int]:
     """Return the lowest and the highest code for ``(t - u) / scale``."""
     inputs, _, unit, _ = declared(info)
-    v, choices, power = t - u, info["choices"], scale.numerator & (scale.numerator - 1) == 0
+    v, choices, power = (
+        t - u,
+        seen_by("admm_step", info["choices"]),
+        scale.numerator & (scale.numerator - 1) == 0,
+    )
     odd = v.numerator // (v.numerator & -v.numerator or 1)
     if abs(odd) * unit <= 1 and power and not inputs:  # nothing was rounded before
         return 2 * (loops.rounded(v / scale, choices["rounding"]),)

@@ -19,20 +19,20 @@ from qcp_ref.conformance.cases.truth import band, expect, float32, outcomes
 from qcp_ref.conformance.cases.vectors import load
 from qcp_ref.conformance.dyadic import SplitMix64, fractions
 from qcp_ref.conformance.judging.judge import expectation, judge
-from qcp_ref.conformance.spec import CHOICES, OPS
+from qcp_ref.conformance.spec import CHOICES, OPS, SCOPES, governing
 
 CASES = load()
 RELEVANT = {
     "quantize": ("rounding", "division", "zero_point"),
     "project": ("rounding", "division", "zero_point"),
     "project_kind": ("rounding",),
-    "choose_affine": ("rounding",),
-    "requantize": ("rounding", "zero_point", "requant"),
+    "choose_affine": ("zero_rounding", "affine"),
+    "requantize": ("requant_rounding", "requant_zero_point", "requant"),
     "requantize_fixed": ("fixed_point",),
-    "quantized_conv2d": ("rounding", "zero_point", "requant"),
-    "quantized_linear": ("rounding", "zero_point", "requant"),
-    "quantized_cp_conv2d": ("rounding", "zero_point", "requant"),
-    "descend_rows": ("rounding",),
+    "quantized_conv2d": ("requant_rounding", "requant_zero_point", "requant"),
+    "quantized_linear": ("requant_rounding", "requant_zero_point", "requant"),
+    "quantized_cp_conv2d": ("requant_rounding", "requant_zero_point", "requant"),
+    "descend_rows": ("weight_rounding",),
 }
 CERTIFIED = ("balance", "refit_scale", "closest_rows")
 SUMS = ("reconstruct", "mttkrp", "gram", "conv2d", "pointwise", "depthwise", "cp_conv2d")
@@ -59,6 +59,28 @@ def numbers(part):
 
 
 # --- choices --------------------------------------------------------------------------------------
+
+
+def test_each_operation_is_governed_by_its_choices_and_no_others():
+    found = {op: governing(op) for op in OPS if governing(op)}
+    for op in ("admm_step", "ao_admm_run"):
+        assert found.pop(op) == ("weight_rounding", "division", "dual")
+    assert found == RELEVANT
+    for name, scope in SCOPES.items():
+        assert CHOICES[name] == scope.options and scope.governs and {*scope.ops} <= {*OPS}
+    for op in OPS:  # no role is governed twice
+        assert len({SCOPES[name].role for name in governing(op)}) == len(governing(op))
+
+
+def test_one_adapter_rounds_weights_to_even_and_requantizes_away_from_zero():
+    adapter = Adapter("mixed", requant_rounding="half-away")
+    ends = {"qmin": -128, "qmax": 127}
+    ties = {"x": [0.5, -2.5], "scale": 1, "zero_point": 0}
+    codes = expect("quantize", ties, ends, adapter.choices)["codes"]
+    assert numbers(codes) == [0, -2]
+    acc = {"acc": [[1, -5]], "multiplier": Fraction(1, 2), "zero_point": 3}
+    codes = expect("requantize", acc, ends, adapter.choices)["codes"]
+    assert numbers(codes) == [[4, 0]]
 
 
 @pytest.mark.parametrize("op", RELEVANT)
@@ -94,7 +116,7 @@ def test_every_choice_makes_a_difference_somewhere():
     for op, names in RELEVANT.items():
         for name in names:
             options = {option for other, n, option in told if (other, n) == (op, name)}
-            assert options >= {*CHOICES[name][1:]} or op == "choose_affine", (op, name, options)
+            assert options >= {*CHOICES[name][1:]}, (op, name, options)
 
 
 # --- sums of products -----------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from qcp_ref.conformance import spec
 from qcp_ref.conformance.cases import vectors
 from qcp_ref.conformance.cases.conduct import conduct
 from qcp_ref.conformance.cases.vectors import everything, flags, kills, load, smoke
-from qcp_ref.conformance.spec import CAPABILITIES, CHOICES
+from qcp_ref.conformance.spec import CAPABILITIES, CHOICES, governing
 
 DATA = Path(spec.__file__).parent / "data" / "v0"
 MANIFEST = json.loads((DATA / "manifest.json").read_text(encoding="ascii"))
@@ -47,6 +47,9 @@ def test_manifest_lists_all_files_and_their_sizes():
 def test_manifest_explains_the_words_of_the_cases():
     assert MANIFEST["capabilities"] == CAPABILITIES
     assert MANIFEST["choices"] == {name: list(options) for name, options in CHOICES.items()}
+    assert MANIFEST["scopes"].keys() == MANIFEST["choices"].keys()
+    for name, scope in MANIFEST["scopes"].items():
+        assert all(name in governing(op) for op in scope["operations"])
     assert MANIFEST["flags"] == flags()
 
 
@@ -59,7 +62,7 @@ def test_the_page_on_files_lists_their_keys():
         more = kind["properties"].keys() - {"kind", *family["$defs"]["array"]["required"]}
         assert set(said.pop(kind["properties"]["kind"]["const"]).split(", ")) == more or {"none"}
     assert said.keys() == set(family["$defs"]["out"]["then"]["properties"]["kind"]["enum"])
-    names = {"files": "<family>", "choices": "<choice>", "flags": "<flag>"}
+    names = {"files": "<family>", "choices": "<choice>", "scopes": "<choice>", "flags": "<flag>"}
     names |= {"capabilities": "<capability>", "kills": "<fault>", "needs": "<fault>"}
     manifest = {**MANIFEST, "errata": ["entry"]}  # there is none yet
     assert differs("Manifest of the suite", manifest, names) == ["errata[]: string"]

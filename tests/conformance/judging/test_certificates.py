@@ -216,7 +216,7 @@ def tie(info, code):
 
 
 def test_the_declared_rounding_decides_exact_ties():
-    away, up = (Adapter("t", rounding=rule).hello() for rule in ("half-away", "half-up"))
+    away, up = (Adapter("t", weight_rounding=rule).hello() for rule in ("half-away", "half-up"))
     assert [tie(F64, 2), tie(F64, 3)] == ["pass", "fail"]
     assert [tie(away, 2), tie(away, 3)] == ["fail", "pass"]
     assert [tie(up, 2), tie(up, 3)] == ["fail", "pass"]

@@ -54,6 +54,24 @@ def call(op, arrays, output, **attributes):
     return one.run(None, {f"x{i}": np.array(a, order="C") for i, a in enumerate(arrays)})[0]
 
 
+@cache
+def dynamic_session(order):
+    """Return a model of DynamicQuantizeLinear, which has three outputs."""
+    info, kinds = helper.make_tensor_value_info, (2, 1, 2)  # uint8, float32, uint8
+    outputs = [info(n, k, None) for n, k in zip(("y", "scale", "zero"), kinds, strict=True)]
+    node = helper.make_node("DynamicQuantizeLinear", ["x"], ["y", "scale", "zero"])
+    graph = helper.make_graph([node], "one", [info("x", 1, [None] * order)], outputs)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+
+
+def dynamic(x):
+    """Return scale and zero point as DynamicQuantizeLinear chooses them."""
+    return tuple(dynamic_session(x.ndim).run(["scale", "zero"], {"x": np.array(x, order="C")}))
+
+
 def codes_of(qmin, qmax):
     if (qmin, qmax) not in CODES:
         raise Unsupported("bits")
@@ -84,6 +102,13 @@ def quantize(x, scale, zero_point, *, qmin, qmax):
     dtype = codes_of(qmin, qmax)
     scale, zero_point, axis = along(scale, narrow(zero_point, dtype))
     return call("QuantizeLinear", (x, scale, zero_point), (np.dtype(dtype).str, x.ndim), **axis)
+
+
+@impl.op
+def choose_affine(x, *, qmin, qmax):
+    if (qmin, qmax) != (0, 255):
+        raise Unsupported("bits" if qmin else "unsigned")
+    return dynamic(x)
 
 
 @impl.op

@@ -4,6 +4,7 @@ What it does differently from the definitions is declared below, and then tested
 """
 
 import torch
+from torch.ao.quantization import MinMaxObserver
 from torch.nn import functional
 
 from qcp_ref.conformance import Adapter, Unsupported
@@ -14,6 +15,7 @@ impl = Adapter(
     to=torch.from_numpy,
     division="reciprocal",  # multiplies with the float32 reciprocal of the scale
     requant="float32",  # multiplies accumulators in float32
+    affine="pytorch",  # rounds the quotient apart, and has a least scale
 )
 # Its quantized convolutions take uint8 and give uint8. The wrong input that it takes is listed in
 # test_foreign.py.
@@ -60,6 +62,17 @@ def project(x, scale, zero_point, *, qmin, qmax):
     return torch.fake_quantize_per_channel_affine(
         x, scale.reshape(-1), zero.reshape(-1), axis, qmin, qmax
     )
+
+
+@impl.op
+def choose_affine(x, *, qmin, qmax):
+    dtype = torch.quint8 if qmin >= 0 else torch.qint8
+    observer = MinMaxObserver(
+        dtype=dtype, qscheme=torch.per_tensor_affine, quant_min=qmin, quant_max=qmax
+    )
+    observer(x)
+    scale, zero_point = observer.calculate_qparams()
+    return scale.reshape(()), zero_point.reshape(())
 
 
 # The quantizer itself adds the zero point before it rounds; fake quantization does so afterwards.
