@@ -124,7 +124,7 @@ class _Count(NamedTuple):
 
     @property
     def modes(self) -> list[int]:
-        """Sides of the tensor that is factorized."""
+        """Return the sides of the tensor that is factorized."""
         area = prod(self.shape[2:])
         return [*self.shape[:2], *([area] if area > 1 else [])]
 
