@@ -122,11 +122,16 @@ class _Count(NamedTuple):
             raise ValueError("input_size: expected the sides of the input to count bops, got None")
         return self._replace(shape=sides, input_size=size)
 
+    @property
+    def modes(self) -> list[int]:
+        """Return the sides of the tensor that is factorized."""
+        area = prod(self.shape[2:])
+        return [*self.shape[:2], *([area] if area > 1 else [])]
+
     def __call__(self, rank: int | None, bits: int) -> int:
-        size, area = self.input_size, prod(self.shape[2:])
+        size, modes = self.input_size, self.modes
         if size is None:  # bytes are the same on any image that the kernel fits
             size = (2**20,) * (len(self.shape) - 2)
-        modes = [*self.shape[:2], *([area] if area > 1 else [])]
         scales = {None: len(modes), 0: sum(modes), 1: len(modes) * (rank or 0)}[self.axis]
         costs = conv_costs(
             self.shape,
@@ -330,7 +335,10 @@ def _largest_rank(count: _Count, budget: int, bits: int) -> int:
 
     R(B) = max { R >= 0 : c(R, b) <= B }  :eq:`budget-rank`; a component costs at least one bit.
     """
-    return bisect_right(range(1, 8 * budget + 1), budget, key=lambda rank: count(rank, bits))
+    most = 8 * budget
+    if count.axis == 1:  # a component has one scale per mode, of a byte or more, or as many BOPs
+        most = budget // len(count.modes)
+    return bisect_right(range(1, most + 1), budget, key=lambda rank: count(rank, bits))
 
 
 def _pairs(

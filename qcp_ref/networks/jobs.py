@@ -2,7 +2,7 @@
 
 A network has many layers, a budget many ranks and widths, a benchmark many seeds. :func:`run_jobs`
 is the one scheduler for all of them: here one after the other, on threads, or on any executor of
-:mod:`concurrent.futures`. Each job has one BLAS thread, because a sum that BLAS shares among
+``concurrent.futures``. Each job has one BLAS thread, because a sum that BLAS shares among
 threads may have other bits; so results are the same however many jobs run at a time. The compiled
 kernels of this package never use more than one thread.
 

@@ -17,7 +17,7 @@ from budget_cases import (
     same,
     stored_bytes,
 )
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support import caught, law
 
@@ -91,6 +91,7 @@ def test_rank_fits_the_bit_operations_and_the_next_does_not(shape, bits, width, 
     st.integers(1, 10**6),
     st.sampled_from([-1, 0, 1]),
 )
+@example([1, 1, 10**5, 10**5], 1, 1, 1, 600480, -1)
 def test_budgets_of_large_layers_are_spent_to_the_byte(shape, bits, axis, scale_bytes, rank, off):
     """Bits and scales of a tensor that is never made."""
     sides = modes(tuple(shape))
