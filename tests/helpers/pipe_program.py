@@ -104,6 +104,7 @@ for line in sys.stdin:
     if mistake == "wrong":
         sys.stderr.write("warning: scale is old\n")
         sys.stderr.flush()
+        time.sleep(0.05)
         answer["out"]["values"] = write([x + 1 for x in values], given["codes"]["s"])
     if request.get("echo"):
         answer["in"] = dict(given)

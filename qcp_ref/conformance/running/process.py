@@ -27,6 +27,7 @@ LONGEST = 2**26  # bytes of one answer; what goes on after them is cut off
 DEATHS = ("crash", "timeout", "garbage")  # words after which the process is started again
 _CHUNK = 1 << 16
 _TAIL = 4096  # bytes of standard error that are kept
+_MOMENT = 0.05  # seconds for standard error to come
 _PATIENCE = 1.0  # seconds for the ends of streams, and for threads, after the end of a process
 
 
@@ -59,7 +60,7 @@ class _Running:
         self.requests: SimpleQueue[bytes | None] = SimpleQueue()
         # Few lines wait to be read: who goes on writing has to wait.
         self.lines: Queue[bytes] = Queue(maxsize=2)
-        self.tail, self.over = b"", Event()
+        self.tail, self.over, self.heard = b"", Event(), Event()
         self.threads = [
             Thread(target=target, daemon=True) for target in (self._write, self._read, self._hear)
         ]
@@ -102,6 +103,7 @@ class _Running:
         with suppress(OSError), stream:
             while chunk := stream.read(_CHUNK):
                 self.tail = (self.tail + chunk)[-_TAIL:]
+                self.heard.set()
 
     def end(self) -> None:
         """Kill the process; the threads end with their streams."""
@@ -158,6 +160,7 @@ class Process:
 
     def _exchange(self, running: _Running, request: bytes, timeout: float) -> bytes:
         running.tail = b""
+        running.heard.clear()
         running.requests.put(request)
         line = running.lines.get(timeout=timeout)
         if not line:
@@ -186,7 +189,10 @@ class Process:
 
     def complaint(self) -> str:
         """Return the last lines of standard error since the last question, or nothing."""
-        tail = self.running.tail if self.running else b""
+        tail = b""
+        if self.running:
+            self.running.heard.wait(_MOMENT)  # what was written before the answer may come after it
+            tail = self.running.tail
         lines = tail.decode(errors="replace").split("\n")
         return " | ".join([line.strip() for line in lines if line.strip()][-3:])[-300:]
 

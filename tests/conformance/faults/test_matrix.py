@@ -127,7 +127,7 @@ def test_one_case_is_not_enough():
 
 
 def test_a_fault_of_which_nothing_is_known_is_reported():
-    found = Matrix([fault("Z1", no_zero)], {}, [], [], [])
+    found = Matrix([fault("Z1", no_zero)], {}, [], [], [], {})
     assert gates(found) == ["Z1: killed by 0 cases, expected 2"]
     assert table(found).split()[-1] == "0"
 
