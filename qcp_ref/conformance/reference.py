@@ -16,7 +16,14 @@ from typing import Any
 import numpy as np
 
 from qcp_ref import __version__, epc_update
-from qcp_ref._checks import check_array, check_factors, check_gram, check_mode, check_real
+from qcp_ref._checks import (
+    check_array,
+    check_count,
+    check_factors,
+    check_gram,
+    check_mode,
+    check_real,
+)
 from qcp_ref.conformance.adapter import Adapter, Unsupported
 from qcp_ref.factors import ao_admm as qcp
 from qcp_ref.factors import descent, rows
@@ -197,7 +204,7 @@ def _ao_admm(X: Any, *, rank: int, seed: int, **ends: int) -> Any:
 def _cp_als_run(X: Any, factors: Any, sweeps: int) -> Any:
     """Update factor by factor, and keep each."""
     now, iterates = list(check_factors(factors, shape=np.shape(X))), list[Any]()
-    errors = list[float]()
+    errors, sweeps = list[float](), check_count(sweeps, "sweeps")
     for n in [*range(len(now))] * sweeps:
         now[n] = _als_update(X, now, n)
         iterates.append(now[n])
@@ -209,6 +216,7 @@ def _cp_als_run(X: Any, factors: Any, sweeps: int) -> Any:
 def _ao_admm_run(X: Any, factors: Any, sweeps: int, steps: int, **ends: int) -> Any:
     """Make the steps of AO-ADMM one by one, and keep each."""
     now = list(check_factors(factors, shape=np.shape(X)))
+    sweeps, steps = check_count(sweeps, "sweeps"), check_count(steps, "steps")
     duals, scales, seen = [0 * A for A in now], [1.0] * len(now), list[Any]()
     errors, best = list[float](), (np.inf, now, scales)
     for n in [*range(len(now))] * sweeps:

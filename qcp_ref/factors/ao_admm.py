@@ -159,25 +159,18 @@ def ao_admm(
     check_option(recipe, "recipe", RECIPES)
     refuse_zero_points(rule)
     check_data(np.ones((1, 1)), grid, rule=rule, axis=axis)  # refuse bad options before fitting
-    scaling = _Scaling(grid, axis, rule, refit)
-    begin = _start(X, rank, start, rng)
-    begin = balance(begin) if recipe == "book" else CP(begin.factors)
-    state = _State(X, begin, scaling)
+    state = _State(X, _start(X, rank, start, rng), _Scaling(grid, axis, rule, refit), recipe)
     if not X.any():
-        return state.fit("zero tensor", recipe)
+        return state.fit("zero tensor")
     reason = "max_sweeps"
     for sweep in range(max_sweeps):
         error = state.sweep(max_steps, inner_tol)
-        errors = [row[0] for row in state.rows]
-        if recipe == "book":
-            reason = _stop(errors, state.signatures, tol) or reason
-        else:
-            reason = _authors_stop([state.start_error, *errors], tol, X.ndim) or reason
+        reason = state.stop(tol) or reason
         if callback is not None and callback(sweep, error):
             reason = "callback"
         if reason != "max_sweeps":
             break
-    return state.fit(reason, recipe)
+    return state.fit(reason)
 
 
 class _Scaling(NamedTuple):
@@ -217,9 +210,10 @@ class _Iterate(NamedTuple):
 class _State:
     """What AO-ADMM carries from sweep to sweep."""
 
-    def __init__(self, X: Array, start: CP, scaling: _Scaling) -> None:
-        self.X, self.start, self.grid = X, start, scaling.grid
-        self.start_error = relative_error_core(X, start)
+    def __init__(self, X: Array, start: CP, scaling: _Scaling, recipe: str) -> None:
+        self.X, self.grid, self.recipe = X, scaling.grid, recipe
+        self.start = balance(start) if recipe == "book" else CP(start.factors)
+        self.start_error = relative_error_core(X, self.start)
         self.first = quantize_cp(self.start, self.grid, axis=scaling.axis, rule=scaling.rule)
         self.projections = [
             _Projection(k, s, scaling)
@@ -259,10 +253,17 @@ class _State:
             self.best, self.best_error = now, error
         return error
 
-    def fit(self, reason: str, recipe: str) -> QuantizedFit:
+    def stop(self, tol: float) -> str | None:
+        """Return the reason to stop after this sweep, by the recipe, if there is one."""
+        errors = [row[0] for row in self.rows]
+        if self.recipe == "authors":
+            return _authors_stop([self.start_error, *errors], tol, self.X.ndim)
+        return _stop(errors, self.signatures, tol)
+
+    def fit(self, reason: str) -> QuantizedFit:
         """Return an iterate, by its recipe, with its error measured on the dense difference."""
         chosen = self.best
-        if recipe == "authors" and self.latest:
+        if self.recipe == "authors" and self.latest:
             by_rule = self.X.ndim == 2 and reason in ("converged", "rising")
             chosen = self.latest[0 if by_rule else -1]
         cp, relaxed = self.first, self.start

@@ -363,6 +363,7 @@ register(
     start=("option object", NEAR),
     rng=("seed", 0),
     refit=("option", "step"),
+    recipe=("option", "book"),
     axis=AXIS,
     rule=("option", "mse-exact"),
     max_sweeps=("integer", 2),

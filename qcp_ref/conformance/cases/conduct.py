@@ -29,6 +29,7 @@ _AXES = {"x": "ncvh", "W": "ocij", "A": "oc", "C": "kc", "a_out": "or", "a_in": 
          "a_kernel": "kr", "bias": "o", "weights": "r", "F": "mr", "H": "mr", "U": "mr",
          "codes": "mr", "G": "rr"}  # fmt: skip
 _LISTS = ("factors", "multipliers")
+_COUNTS = ("rank", "sweeps", "steps")
 _POSITIVE = ("scale", "multiplier", "multipliers", "rho")
 _INTEGER = ("x", "W", "a_out", "a_in", "a_kernel", "bias", "codes", "acc")  # of integer operations
 _ORDER = {"zero": "of zero", "negative": "below zero", "nan": "that is no number",
@@ -227,12 +228,18 @@ def _sizes(case: Case, name: str, array: Any, n: int | None) -> Iterator[tuple[s
 
 def _spoiled_option(case: Case, name: str, value: Any) -> Iterator[tuple[str, str, Any]]:
     """Yield the ways in which an option can be wrong."""
-    least = {"stride": 1, "dilation": 1, "padding": 0, "kernel_size": 1, "rank": 1}
+    least = {
+        "stride": 1,
+        "dilation": 1,
+        "padding": 0,
+        "kernel_size": 1,
+        **dict.fromkeys(_COUNTS, 1),
+    }
     if name in least:
-        places = range(1 if name == "rank" else len(value))
+        places = range(1 if name in _COUNTS else len(value))
         for axis, off in product(places, (1,) if name == "padding" else (1, 2)):
             bad, says = least[name] - off, f"{name} of {least[name] - off}, place {axis}."
-            yield f"below-{axis}.{off}", says, bad if name == "rank" else _with(value, axis, bad)
+            yield f"below-{axis}.{off}", says, bad if name in _COUNTS else _with(value, axis, bad)
     if name in ("kernel_size", "dilation"):
         # Beyond every image of these cases; or filters of another size.
         for axis in range(2):

@@ -52,7 +52,7 @@ def offences(op: str, given: Mapping[str, Any]) -> Iterator[str]:
         No codes; a range of codes from high to low; a zero point that is not in it.
     size, one, kernel
         Sizes that do not fit; where one of them is 1; entries of filters.
-    mode, padding, step, rank
+    mode, padding, step, rank, sweeps, steps
         Options beyond their ends.
     """
     yield from _no_numbers(op, given)
@@ -60,7 +60,8 @@ def offences(op: str, given: Mapping[str, Any]) -> Iterator[str]:
     yield from _no_fit(given)
     if given.get("mode") is not None and not 0 <= given["mode"] < len(given["factors"]):
         yield "mode"
-    least = {"padding": min(given.get("padding", [0])), "rank": given.get("rank", 1) - 1}
+    least = {"padding": min(given.get("padding", [0]))}
+    least |= {name: given.get(name, 1) - 1 for name in ("rank", "sweeps", "steps")}
     least["step"] = min([*given.get("stride", [1]), *given.get("dilation", [1])]) - 1
     yield from (name for name, value in least.items() if value < 0)
 

@@ -33,7 +33,7 @@ QUICK = sorted(set(OPS) - {"cp_als", "ao_admm"})
 
 # What has no wrong value of its own: the end of a range is wrong together with the other end.
 ANY_VALUE = {
-    "": {"qmin", "relu", "rule", "kind", "bits", "seed", "sweeps", "steps"},
+    "": {"qmin", "relu", "rule", "kind", "bits", "seed"},
     "dequantize": {"zero_point"},
     "requantize_fixed": {"qmin", "multiplier", "shift"},  # those of the list of refused cases
 }

@@ -6,7 +6,9 @@ from functools import cache
 import numpy as np
 import pytest
 
+from qcp_ref import loops
 from qcp_ref.conformance.adapter import Adapter, execute
+from qcp_ref.conformance.cases.draw import DRAWN
 from qcp_ref.conformance.cases.geometries import NAMED, OPTIONS
 from qcp_ref.conformance.cases.recipes import expand, recipes
 from qcp_ref.conformance.cases.sizes import SIZES
@@ -110,6 +112,14 @@ def test_the_book_passes_a_sample(adapter):
     found = [session.run(case) for case in cases[:: len(cases) // 60]]
     wrong = [(r.id, r.says) for r in found if r.outcome not in ("pass", "n/a")]
     assert not wrong
+
+
+def test_planted_codes_are_the_best_of_all_rows():
+    for seed in ("one", "two", "three"):
+        ends = {"qmin": -2, "qmax": 1}
+        given, out = DRAWN["closest_rows"](seed, {"rows": 3, "rank": 4}, ends)
+        for f, v in zip(given["F"] / given["scale"], decode(out["codes"]), strict=True):
+            assert list(v) == loops.best_row(list(f), given["G"].tolist(), [range(-2, 2)] * 4)
 
 
 @pytest.mark.parametrize("name", ["rank-5", "rank-129", "rows-65.rank-65"])

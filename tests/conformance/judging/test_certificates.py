@@ -465,3 +465,26 @@ def test_planted_faults_are_caught():
         (checks, test_minimisers_and_nothing_else_are_accepted, {"growth": narrow}),
     ):
         assert caught(module, test, **faults), (test.__name__, faults)
+
+
+# --- one step of ADMM -----------------------------------------------------------------------------
+
+STEP = admm_steps.Step(*([[Fraction(n)]] for n in (3, 2, 1, 0)), Fraction(2), Fraction(2))
+
+
+@pytest.mark.parametrize(
+    ("results", "wrong"),
+    [
+        # T = (3 + 2 (1 + 0)) / (2 + 2) = 5/4; 5/8 of a scale is nearest to 1, and U = 2 - 5/4
+        (("5/4", "2", "3/4"), set()),
+        (("3/2", "2", "1/2"), {"T: residual of the solve"}),
+        (("5/4", "0", "-5/4"), {"H: code 0 is not the nearest one to (T - U) / scale = 0.625"}),
+        (("5/4", "1", "-1/4"), {"H: 1 is not on the grid"}),
+        (("5/4", "2", "-3/4"), {"U: as the dual of the own T and H"}),
+    ],
+)
+def test_a_step_is_judged_by_its_three_results(results, wrong):
+    out = [[[Fraction(part)]] for part in results]
+    sizes = admm_steps.Sizes(STEP.F, Fraction(2), Fraction(0))
+    found = admm_steps.step_checks(STEP, out, sizes, {"qmin": -2, "qmax": 1}, F64)
+    assert {check.what for check in found if check.error > check.bound} == wrong

@@ -6,7 +6,7 @@ from support import caught
 
 from qcp_ref.conformance.adapter import Adapter, execute
 from qcp_ref.conformance.cases.runs import families
-from qcp_ref.conformance.dyadic import decode, encode
+from qcp_ref.conformance.dyadic import decode, encode, pack
 from qcp_ref.conformance.faults.runs import RUNS
 from qcp_ref.conformance.judging import runs
 from qcp_ref.conformance.judging.judge import judge
@@ -105,3 +105,16 @@ def test_planted_faults_are_caught():
     scale = test_a_scale_that_is_not_the_best_one_is_found_although_all_follows_from_it
     assert caught(runs, scale, _best_scale=no_check)
     assert caught(runs, scale, _gains=lambda V, low, high: iter([np.float64(0)]))
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "wrong"),
+    [(0.5, 1, ""), (0.25, 1, "error: not that"), (1.5, -1, "error: above that of zero")],
+)
+def test_an_error_is_that_of_the_factors_and_at_most_that_of_zero(error, code, wrong):
+    case = CASES["ao_admm.4x5"] | {"in": {"X": pack([[1, 0], [0, 0]])}}
+    case |= {"options": {"rank": 1, "seed": 0, "qmin": -2, "qmax": 1}}
+    codes = [encode(np.array([[one], [0]])) for one in (code, 1)]
+    out = {"codes": codes, "scales": encode(np.array([0.5, 1.0])), "error": encode(np.array(error))}
+    found = runs.RUNS["ao_admm"](case, out, F64)
+    assert found.says.startswith(wrong) and found.outcome == ("fail" if wrong else "pass")
