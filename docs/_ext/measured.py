@@ -84,7 +84,9 @@ def reproduction(measured):
     """Return the table of runs and that of scales, from benchmarks/reproduction.py."""
     rows = [["", *(f"``{name}``" for name in measured["runs"])]]
     for key, says in REPRODUCTION.items():
-        runs = [errors[key] for errors in measured["runs"].values()]
+        runs = [errors[key] for errors in measured["runs"].values() if key in errors]
+        if not runs:
+            continue
         rows.append([says, *(f"{median(e):.4f} ({min(e):.4f} to {max(e):.4f})" for e in runs)])
     scales = [["bits", "largest excess", "median"]]
     scales += [

@@ -22,7 +22,7 @@ from qcp_ref.conformance.cases.grids import families as grid_families
 from qcp_ref.conformance.cases.integer import families as integer_families
 from qcp_ref.conformance.cases.layers import families as layer_families
 from qcp_ref.conformance.dyadic import SplitMix64, canonical
-from qcp_ref.conformance.faults import careless, catalogue, controls, matrix, plain, solvers
+from qcp_ref.conformance.faults import careless, catalogue, controls, matrix, plain, runs, solvers
 from qcp_ref.conformance.judging.judge import judge
 from qcp_ref.conformance.reference import numpy_adapter, numpy_adapter_f32
 from qcp_ref.conformance.running import worker
@@ -179,7 +179,7 @@ def test_gates_see_what_they_are_for(found):
 
 
 def test_catalogue(found):
-    every = (*catalogue.FAULTS, *solvers.FAULTS, *careless.FAULTS)
+    every = (*catalogue.FAULTS, *solvers.FAULTS, *runs.FAULTS, *careless.FAULTS)
     assert matrix.every_fault() == every
     ids = [fault.id for fault in every]
     assert len(set(ids)) == len(ids)

@@ -23,6 +23,7 @@ from qcp_ref.conformance.faults.careless import FAULTS
 from qcp_ref.conformance.faults.matrix import attempt
 from qcp_ref.conformance.faults.offences import offences, refuse, sizes
 from qcp_ref.conformance.faults.plain import RAW, RIGHT
+from qcp_ref.conformance.faults.runs import RUNS
 from qcp_ref.conformance.faults.solvers import SOLVERS
 from qcp_ref.conformance.reference import numpy_adapter
 from qcp_ref.conformance.spec import OPS
@@ -209,7 +210,7 @@ def test_every_kind_of_offence_has_somebody_who_takes_it():
     kinds = {kind for case in WRONG for kind in offences(case["op"], arguments(case))}
     assert kinds == {row["check"] for row in ROWS["faults"]}
     assert len({fault.id for fault in FAULTS}) == len(FAULTS) == len(CHECK)
-    assert {fault.op for fault in FAULTS} <= set(RAW) | set(SOLVERS)
+    assert {fault.op for fault in FAULTS} <= set(RAW) | set(SOLVERS) | set(RUNS)
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.id}-{fault.op}")
