@@ -38,6 +38,14 @@ def rng(request):
     return np.random.default_rng(crc32(request.node.nodeid.rpartition("/")[2].encode()))
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
+def pytest_collection_modifyitems(items):
+    """Whatever needs all faults is slow."""
+    for item in items:
+        if "found" in item.fixturenames:
+            item.add_marker("slow")
+
+
 @pytest.fixture(scope="session")
 def found():
     """Run all faults and correct variants through all cases, once: it takes many seconds."""

@@ -16,6 +16,8 @@ from qcp_ref.conformance.cases import vectors
 from qcp_ref.conformance.cases.recipes import recipes
 from qcp_ref.conformance.cases.vectors import everything, load
 
+pytestmark = pytest.mark.slow  # whole sessions, some of them in processes of their own
+
 
 @pytest.fixture
 def command(tmp_path, capsys, monkeypatch):

@@ -111,6 +111,7 @@ def test_rounding_to_float32_is_that_of_the_machine(x, e):
                 assert truth.float32(x) == Fraction(float(np.float32(float(x))))
 
 
+@pytest.mark.slow
 def test_the_book_passes_every_level():
     report = run(numpy_adapter, CASES, isolate=False)
     assert report.ok, [r for r in report.results if r.outcome == "fail"][:3]
@@ -119,6 +120,7 @@ def test_the_book_passes_every_level():
     assert report.levels == ["L4"]
 
 
+@pytest.mark.slow
 def test_the_book_in_float32():
     report = run(numpy_adapter_f32, CASES, isolate=False)
     assert report.ok

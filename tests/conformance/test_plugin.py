@@ -16,6 +16,8 @@ ADAPTER = """
 import numpy as np
 from qcp_ref.conformance import Adapter
 
+pytestmark = pytest.mark.slow  # whole sessions, some of them in processes of their own
+
 impl = Adapter("mylib", "1.2")
 impl.lacks("refuses")
 

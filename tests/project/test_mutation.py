@@ -222,6 +222,7 @@ def test_samples_are_drawn_by_seed_and_nested():
 # --- verdicts -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_verdicts_are_true_and_the_session_is_resumed(project, monkeypatch):
     monkeypatch.setattr(mutation, "GOALS", {"words": 100.0})
     status, text = run(project)
