@@ -54,7 +54,7 @@ def _says(name: str) -> str:
 
 
 def _grids() -> Iterator[Row]:
-    """Entries along each of three axes; scale and zero point single, of one axis, or of several."""
+    """Ask entries along three axes; scale and zero point single, of one axis, or of several."""
     ends = (_I8, _U8, _I4)
     for n, (name, z) in enumerate(_axes({"rows": 3, "columns": 2, "depth": 3})):
         shape = list(z.values())
@@ -89,7 +89,7 @@ def _spreads(shape: Sequence[int], own: int) -> Iterator[tuple[str, list[int]]]:
 
 
 def _widths() -> Iterator[Row]:
-    """Codes of all widths, signed, unsigned and symmetric; scales of shape (1, 1)."""
+    """Ask codes of all widths, signed, unsigned and symmetric; scales of shape (1, 1)."""
     for bits, kind in product((2, 3, 4, 5, 6, 7, 8, 16), ("i", "u", "n")):
         top = 2 ** (bits - (kind != "u")) - 1
         low = {"i": -top - 1, "u": 0, "n": -top}[kind]
@@ -120,7 +120,7 @@ def _widths() -> Iterator[Row]:
 
 
 def _choices() -> Iterator[Row]:
-    """Scales chosen for many numbers, the largest and the smallest anywhere among them."""
+    """Choose scales for many numbers, the largest and the smallest anywhere among them."""
     rules = ("max-abs", "max-abs-narrow", "max-abs-full", "max-abs-two-sided", "mse")
     shapes = [(str(n), [n]) for n in (*SIZES, *_FLAT)]
     shapes += [(f"{n}x3", [n, 3]) for n in SIZES] + [(f"2x{n}", [2, n]) for n in SIZES]

@@ -182,7 +182,7 @@ def _rows(found: Matrix) -> Iterator[tuple[Fault, list[str]]]:
     return ((fault, found.kills.get(fault.id, [])) for fault in found.faults)
 
 
-def smoke(kills: Mapping[str, Iterable[str]], count: int = 24) -> list[str]:
+def smoke(kills: Mapping[str, Iterable[str]], count: int = 26) -> list[str]:
     """Choose a few cases that together kill as many faults as possible, the best one first."""
     left, chosen = [set(by) for by in kills.values() if by], list[str]()
     while left and len(chosen) < count:

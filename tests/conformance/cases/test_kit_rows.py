@@ -135,7 +135,7 @@ def test_ties_are_of_both_signs_and_parities():
             aims = targets(case["op"], read(case), case["options"])
             inner = [t for row in aims for t in row if low < t < high and t % 1]
             seen |= {(t > 0, round(t) > t) for t in inner}
-            assert {*case["when"][0]["declared"]} == {"rounding"} and len(case["when"]) == 2
+            assert {*case["when"][0]["declared"]} == {"weight_rounding"} and len(case["when"]) == 2
     assert seen == {*product((False, True), repeat=2)}
 
 

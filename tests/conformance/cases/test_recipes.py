@@ -22,7 +22,7 @@ from qcp_ref.conformance.spec import CAPABILITIES, OPS
 LAYERS = ("conv2d", "depthwise", "cp_conv2d", "int_conv2d", "quantized_conv2d",
           "quantized_cp_conv2d")  # fmt: skip
 BY_ID = {case["id"]: case for case in recipes()}
-RUNS = {"cp_als", "ao_admm"}  # are asked with a given start, by stored cases
+RUNS = {"cp_als", "cp_als_run", "ao_admm", "ao_admm_run"}  # by stored cases, from given starts
 
 
 # --- form -----------------------------------------------------------------------------------------

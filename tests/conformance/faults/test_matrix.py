@@ -9,10 +9,18 @@ from kit_cases import PLAIN, REFUSED, ZERO
 
 from qcp_ref.conformance.cases import vectors
 from qcp_ref.conformance.dyadic import canonical, pack
-from qcp_ref.conformance.faults import careless, solvers
+from qcp_ref.conformance.faults import careless, runs, solvers
 from qcp_ref.conformance.faults.catalogue import FAULTS, Fault
 from qcp_ref.conformance.faults.controls import Control
-from qcp_ref.conformance.faults.matrix import Matrix, attempt, gates, matrix, smoke, table
+from qcp_ref.conformance.faults.matrix import (
+    Matrix,
+    attempt,
+    every_fault,
+    gates,
+    matrix,
+    smoke,
+    table,
+)
 from qcp_ref.conformance.faults.plain import RAW, RIGHT
 
 
@@ -21,9 +29,9 @@ def test_all_gates_are_passed(found):
 
 
 def test_the_whole_catalogue_was_tried(found):
-    assert [fault.id for fault in found.faults] == [
-        fault.id for fault in (*FAULTS, *solvers.FAULTS, *careless.FAULTS)
-    ]
+    assert [fault.id for fault in found.faults] == [fault.id for fault in every_fault()]
+    known = {fault.id for fault in (*FAULTS, *solvers.FAULTS, *runs.FAULTS, *careless.FAULTS)}
+    assert len(found.faults) == len(known) and {fault.id for fault in found.faults} == known
     assert set(found.kills) == {fault.id for fault in found.faults}
     ids = {case["id"]: case["op"] for case in vectors.load()}
     for fault in found.faults:
@@ -61,14 +69,14 @@ def test_the_faults_show_in_float32_too():
 def test_a_few_cases_find_most_faults(found):
     kills = found.kills
     few = smoke(kills)
-    assert len(few) == len(set(few)) == 24
+    assert len(few) == len(set(few)) == 26
     assert few == smoke(dict(reversed(kills.items())))
 
     def count(chosen):
         return sum(bool(set(chosen) & set(by)) for by in kills.values())
 
     assert count(few) > 0.6 * len(kills)
-    assert [count(few[: n + 1]) > count(few[:n]) for n in range(24)] == [True] * 24
+    assert [count(few[: n + 1]) > count(few[:n]) for n in range(26)] == [True] * 26
     assert count(smoke(kills, 1000)) == len(kills)
     levels = {case["id"].split(".")[0] for case in vectors.load() if case["id"] in few}
     assert len(levels) > 8
