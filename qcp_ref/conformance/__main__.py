@@ -24,6 +24,7 @@ from qcp_ref.conformance.cases.vectors import (
     load,
     needs,
     smoke,
+    stored,
 )
 from qcp_ref.conformance.running.report import Report
 from qcp_ref.conformance.running.session import TIMEOUT, WARMUP, Session
@@ -43,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--pipe", metavar="COMMAND", help="instead: a program that speaks the protocol of the docs")
     add("--levels", help='levels to run, such as "L0 L2" (default: all)')
     add("-c", "--case", action="append", help="run this case; with .* also ids that begin so")
+    add("--stored", action="store_true", help="ask the cases in files alone: in seconds")
     add("--smoke", action="store_true", help="run the few cases that find most faults; not with -c")
     add("--suite", help="take only cases that this version of the suite has")
     add("--xfails", help="TOML file of known failures")
@@ -60,6 +62,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _cases(options: argparse.Namespace) -> list[dict[str, Any]]:
     cases = load(options.suite) if options.smoke else everything(options.suite)
+    if options.stored:
+        files = {case["id"] for case in stored()}
+        cases = [case for case in cases if case["id"] in files]
     if options.case and options.smoke:
         raise ValueError("smoke: expected without -c, which chooses cases too")
     wanted = options.case or (smoke() if options.smoke else None)

@@ -149,6 +149,13 @@ def test_a_level_is_claimed_only_if_all_of_it_was_asked(command):
     ]
 
 
+def test_stored_cases_are_those_of_the_files(command):
+    status, out, _ = command("--list", "--stored")
+    names = [line.split()[0] for line in out.splitlines()]
+    assert status == 0 and names == [case["id"] for case in vectors.stored()]
+    assert not [name for name in names if ".wrong." in name or ".size." in name]
+
+
 def test_smoke_is_a_few_cases(command):
     status, out, _ = command("--list", "--smoke")
     assert status == 0

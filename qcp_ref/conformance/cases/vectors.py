@@ -23,7 +23,7 @@ from qcp_ref.conformance.dyadic import canonical
 from qcp_ref.conformance.spec import CAPABILITIES, CHOICES, LEVELS, OPS, SCOPES
 
 __all__ = [
-    "SUITE", "chosen_cases", "counts", "everything", "flags", "kills", "load", "needs", "smoke", "text",
+    "SUITE", "chosen_cases", "counts", "everything", "flags", "kills", "load", "needs", "smoke", "stored", "text",
     "texts", "write",
 ]  # fmt: skip
 
@@ -92,8 +92,7 @@ def load(suite: str | None = None) -> list[dict[str, Any]]:
     ValueError
         If a file is not the one that the manifest knows, or the version is not known.
     """
-    cases = [case for family in _families() for case in json.loads(family)["cases"]]
-    cases += json.loads(_made())
+    cases = stored() + json.loads(_made())
     known = {case["since"] for case in cases} | {SUITE}
     if suite is None:
         return cases
@@ -101,6 +100,11 @@ def load(suite: str | None = None) -> list[dict[str, Any]]:
         raise ValueError(f"suite: expected one of {sorted(known)}, got {suite!r}")
     wanted = _version(suite)
     return [case for case in cases if _version(case["since"]) <= wanted]
+
+
+def stored() -> list[dict[str, Any]]:
+    """Return the cases of the files alone, without those that are made of them."""
+    return [case for family in _families() for case in json.loads(family)["cases"]]
 
 
 def everything(suite: str | None = None) -> list[dict[str, Any]]:
