@@ -12,11 +12,11 @@ from qcp_ref.conformance import suite
 from qcp_ref.conformance.cases.vectors import SUITE, chosen_cases, everything, load
 from qcp_ref.conformance.spec import OPS
 
+pytestmark = pytest.mark.slow  # whole sessions, some of them in processes of their own
+
 ADAPTER = """
 import numpy as np
 from qcp_ref.conformance import Adapter
-
-pytestmark = pytest.mark.slow  # whole sessions, some of them in processes of their own
 
 impl = Adapter("mylib", "1.2")
 impl.lacks("refuses")
