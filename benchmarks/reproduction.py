@@ -17,7 +17,6 @@ from qcp_ref import (
     CP,
     Grid,
     ao_admm,
-    balance,
     choose_scale,
     cp_als,
     epc,
@@ -76,8 +75,8 @@ def variants(X, rank, seed):
     theirs_whole = ao_admm(X, rank, grid, **options)
     errors["authors"] = theirs_whole.error
     errors["requantized"] = relative_error(X, requantized(theirs_whole.cp.dequantize(), grid))
-    kept = ao_admm(X, rank, grid, **{**options, "start": balance(theirs)})
-    errors["weights"] = kept.error
+    unit = CP(normalize(theirs).factors)  # without its weights
+    errors["unit"] = ao_admm(X, rank, grid, **{**options, "start": unit}).error
     for refit in ("sweep", "frozen"):
         errors[refit] = ao_admm(X, rank, grid, start=ours, refit=refit).error
     errors["best"] = factorize(X, rank, grid, **source).error

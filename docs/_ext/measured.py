@@ -13,7 +13,7 @@ REPRODUCTION = {  # names of benchmarks/reproduction.py
     "recipe": "... with ``recipe='authors'``",
     "authors": "their scales, limits, start and recipe",
     "requantized": "... quantized once more, 1,000 trials",
-    "weights": "... with the weights of the start",
+    "unit": "... from unit columns, the weights dropped",
     "sweep": "... with ``refit='sweep'``",
     "frozen": "... with ``refit='frozen'``",
     "best": "``method='best'``",

@@ -1,5 +1,7 @@
 """Replays of runs: each part of the answer is looked at, and nothing right is refused."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from support import caught
@@ -10,11 +12,15 @@ from qcp_ref.conformance.dyadic import decode, encode, pack
 from qcp_ref.conformance.faults.runs import RUNS
 from qcp_ref.conformance.judging import runs
 from qcp_ref.conformance.judging.judge import judge
+from qcp_ref.conformance.judging.runs import RUNS as CERTIFICATES_OF_RUNS
+from qcp_ref.conformance.judging.steps import Sizes, Step, step_checks
 from qcp_ref.conformance.reference import numpy_adapter
+from qcp_ref.conformance.spec import OPS
 
 CASES = {case["id"]: case for _, cases in families() for case in cases}
 ADMM, ALS = CASES["ao_admm_run.order-3.bits-4.steps-2"], CASES["cp_als_run.order-3.rank-2.sweeps-3"]
 F64 = Adapter("test").hello()
+ENDS = {"qmin": -8, "qmax": 7}
 
 
 def changed(case, name, change, place=None):
@@ -91,6 +97,21 @@ def test_a_negated_dual_is_right_if_declared():
     out = execute(adapter, ADMM)["out"]
     assert judge(ADMM, out, adapter.hello()).outcome == "pass"
     assert judge(ADMM, out, F64).outcome == "fail"
+
+
+def test_every_whole_run_has_a_certificate():
+    assert set(CERTIFICATES_OF_RUNS) == {name for name, op in OPS.items() if op.level == "L4"}
+
+
+def test_a_step_has_one_check_of_the_solve_and_two_of_each_entry():
+    F, G, H, U = [[3, 1]], [[2, 0], [0, 2]], [[1, 0]], [[0, 0]]
+    step = Step(F, G, H, U, Fraction(2), Fraction(1))
+    T = [[Fraction(5, 4), Fraction(1, 4)]]
+    new, dual = [[1, 0]], [[Fraction(-1, 4), Fraction(-1, 4)]]
+    checks = [*step_checks(step, (T, new, dual), Sizes(F, Fraction(3), Fraction(0)), ENDS, F64)]
+    assert len(checks) == 5 and not any(check.error for check in checks)
+    wrong = [*step_checks(step, (T, dual, new), Sizes(F, Fraction(3), Fraction(0)), ENDS, F64)]
+    assert sum(check.margin > 1 for check in wrong) == 4
 
 
 def test_planted_faults_are_caught():
