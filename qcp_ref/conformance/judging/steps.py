@@ -1,6 +1,7 @@
 """Is a step of ADMM right? The solve, the projection and the dual, each judged by itself.
 
-Checked by tests/conformance/judging/test_certificates.py and tests/conformance/judging/test_runs.py.
+Checked by tests/conformance/judging/test_certificates.py and
+tests/conformance/judging/test_runs.py.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
