@@ -20,6 +20,19 @@ def test_the_page_reads_the_table_right():
         assert error["best"] < 0.97 * error["all"]
 
 
+def test_the_recipe_of_the_authors_costs_what_the_page_says():
+    first, second = MEASURED["runs"].values()
+    for runs in (first, second):
+        for error, ours in zip(runs["recipe"], runs["default"], strict=True):
+            assert abs(error / ours - 1) < 0.01
+        for again, once in zip(runs["requantized"], runs["authors"], strict=True):
+            assert abs(again / once - 1) < 5e-5
+    gains = [1 - unit / error for unit, error in zip(first["unit"], first["authors"], strict=True)]
+    assert min(gains) > 0.006 and max(gains) < 0.017
+    for unit, error in zip(second["unit"], second["authors"], strict=True):
+        assert abs(unit / error - 1) < 0.01
+
+
 def test_the_longer_correction_has_smaller_components_at_the_same_error():
     ours, theirs = MEASURED["starts"]["ours"], MEASURED["starts"]["theirs"]
     for name in MEASURED["runs"]:
