@@ -92,7 +92,8 @@ def load(suite: str | None = None) -> list[dict[str, Any]]:
     ValueError
         If a file is not the one that the manifest knows, or the version is not known.
     """
-    cases = stored() + json.loads(_made())
+    cases = stored()
+    cases += json.loads(_made())
     known = {case["since"] for case in cases} | {SUITE}
     if suite is None:
         return cases
