@@ -28,13 +28,13 @@ from qcp_ref.conformance.judging.checks import (
     Check,
     Info,
     Matrix,
-    Refused,
     declared,
     each,
     error_steps,
     given_of,
     gradient_check,
     growth,
+    guarded,
     norm,
     normal_growth,
     plus_diagonal,
@@ -196,20 +196,10 @@ def _closest_rows(case: Case, out: Any, _: Info) -> Judgement:
     return verdict(checks)
 
 
-def _guarded(certificate: Callable[[Case, Any, Info], Judgement]) -> Callable[..., Judgement]:
-    def judged(case: Case, out: Any, info: Info) -> Judgement:
-        try:
-            return certificate(case, out, info)
-        except Refused as refusal:
-            return Judgement(*refusal.args)
-
-    return judged
-
-
 _ALL = {
     "choose_scale": _scale, "balance": _balance, "als_update": _als_update,
     "als_sweep": _als_sweep, "admm_step": _admm_step, "epc_update": _epc_update,
     "refit_scale": _refit_scale, "closest_rows": _closest_rows, **RUNS,
 }  # fmt: skip
 CERTIFICATES: dict[str, Callable[[Case, Any, Info], Judgement]]
-CERTIFICATES = {name: _guarded(certificate) for name, certificate in _ALL.items()}
+CERTIFICATES = {name: guarded(certificate) for name, certificate in _ALL.items()}

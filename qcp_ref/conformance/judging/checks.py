@@ -21,9 +21,9 @@ from qcp_ref.conformance.spec import Arithmetic
 
 __all__ = [
     "FLOATS", "INTEGERS", "USUAL", "Check", "Refused", "declared", "each", "error_steps",
-    "given_of", "gradient_check", "growth", "norm", "normal_growth", "plus_diagonal", "problem",
-    "read", "read_result", "read_results", "refuse", "refuse_outside", "root", "solving",
-    "square_of", "verdict",
+    "forming_growth", "given_of", "gradient_check", "growth", "guarded", "norm", "normal_growth",
+    "plus_diagonal", "problem", "read", "read_result", "read_results", "refuse", "refuse_outside",
+    "root", "solving", "square_of", "verdict",
 ]  # fmt: skip
 
 Case = Mapping[str, Any]
@@ -93,20 +93,45 @@ def refuse(wrong: bool, word: str, says: str) -> None:
         raise Refused("fail", word, 0.0, says)
 
 
-def read_result(name: str, part: Any, shape: Sequence[int], kinds: Sequence[str]) -> Any:
-    """Read one array of the result, if it has the shape and one of the types."""
+def guarded(certificate: Callable[[Case, Any, Info], Judgement]) -> Callable[..., Judgement]:
+    """Return a certificate whose refusals are verdicts."""
+
+    def judged(case: Case, out: Any, info: Info) -> Judgement:
+        try:
+            return certificate(case, out, info)
+        except Refused as refusal:
+            return Judgement(*refusal.args)
+
+    return judged
+
+
+def read_result(
+    name: str,
+    part: Any,
+    shape: Sequence[int],
+    kinds: Sequence[str],
+    numbers: Callable[[Any], Any] = fractions,
+) -> Any:
+    """Read one array of the result by ``numbers``, if it has the shape and one of the types."""
     found = part["s"] if isinstance(part, dict) else "a list"
     refuse(found != list(shape), "wrong-shape", f"{name}: {found}, expected {list(shape)}")
     kind = part["t"]
     refuse(kind not in kinds, "wrong-dtype", f"{name}: {kind}, expected {' or '.join(kinds)}")
-    return fractions(part)
+    return numbers(part)
 
 
-def read_results(name: str, parts: Any, shapes: Sequence[Any], kinds: Sequence[str]) -> list[Any]:
-    """Read a list of arrays."""
+def read_results(
+    name: str,
+    parts: Any,
+    shapes: Sequence[Any],
+    kinds: Sequence[str],
+    numbers: Callable[[Any], Any] = fractions,
+) -> list[Any]:
+    """Read a list of arrays, each as :func:`read_result` does."""
     wrong = not isinstance(parts, list) or len(parts) != len(shapes)
     refuse(wrong, "wrong-shape", f"{name}: expected a list of {len(shapes)} arrays")
-    return [read_result(f"{name}[{i}]", parts[i], shape, kinds) for i, shape in enumerate(shapes)]
+    pairs = enumerate(zip(parts, shapes, strict=True))
+    return [read_result(f"{name}[{i}]", *pair, kinds, numbers) for i, pair in pairs]
 
 
 # --- arithmetic -----------------------------------------------------------------------------------
@@ -169,10 +194,15 @@ def problem(X: Any, factors: Sequence[Matrix], mode: int) -> tuple[Matrix, Matri
 
 def normal_growth(factors: Sequence[Matrix], mode: int, info: Info) -> Fraction:
     """Relative size of all errors in forming and solving the normal equations."""
+    sides = [len(A) for n, A in enumerate(factors) if n != mode]
+    return forming_growth(sides, len(factors[0][0]), info)
+
+
+def forming_growth(sides: Sequence[int], rank: int, info: Info) -> Fraction:
+    """Relative size of these errors, by the sides of the other modes and the rank."""
     # t = (1 + gamma_{P + 2d})^2 (1 + s) - 1  :eq:`conformance-gradient`
-    rows = [len(A) for n, A in enumerate(factors) if n != mode]
-    forming = 1 + growth(prod(rows) + 2 * len(rows), info)
-    return forming**2 * (1 + solving(len(factors[0][0]), info)) - 1
+    forming = 1 + growth(prod(sides) + 2 * len(sides), info)
+    return forming**2 * (1 + solving(rank, info)) - 1
 
 
 def gradient_check(X: Any, factors: Sequence[Matrix], mode: int, A: Matrix, info: Info) -> Check:

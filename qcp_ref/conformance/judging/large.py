@@ -7,24 +7,31 @@ of one power of two, so that nothing is rounded here either. A factor is held to
 Checked by tests/conformance/judging/test_large.py.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from functools import reduce
-from math import isqrt, prod
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qcp_ref.conformance.judging.checks import (
+    Case,
+    Check,
+    Info,
+    declared,
+    error_steps,
+    forming_growth,
+    growth,
+    guarded,
+    read_result,
+    read_results,
+    root,
+    verdict,
+)
 from qcp_ref.conformance.judging.verdict import Judgement
-from qcp_ref.conformance.spec import Arithmetic
 
 __all__ = ["LARGE"]
-
-Case = Mapping[str, Any]
-Info = Mapping[str, Any]
-
-_READS, _ROOM = 8, 10  # as in certificates
 
 
 class _Array(NamedTuple):
@@ -62,10 +69,6 @@ class _Array(NamedTuple):
         return _Array(self.m.T, self.e)
 
 
-class _Wrong(Exception):
-    """Carries the verdict on a result that has the wrong form."""
-
-
 def _read(part: Any) -> Any:
     if isinstance(part, list):
         return [_read(one) for one in part]
@@ -77,58 +80,22 @@ def _read(part: Any) -> Any:
 
 def _result(name: str, part: Any, shape: Sequence[int], info: Info) -> _Array:
     """Read one array of the result, if it has the shape and the type."""
-    real = Arithmetic.of(info["arith"]).real
-    found = part["s"] if isinstance(part, dict) else "a list"
-    if found != list(shape):
-        raise _Wrong("wrong-shape", f"{name}: {found}, expected {list(shape)}")
-    if part["t"] != real:
-        raise _Wrong("wrong-dtype", f"{name}: {part['t']}, expected {real}")
-    return _Array(*_read(part))
+    found: _Array = read_result(name, part, shape, [declared(info).real], _read)
+    return found
 
 
 def _results(name: str, parts: Any, like: Sequence[_Array], info: Info) -> list[_Array]:
-    if not isinstance(parts, list) or len(parts) != len(like):
-        raise _Wrong("wrong-shape", f"{name}: expected a list of {len(like)} arrays")
-    pairs = enumerate(zip(parts, like, strict=True))
-    return [_result(f"{name}[{n}]", part, A.m.shape, info) for n, (part, A) in pairs]
+    return read_results(name, parts, [A.m.shape for A in like], [declared(info).real], _read)
 
 
-# --- arithmetic -----------------------------------------------------------------------------------
-
-
-def _growth(n: int, info: Info) -> Fraction:
-    # (1 + u')^8 (1 + gamma_n) - 1, gamma_n = n u / (1 - n u)  :eq:`bounds-gamma`
-    inputs, u, *_ = Arithmetic.of(info["arith"])
-    return (1 + inputs) ** _READS * (1 + n * u / (1 - n * u)) - 1
-
-
-def _solving(rank: int, info: Info) -> Fraction:
-    # s = 10 R gamma_{3R+1} / (1 - R gamma_{R+1})  :eq:`conformance-solve`
-    return _ROOM * rank * _growth(3 * rank + 1, info) / (1 - rank * _growth(rank + 1, info))
+def _worst(checks: Iterable[Check]) -> Judgement:
+    """Return the verdict on the worst of several checks."""
+    return verdict(sorted(checks, key=lambda check: check.margin, reverse=True))
 
 
 def _normal(factors: Sequence[_Array], mode: int, info: Info) -> Fraction:
-    # t = (1 + gamma_{P+2d})^2 (1 + s) - 1  :eq:`conformance-gradient`
-    rows = [len(A.m) for n, A in enumerate(factors) if n != mode]
-    forming = 1 + _growth(prod(rows) + 2 * len(rows), info)
-    return forming**2 * (1 + _solving(factors[0].m.shape[1], info)) - 1
-
-
-def _root(q: Fraction) -> Fraction:
-    """Square root, rounded down by less than one part in ``2**60``."""
-    shift = 64 + q.denominator.bit_length()
-    return Fraction(isqrt(q.numerator * q.denominator << 2 * shift), q.denominator << shift)
-
-
-def _judged(checks: Sequence[tuple[str, Fraction, Fraction]]) -> Judgement:
-    """Return the verdict on the worst of several errors and their bounds."""
-    margins = [error / bound if bound else 10**9 * (error > 0) for _, error, bound in checks]
-    worst = max(range(len(checks)), key=lambda n: margins[n])
-    margin = float(min(margins[worst], 10**9))
-    if margin > 1:
-        says = f"{checks[worst][0]}: {margin:.3g} times the proven bound"
-        return Judgement("fail", "wrong-value", margin, says)
-    return Judgement("pass", "", margin)
+    sides = [len(A.m) for n, A in enumerate(factors) if n != mode]
+    return forming_growth(sides, factors[0].m.shape[1], info)
 
 
 # --- tensors --------------------------------------------------------------------------------------
@@ -148,20 +115,22 @@ def _problem(X: _Array, factors: Sequence[_Array], mode: int) -> tuple[_Array, _
     return _Array(M, X.e), _khatri_rao([A for n, A in enumerate(factors) if n != mode])
 
 
-def _gradient(X: _Array, factors: Sequence[_Array], mode: int, A: _Array, info: Info) -> Any:
+def _gradient(
+    X: _Array, factors: Sequence[_Array], mode: int, A: _Array, info: Info
+) -> Iterator[Check]:
     # norm((m - a K^T) K) <= t norm(K) (norm(m) + norm(a) norm(K)) for each row a of A
     M, K = _problem(X, factors, mode)
-    t, size = _normal(factors, mode, info), _root(K.square())
+    t, size = _normal(factors, mode, info), root(K.square())
     found = ((M - A @ K.t) @ K).rows()
     for i, (gradient, m, a) in enumerate(zip(found, M.rows(), A.rows(), strict=True)):
-        bound = t * size * (_root(m.square()) + _root(a.square()) * size)
-        yield f"gradient of mode {mode}, row {i}", _root(gradient.square()), bound
+        bound = t * size * (root(m.square()) + root(a.square()) * size)
+        yield Check(f"gradient of mode {mode}, row {i}", root(gradient.square()), bound)
 
 
 def _als_update(case: Case, out: Any, info: Info) -> Judgement:
     given, mode = {name: _read(part) for name, part in case["in"].items()}, case["options"]["mode"]
     A = _result("A", out["A"], given["factors"][mode].m.shape, info)
-    return _judged([*_gradient(given["X"], given["factors"], mode, A, info)])
+    return _worst(_gradient(given["X"], given["factors"], mode, A, info))
 
 
 def _als_sweep(case: Case, out: Any, info: Info) -> Judgement:
@@ -170,7 +139,7 @@ def _als_sweep(case: Case, out: Any, info: Info) -> Judgement:
     new = _results("factors", out["factors"], old, info)
     mixed = ([*new[:n], *old[n:]] for n in range(len(new)))
     found = (_gradient(X, mix, n, new[n], info) for n, mix in enumerate(mixed))
-    return _judged([check for checks in found for check in checks])
+    return _worst(check for checks in found for check in checks)
 
 
 def _epc_update(case: Case, out: Any, info: Info) -> Judgement:
@@ -189,18 +158,20 @@ def _epc_update(case: Case, out: Any, info: Info) -> Judgement:
     components = A.times(A).times(lengths).total()
     error = square - 2 * F.times(A).total() + components
     rank, shape = A.m.shape[1], X.m.shape
-    steps = 2 * prod(shape) + (rank + 1) * (sum(shape) + rank) + 6 * len(shape)
-    rate = _growth(steps, info)
+    rate = growth(error_steps(shape, rank), info)
     # eta = (gamma_n + 8 t) (norm(X) + sqrt(R c(A_0)))^2, c <= (1 + gamma_n) (...)
-    noise = (rate + 8 * _normal(factors, mode, info)) * (_root(square) + _root(rank * square)) ** 2
+    noise = (rate + 8 * _normal(factors, mode, info)) * (root(square) + root(rank * square)) ** 2
     allowed = delta.square()
-    share = 1 - _root(1 - noise / allowed) if noise < allowed else Fraction(1)
+    share = 1 - root(1 - noise / allowed) if noise < allowed else Fraction(1)
     best = square / (1 + tau) ** 2
     bound = ((1 - share) * best + share * square) * (1 + rate) - best
-    return _judged([
-        ("squared error above delta^2", max(error - allowed, Fraction(0)), noise),
-        ("squared component norms above the least", max(components - best, Fraction(0)), bound),
-    ])  # fmt: skip
+    over, more = (max(gap, Fraction(0)) for gap in (error - allowed, components - best))
+    return _worst(
+        [
+            Check("squared error above delta^2", over, noise),
+            Check("squared component norms above the least", more, bound),
+        ]
+    )
 
 
 def _balance(case: Case, out: Any, info: Info) -> Judgement:
@@ -208,7 +179,7 @@ def _balance(case: Case, out: Any, info: Info) -> Judgement:
     A, w = (_read(case["in"][name]) for name in ("factors", "weights"))
     new = _results("factors", out["factors"], A, info)
     weighted = [*A[:-1], A[-1] if w is None else A[-1].times(w)]
-    growth = _growth(2 * sum(len(one.m) + 2 for one in A) + 8 * len(A), info)
+    rate = growth(2 * sum(len(one.m) + 2 for one in A) + 8 * len(A), info)
 
     def tensor(factors: Sequence[_Array]) -> _Array:
         return _khatri_rao(factors[:-1]) @ factors[-1].t
@@ -217,12 +188,12 @@ def _balance(case: Case, out: Any, info: Info) -> Judgement:
     sizes = tensor([one.size() for one in weighted])
     unit = Fraction(2) ** (off.e - sizes.e)
     pairs = zip(off.m.ravel(), sizes.m.ravel(), strict=True)
-    checks = [("tensor", unit * int(y), growth * int(g)) for y, g in pairs if y]
+    checks = [Check("tensor", unit * int(y), rate * int(g)) for y, g in pairs if y]
     for columns in zip(*(one.t.rows() for one in new), strict=True):
         lengths = [column.square() for column in columns]
         gap = max(lengths) - min(lengths)
-        checks.append(("lengths of columns", gap, 3 * growth * max(lengths)))
-    return _judged(checks)
+        checks.append(Check("lengths of columns", gap, 3 * rate * max(lengths)))
+    return _worst(checks)
 
 
 def _refit_scale(case: Case, out: Any, info: Info) -> Judgement:
@@ -233,22 +204,10 @@ def _refit_scale(case: Case, out: Any, info: Info) -> Judgement:
     upper, lower = F.times(V).total(), (V @ G).times(V).total()
     F, G, V = F.size(), G.size(), V.size()
     size = F.times(V).total() + abs(scale) * (V @ G).times(V).total()
-    bound = _growth((rows + rank) * (rank + 1) + 2, info) * size
-    return _judged([("slope of the error", abs(scale * lower - upper), bound)])
-
-
-def _guarded(certificate: Any) -> Any:
-    def judged(case: Case, out: Any, info: Info) -> Judgement:
-        try:
-            found: Judgement = certificate(case, out, info)
-        except _Wrong as wrong:
-            word, says = wrong.args
-            return Judgement("fail", word, 0.0, says)
-        return found
-
-    return judged
+    bound = growth((rows + rank) * (rank + 1) + 2, info) * size
+    return _worst([Check("slope of the error", abs(scale * lower - upper), bound)])
 
 
 _ALL = {"als_update": _als_update, "als_sweep": _als_sweep, "epc_update": _epc_update,
         "balance": _balance, "refit_scale": _refit_scale}  # fmt: skip
-LARGE = {name: _guarded(certificate) for name, certificate in _ALL.items()}
+LARGE = {name: guarded(certificate) for name, certificate in _ALL.items()}

@@ -63,20 +63,19 @@ def _noise(X: Any, factors: Sequence[Matrix], info: Info) -> Fraction:
     return 2 * growth(steps, info) * Fraction(size)
 
 
-def _honest(X: Any, factors: Sequence[Matrix], error: Fraction, info: Info) -> Check:
-    """Check that a relative error is that of the factors."""
-    left = loops.squared_error(X, factors)
+def _honest(X: Any, error: Fraction, left: Fraction, noise: Fraction) -> Check:
+    """Check that a relative error is that of the factors, which leave this squared error."""
     gap = abs(error * abs(error) * square_of(X) - left)
-    return Check("error: not that of the factors", gap, _noise(X, factors, info))
+    return Check("error: not that of the factors", gap, noise)
 
 
 def _run(X: Any, factors: Sequence[Matrix], error: Fraction, info: Info) -> list[Check]:
     """Check that the error is the true one and not above that of zero."""
     # |eps^2 ||X||^2 - ||X - Y||^2| <= eta and ||X - Y||^2 <= ||X||^2 + eta  :eq:`conformance-run`
-    more = max(loops.squared_error(X, factors) - square_of(X), Fraction(0))
-    noise = _noise(X, factors, info)
+    left, noise = loops.squared_error(X, factors), _noise(X, factors, info)
+    more = max(left - square_of(X), Fraction(0))
     return [
-        _honest(X, factors, error, info),
+        _honest(X, error, left, noise),
         Check("error: above that of zero", more, noise),
     ]
 
@@ -152,7 +151,8 @@ def _cp_als_run(case: Case, out: Any, info: Info) -> Judgement:
             found = [gradient_check(X, now, k % modes, A, info)]
             now[k % modes] = A
             if k % modes == modes - 1:
-                found.append(_honest(X, now, errors[k // modes], info))
+                left, noise = loops.squared_error(X, now), _noise(X, now, info)
+                found.append(_honest(X, errors[k // modes], left, noise))
             yield from _named(f"sweep {k // modes}", found)
 
     return verdict(checks(), lambda: _quality(X, now))
@@ -187,25 +187,25 @@ def _ao_admm_run(case: Case, out: Any, info: Info) -> Judgement:
     shapes = [loops.shape_of(A) for A in now]
     steps = _steps(out, [shape for shape in shapes for _ in range(count)] * sweeps, info)
     errors = read_result("errors", out["errors"], (sweeps,), FLOATS)
-    error, best = (
-        read_result("error", out["error"], (), FLOATS),
-        _on_grid(out, shapes, case, "best_scales"),
-    )
+    error = read_result("error", out["error"], (), FLOATS)
+    best = _on_grid(out, shapes, case, "best_scales")
     duals, left = [each(lambda a: 0 * a, A) for A in now], list[Fraction]()
 
     def checks() -> Iterator[Check]:
         for k, (sweep, mode) in enumerate(product(range(sweeps), range(len(now)))):
             part = _Steps(*(one[k * count : (k + 1) * count] for one in steps))
             state = now[mode], duals[mode]
-            found = _mode(_formed(X, now, mode, info), state, part, options, info)
-            yield from _named(f"sweep {sweep}, mode {mode}", found)
+            steps_of_mode = _mode(_formed(X, now, mode, info), state, part, options, info)
+            yield from _named(f"sweep {sweep}, mode {mode}", steps_of_mode)
             now[mode], duals[mode] = part.H[-1], part.U[-1]
             if mode == len(now) - 1:
-                yield from _named(f"sweep {sweep}", [_honest(X, now, errors[sweep], info)])
                 left.append(loops.squared_error(X, now))
-        more, noise = abs(loops.squared_error(X, best) - min(left)), _noise(X, best, info)
-        yield Check("codes, best_scales: not those of the best sweep", more, 2 * noise)
-        yield _honest(X, best, error, info)
+                found = [_honest(X, errors[sweep], left[-1], _noise(X, now, info))]
+                yield from _named(f"sweep {sweep}", found)
+        least, noise = loops.squared_error(X, best), _noise(X, best, info)
+        says = "codes, best_scales: not those of the best sweep"
+        yield Check(says, abs(least - min(left)), 2 * noise)
+        yield _honest(X, error, least, noise)
 
     return verdict(checks(), lambda: _quality(X, best))
 

@@ -488,3 +488,18 @@ def test_a_step_is_judged_by_its_three_results(results, wrong):
     sizes = admm_steps.Sizes(STEP.F, Fraction(2), Fraction(0))
     found = admm_steps.step_checks(STEP, out, sizes, {"qmin": -2, "qmax": 1}, F64)
     assert {check.what for check in found if check.error > check.bound} == wrong
+
+
+# --- the bound of a solve -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rank", [2, 5, 9])
+def test_a_solve_stays_within_its_bound_and_one_in_float32_does_not(rank, rng):
+    K, F = rng.integers(-9, 10, (rank + 2, rank)), rng.integers(-99, 100, (3, rank))
+    G = K.T @ K
+    for dtype, within in ((np.float64, True), (np.float32, False)):
+        T = np.linalg.solve(G.astype(dtype), F.T.astype(dtype)).T
+        T, S, B = (exact(part) for part in (T.astype(float), G, F))
+        residual = checks.each(lambda b, ts: b - ts, B, loops.matmul(T, S))
+        bound = checks.solving(rank, F64) * checks.norm(T) * checks.norm(S)
+        assert (checks.norm(residual) <= bound) == within
