@@ -21,7 +21,16 @@ from qcp_ref.conformance.cases.truth import SUMS, expect, roundings
 from qcp_ref.conformance.dyadic import decode, encode, fractions, pack, units
 from qcp_ref.conformance.spec import OPS, seen_by
 
-__all__ = ["accumulators", "closest", "expected", "khatri_rao", "rounded", "sums"]
+__all__ = [
+    "accumulators",
+    "arrays_of",
+    "closest",
+    "expected",
+    "is_short",
+    "khatri_rao",
+    "rounded",
+    "sums",
+]
 
 Array = NDArray[Any]
 Given = Mapping[str, Any]
@@ -122,8 +131,8 @@ def _sum(op: str, given: Given, options: Given, short: bool) -> dict[str, Any]:
     """
     sizes = {name: _map(np.abs, part) for name, part in given.items()}
     g = sums(op, sizes, options)
-    whole = all(np.array_equal(part, np.rint(part)) for part in _arrays(given))
-    limit = 2**24 if all(map(_is_short, _arrays(given))) else 2**53
+    whole = all(np.array_equal(part, np.rint(part)) for part in arrays_of(given))
+    limit = 2**24 if all(map(is_short, arrays_of(given))) else 2**53
     if not whole or g.max(initial=0) > limit:
         raise ValueError(f"{op}: expected integers with sums up to {limit}")
     y = _real(sums(op, given, options) + 0.0)  # no negative zeros
@@ -145,6 +154,12 @@ def rounded(p: Any, q: Any, rounding: str) -> Array:
     return np.asarray(low + (np.greater(twice, q) | (np.equal(twice, q) & at_tie)))
 
 
+def _ratio(array: Array) -> tuple[Any, int]:
+    """Return ``p`` and ``q`` of numbers ``p / q``: Python integers, one power of two for all."""
+    m, e = units(array)
+    return m << max(e, 0), 1 << max(-e, 0)
+
+
 def closest(x: Array, scale: Array, zero: Any, ends: Sequence[int], choices: Choices) -> Array:
     """Return the codes of numbers on a grid, :eq:`grid-quantize`."""
     zero = np.asarray(zero, object)
@@ -154,9 +169,8 @@ def closest(x: Array, scale: Array, zero: Any, ends: Sequence[int], choices: Cho
     if choices["division"] != "exact":
         t = _short_quotient(x, scale, choices["division"])
         first = choices["zero_point"] == "before-rounding"
-        m, e = units(t + zero.astype(np.float32) if first else t)  # each one in float32
-        z = 0 if first else zero
-        return _clipped(rounded(m << max(e, 0), 1 << max(-e, 0), choices["rounding"]) + z, ends)
+        p, q = _ratio(t + zero.astype(np.float32) if first else t)  # each one in float32
+        return _clipped(rounded(p, q, choices["rounding"]) + (0 if first else zero), ends)
     if choices["zero_point"] == "before-rounding":
         return _clipped(rounded(p + zero * q, q, choices["rounding"]), ends)
     return _clipped(rounded(p, q, choices["rounding"]) + zero, ends)
@@ -183,11 +197,10 @@ def _requantize(acc: Array, M: Array, z: int, ends: Sequence[int], choices: Choi
     M, first = _per_channel(M, acc), choices["zero_point"] == "before-rounding"
     if choices["requant"] == "float32":
         t = acc.astype(np.float32) * M.astype(np.float32)
-        m, e = units(t + np.float32(z) if first else t)
-        p, q = m << max(e, 0), 1 << max(-e, 0)
+        p, q = _ratio(t + np.float32(z) if first else t)
         return _clipped(rounded(p, q, choices["rounding"]) + (0 if first else z), ends)
-    m, e = units(M)
-    p, q = acc.astype(object) * (m << max(e, 0)), 1 << max(-e, 0)
+    m, q = _ratio(M)
+    p = acc.astype(object) * m
     if first:
         return _clipped(rounded(p + z * q, q, choices["rounding"]), ends)
     return _clipped(rounded(p, q, choices["rounding"]) + z, ends)
@@ -296,16 +309,18 @@ def _map(function: Callable[[Any], Any], part: Any) -> Any:
     return None if part is None else function(part)
 
 
-def _arrays(given: Given) -> list[Array]:
+def arrays_of(given: Given) -> list[Array]:
+    """Return all arrays of the arguments, those in lists, too."""
     parts = [part if isinstance(part, list) else [part] for part in given.values()]
-    return [array for part in parts for array in part if array is not None]
+    return [np.asarray(array) for part in parts for array in part if array is not None]
 
 
 def _real(array: Array) -> dict[str, Any]:
     return {**encode(np.asarray(array, np.float64)), "t": "real"}
 
 
-def _is_short(array: Array) -> bool:
+def is_short(array: Array) -> bool:
+    """Say whether float32 holds all numbers of an array."""
     return array.dtype.kind != "f" or np.array_equal(array, array.astype(np.float32))
 
 
@@ -316,7 +331,7 @@ def _codes(array: Array) -> dict[str, Any]:
 def _values(steps: Array, scale: Array) -> dict[str, Any]:
     """Expect products with a scale: exactly if float32 holds them, else up to one rounding."""
     array = steps * scale
-    if _is_short(scale) and _is_short(array):
+    if is_short(scale) and is_short(array):
         return {"kind": "exact", **_real(array)}
     k, (m, e) = steps.astype(object), units(scale)
     exact = {"t": "real", "s": list(array.shape), "e": e, "m": [*map(str, (k * m).ravel())]}
@@ -356,7 +371,7 @@ def expected(case: Given, choices: Choices, *, short: bool = False) -> dict[str,
         return expect(op, {"x": fractions(ends)}, options, choices)
     seen = seen_by(op, choices)
     plain = seen["division"] == seen["requant"] == "exact"
-    if not plain and not all(map(_is_short, _arrays(given))):
+    if not plain and not all(map(is_short, arrays_of(given))):
         lists = {key: _map(_fractions, part) for key, part in case["in"].items()}
         return expect(op, lists, options, choices)
     return {name: _quantized(op, given, options, seen)}

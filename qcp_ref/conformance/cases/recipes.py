@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-import numpy as np
-
 from qcp_ref.conformance.cases import geometries, precise, sizes
 from qcp_ref.conformance.cases.draw import DRAWN
+from qcp_ref.conformance.cases.exact import arrays_of, is_short
 from qcp_ref.conformance.cases.make import Case, needs_of
 from qcp_ref.conformance.dyadic import encode
 from qcp_ref.conformance.spec import OPS
@@ -68,7 +67,7 @@ def expand(case: Mapping[str, Any]) -> Case:
     given = {name: _encoded(drawn[name]) for name in OPS[op].arrays}
     whole = {**case, "in": given, "out": out or {"kind": "recipe"}}
     needs = {*case["needs"], *needs_of(whole)}
-    if not all(_is_short(part) for part in drawn.values()):
+    if not all(map(is_short, arrays_of(drawn))):
         needs.add("float64")
     return {**whole, "needs": sorted(needs)}
 
@@ -80,10 +79,3 @@ def _encoded(part: Any) -> Any:
         return None
     data = encode(part)
     return {**data, "t": "real"} if data["t"] == "f64" else data
-
-
-def _is_short(part: Any) -> bool:
-    if isinstance(part, list):
-        return all(_is_short(one) for one in part)
-    array = np.asarray(0 if part is None else part)
-    return array.dtype.kind != "f" or np.array_equal(array, array.astype(np.float32))
