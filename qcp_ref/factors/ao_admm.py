@@ -41,7 +41,7 @@ from qcp_ref.factors.quantized import (
     quantized_of,
     refuse_zero_points,
 )
-from qcp_ref.grids.grid import Grid
+from qcp_ref.grids.grid import Grid, plain_zero
 from qcp_ref.grids.scale import check_data, project_core
 from qcp_ref.tensors.als import STARTS, float_fit, initial_factors
 from qcp_ref.tensors.cp import CP, balance, check_start, cp_of, relative_error_core
@@ -193,7 +193,7 @@ class _Projection:
     def __call__(self, V: Array) -> Array:
         grid, axis, rule, refit = self.scaling
         chosen_anew = self.stale or refit == "step"
-        known = None if chosen_anew else (self.scale, 0.0 - grid.offset)
+        known = None if chosen_anew else (self.scale, plain_zero(grid))
         found = project_core(V, grid, known, rule=rule, axis=axis)
         self.codes, self.scale, self.stale = found.codes, found.scale, False
         return found.values  # (I_n, R)

@@ -33,6 +33,7 @@ from qcp_ref.grids.grid import (
     check_product,
     dequantize_core,
     off_grid,
+    plain_zero,
     quantize_core,
 )
 from qcp_ref.grids.scale import AFFINE, check_data, choose_core
@@ -183,12 +184,12 @@ def quantized_of(codes: Sequence[NDArray[Any]], scales: Sequence[Array], grid: G
 
 def codes_of(A: Array, grid: Grid, scale: Array) -> NDArray[Any]:
     """Return the codes of a factor at its scale, as ``quantize``, without checks."""
-    return quantize_core(A, grid, scale, 0.0 - grid.offset)  # there is no zero point
+    return quantize_core(A, grid, scale, plain_zero(grid))  # there is no zero point
 
 
 def values_of(codes: NDArray[Any], scale: Array, grid: Grid) -> Array:
     """Return the factor that codes on the grid stand for, as ``dequantize``, without checks."""
-    return check_product(dequantize_core(codes, scale, 0.0 - grid.offset, grid))
+    return check_product(dequantize_core(codes, scale, plain_zero(grid), grid))
 
 
 def check_quantized(cp: Any, shape: tuple[int, ...]) -> QuantizedCP:

@@ -370,6 +370,11 @@ def check_scale(scale: ArrayLike, shape: tuple[int, ...]) -> Array:
     return array
 
 
+def plain_zero(grid: Grid) -> float:
+    """Return what dequantization subtracts if no zero point is chosen: -1/2 on mid-rise grids."""
+    return 0.0 - grid.offset
+
+
 def check_zero(zero_point: ArrayLike, grid: Grid, shape: tuple[int, ...]) -> Array:
     """Return the zero point that dequantization subtracts."""
     zero = check_spread(zero_point, "zero_point", shape)

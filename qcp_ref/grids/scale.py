@@ -39,6 +39,7 @@ from qcp_ref.grids.grid import (
     check_scale,
     check_zero,
     dequantize_core,
+    plain_zero,
     quantize_core,
     round_to_integers,
 )
@@ -153,7 +154,7 @@ def choose_core(
         return np.array(scale), zero
     pairs = np.array([_one_scale(part, grid, rule, po2) for part in (x if axis == 0 else x.T)])
     scales, zeros = (np.expand_dims(column.copy(), 1 - axis) for column in pairs.T)
-    return scales, zeros if rule in AFFINE else 0.0 - grid.offset
+    return scales, zeros if rule in AFFINE else plain_zero(grid)
 
 
 def project(
@@ -360,7 +361,7 @@ def _formula(
     unit = _unit(x)
     lowest, highest = (float(_times(end, -unit)) for end in (x.min(), x.max()))
     s = scale(lowest, highest, grid)
-    return _scale(s, unit) if s > 0 else 0.0, 0.0 - grid.offset
+    return _scale(s, unit) if s > 0 else 0.0, plain_zero(grid)
 
 
 def _max_abs(lowest: float, highest: float, grid: Grid, *, less: float) -> float:
@@ -397,7 +398,7 @@ def _zero_point(steps: float, grid: Grid, *, rounding: str, late: bool = False) 
 
 def _trial_scale(x: Array, grid: Grid, _: str | None) -> Pair:
     """Return the first trial scale of least squared error."""
-    zero, unit = 0.0 - grid.offset, _unit(x)
+    zero, unit = plain_zero(grid), _unit(x)
     if not x.any():
         return 0.0, zero
     largest = float(_times(np.abs(x).max(), -unit))
@@ -418,10 +419,10 @@ def _best_scale(x: Array, grid: Grid, po2: str | None) -> Pair:
     low, high = _tables(grid, 0)
     x = np.clip(x, None if low[-1] > 0 else 0.0, None if high[-1] > 0 else 0.0)
     if not x.any():  # numbers on a side without levels have the same error at all scales
-        return 0.0, 0.0 - grid.offset
+        return 0.0, plain_zero(grid)
     unit = _unit(x)
     scales = _candidates(_sides(x, grid, unit), grid, 0, unit, 0.0, po2)
-    return _decide(x, grid, [(s, 0.0) for s in scales], po2)[0], 0.0 - grid.offset
+    return _decide(x, grid, [(s, 0.0) for s in scales], po2)[0], plain_zero(grid)
 
 
 def _best_pair(x: Array, grid: Grid, po2: str | None) -> Pair:
