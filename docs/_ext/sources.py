@@ -1,4 +1,4 @@
-"""How the package's sources are read, without importing them.
+"""How the package's sources are read, without importing them, and in which order.
 
 By the structure rules (tests/helpers/tree.py), by the sizes of the parts (parts.py beside this
 file) and by scripts/structure.py, which reads earlier states of the project as well.
@@ -11,6 +11,19 @@ import tokenize
 from functools import cache
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+# The reading order: a module imports only what stands before it, of its own part or of a part on a
+# lower floor. Later chapters have their place.
+GROUND = ["_door", "_checks", "_wide", "_results", "_kernels", "_threads", "bounds"]
+_FACTORS = ["quantized", "secular", "epc", "admm", "ao_admm", "proofs", "descent", "rows"]
+PARTS = {
+    "tensors": ["tensor", "cp", "sweep", "svd", "als"],
+    "grids": ["grid", "minimum", "scale"],
+    "factors": [*_FACTORS, "start", "search", "methods"],
+    "layers": ["geometry", "conv", "cost", "output", "layer", "ranges", "integer"],
+    "networks": ["jobs", "frontier", "allocation"],
+}
+CHAPTERS = ["bounds", *(f"{part}.{name}" for part, names in PARTS.items() for name in names)]
 
 
 def modules(root):

@@ -7,7 +7,7 @@ module ("cp", "app/cli") or by its path ("docs/index.rst").
 import json
 from pathlib import Path
 
-from tree import PARTS
+from sources import PARTS
 
 FUNCTION_TEXT = '''
 def {name}(X, /, *, mode=0):

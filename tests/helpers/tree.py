@@ -3,35 +3,10 @@
 import ast
 from pathlib import Path
 
-from sources import FUNCTIONS
+from sources import CHAPTERS, FUNCTIONS, GROUND
 
 ROOT = Path(__file__).parents[2]
 
-# The reading order: a module imports only what stands before it, of its own part or of a part on a
-# lower floor. Later chapters have their place.
-GROUND = ["_door", "_checks", "_wide", "_results", "_kernels", "_threads", "bounds"]
-PARTS = {
-    "tensors": ["tensor", "cp", "sweep", "svd", "als"],
-    "grids": ["grid", "minimum", "scale"],
-    "factors": [
-        *[
-            "quantized",
-            "secular",
-            "epc",
-            "admm",
-            "ao_admm",
-            "proofs",
-            "descent",
-            "rows",
-            "start",
-            "search",
-        ],
-        "methods",
-    ],
-    "layers": ["geometry", "conv", "cost", "output", "layer", "ranges", "integer"],
-    "networks": ["jobs", "frontier", "allocation"],
-}
-CHAPTERS = ["bounds", *(f"{part}.{name}" for part, names in PARTS.items() for name in names)]
 BOOK = [*GROUND[:-1], *CHAPTERS]
 RINGS = ["book", "conformance", "app"]
 ROOMS = [f"conformance.{room}" for room in ("cases", "judging", "faults", "running")]

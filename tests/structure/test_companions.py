@@ -5,8 +5,8 @@ import re
 
 import pytest
 from planted import add
-from sources import modules
-from tree import CHAPTERS, PARTS, ROOMS, ROOT
+from sources import CHAPTERS, PARTS, modules
+from tree import ROOMS, ROOT
 
 # Chapters without equations of their own: they serve others, or share a page with one.
 PAGES = {

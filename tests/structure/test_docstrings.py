@@ -5,8 +5,8 @@ import re
 
 import pytest
 from planted import CLASS_TEXT, add, replace
-from sources import FUNCTIONS, literal_all, modules
-from tree import BOOK, CHAPTERS, ROOT, parameters
+from sources import CHAPTERS, FUNCTIONS, literal_all, modules
+from tree import BOOK, ROOT, parameters
 
 
 def check_docstrings(root):

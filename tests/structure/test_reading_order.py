@@ -4,8 +4,8 @@ import ast
 
 import pytest
 from planted import add
-from sources import imports, modules, target
-from tree import ALONE, BOOK, CHAPTERS, PARTS, RINGS, ROOT, ring
+from sources import CHAPTERS, PARTS, imports, modules, target
+from tree import ALONE, BOOK, RINGS, ROOT, ring
 
 FLOOR = {"tensors": 1, "grids": 1, "factors": 2, "layers": 3, "networks": 4}
 

@@ -4,8 +4,8 @@ import ast
 
 import pytest
 from planted import FIRST, SECOND, add, replace
-from sources import imports, literal_all, modules
-from tree import BOOK, CHAPTERS, PARTS, ROOMS, ROOT, defined, ring
+from sources import CHAPTERS, PARTS, imports, literal_all, modules
+from tree import BOOK, ROOMS, ROOT, defined, ring
 
 
 def check_names(root):
