@@ -309,7 +309,8 @@ def _pytest(place: Place, files: Sequence[str], plugin: Any, *options: str) -> i
     if importlib.util.find_spec("_hypothesis_pytestplugin"):
         plugins += ["-p", "_hypothesis_pytestplugin"]
     root = ["--rootdir", str(place.root), "--assert=plain"]
-    return pytest.main([*files, "-q", *plugins, *root, *options], plugins=[plugin])
+    every = ("-m", "")  # the slow ones, too
+    return pytest.main([*files, "-q", *every, *plugins, *root, *options], plugins=[plugin])
 
 
 def _foreign_modules(root: Path) -> Iterator[str]:

@@ -88,6 +88,7 @@ def failures(*ops):
     return wrong
 
 
+@pytest.mark.slow
 def test_the_kit_finds_nothing():
     assert failures() == []
 

@@ -199,6 +199,7 @@ def test_a_difference_beyond_its_bound_is_reported_whole(monkeypatch, tmp_path, 
 # --- as users run it ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_in_a_pipe_each_line_comes_when_it_is_true(tmp_path):
     process = started(tmp_path)
     assert process.stdout.readline().startswith(b"compressing 1 kernels")
@@ -240,6 +241,7 @@ def test_a_full_disk_ends_it_with_one_line(arguments, unbuffered, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_without_any_output_it_works_all_the_same(tmp_path):
     command = ["bash", "-c", 'exec "$@" >&- 2>&-', "-", *DEMO, "--out", str(tmp_path)]
     assert subprocess.run(command, check=False, timeout=300).returncode == 0
@@ -252,6 +254,7 @@ def test_errors_of_errors_are_silent():
         assert subprocess.run(command, check=False, stdout=full, stderr=full).returncode == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "environment",
     [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}],
@@ -282,6 +285,7 @@ def test_ctrl_c_in_the_middle_leaves_nothing(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("environment", "bars", "colors"),
     [({}, True, True), ({"NO_COLOR": "1"}, True, False), ({"TERM": "dumb"}, False, False)],

@@ -36,6 +36,7 @@ CASES = vectors.load()
 # --- files ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_files_are_written_again_byte_for_byte(tmp_path):
     # In another process, with another order of sets and dictionaries of text.
     code = "import sys; from qcp_ref.conformance.cases.vectors import write; write(sys.argv[1])"

@@ -68,6 +68,7 @@ def test_the_adapter_has_all_operations():
     assert numpy_adapter.lacking == {"empty", "infinite"}
 
 
+@pytest.mark.slow
 def test_the_book_passes_every_case():
     assert not bad_ones(numpy_adapter, EVERY)
     assert not bad_ones(numpy_adapter_f32, EVERY)

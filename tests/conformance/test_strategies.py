@@ -58,6 +58,7 @@ def test_conv_geometries(g):
         assert dilation * (kernel - 1) + 1 <= side + pad
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wanted",
     [

@@ -17,6 +17,7 @@ def figures():
     return figures
 
 
+@pytest.mark.slow
 def test_all_figures_are_drawn_twice_and_alike(figures, tmp_path):
     names = figures.write(tmp_path / "a")
     assert sorted(names) == sorted(file.name for file in (tmp_path / "a").iterdir())

@@ -65,6 +65,7 @@ def test_hostile_tensors_have_results(grid):
     assert np.isfinite(fit.error) and fit.error < 0.7
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(
     st.integers(-600, 0),

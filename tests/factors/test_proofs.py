@@ -825,6 +825,7 @@ class NarrowTrees(Trees):
 rows_margin, rows_objectives = rows.margin, rows.objectives
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("test", "fault"),
     [

@@ -254,6 +254,7 @@ def methods_of(grid):
     return ["als-round", "authors"] + (["sequential", "best"] if grid.kind != "log2" else [])
 
 
+@pytest.mark.slow
 @law("factorize.matrix")
 @settings(max_examples=8, deadline=None)
 @given(

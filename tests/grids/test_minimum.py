@@ -253,6 +253,7 @@ def test_a_floor_above_the_best_gain_leaves_none_and_one_below_it_all(x, grid):
     assert np.array_equal(below, near_best_of(sides, tables, SPAN, 0.0))
 
 
+@pytest.mark.slow
 @settings(max_examples=5)  # seconds each
 @given(st.integers(13, 16), st.data(), st.sampled_from([1.0, 3.0, 0.1, 1e-5]))
 def test_codes_of_many_bits_are_found_again(bits, data, s):

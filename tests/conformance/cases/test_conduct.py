@@ -185,6 +185,7 @@ def depends_on_the_call_before(right, op, arrays, options):
     return right(*(before or arrays), **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("op", QUICK)
 def test_misconduct_is_found_in_every_operation(op):
     case = right_case(op)
@@ -208,6 +209,7 @@ def reads_memory(right, op, arrays, options):
     return right(*[[*map(flat, a)] if isinstance(a, list) else flat(a) for a in arrays], **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("op", QUICK)
 def test_who_walks_through_memory_is_found_in_every_operation(op):
     cases = [case for case in BY_OP[op] if "layout" in case]

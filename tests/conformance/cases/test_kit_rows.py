@@ -212,6 +212,7 @@ def test_other_orders_are_right(op, run, arith):
         assert found.outcome == "pass", (case, found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("op", OWN)
 def test_the_book_on_drawn_cases(op):
     for seed in range(40):
@@ -279,6 +280,7 @@ def test_every_minimiser_and_nothing_else_is_accepted(case):
     minimisers_are_accepted(case)
 
 
+@pytest.mark.slow
 def test_there_are_cases_with_several_minimisers():
     singular = next(case for case in CASES if case["id"] == "closest_rows.zero-column")
     V = np.array(execute(numpy_adapter, singular)["out"]["codes"]["m"]).reshape(3, 3)

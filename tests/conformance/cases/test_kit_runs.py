@@ -63,6 +63,7 @@ def test_the_best_sweep_is_in_the_middle(case):
     assert np.sort(errors)[1] > errors.min() + 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", of("ao_admm_run.kept"), ids=lambda case: case["id"])
 def test_a_fit_on_the_grid_is_kept(case):
     X, factors = fractions(case["in"]["X"]), [fractions(part) for part in case["in"]["factors"]]
@@ -74,6 +75,7 @@ def test_a_fit_on_the_grid_is_kept(case):
     assert decode(out["error"]) < 1e-14
 
 
+@pytest.mark.slow
 def test_the_book_passes_every_case():
     for case in CASES.values():
         found = judge(case, execute(numpy_adapter, case)["out"], numpy_adapter.hello())

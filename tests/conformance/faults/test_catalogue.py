@@ -71,6 +71,7 @@ def test_without_hooks_an_operation_is_right(op):
         assert attempt(vary(op), case)[0] == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.id}-{fault.op}")
 def test_every_fault_runs(fault):
     """What cannot run proves nothing; that it is wrong is tested with the matrix."""

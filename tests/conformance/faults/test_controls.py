@@ -35,6 +35,7 @@ def alarms(seeds, implementations):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", range(PARTS))
 def test_no_correct_variant_is_accused(part):
     assert not alarms(range(part, DRAWS, PARTS), BY_OP)

@@ -60,6 +60,7 @@ def test_faults_are_found_by_their_results(found):
         assert any(word not in silent for word in words), fault.id
 
 
+@pytest.mark.slow
 def test_the_faults_show_in_float32_too():
     single = [fault._replace(arith="f32") for fault in (*FAULTS, *careless.FAULTS)]
     complaints = gates(matrix(faults=single, controls=[]))

@@ -213,6 +213,7 @@ def test_every_kind_of_offence_has_somebody_who_takes_it():
     assert {fault.op for fault in FAULTS} <= set(RAW) | set(SOLVERS) | set(RUNS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.id}-{fault.op}")
 def test_a_careless_implementation_takes_what_it_does_not_look_at(fault):
     """It is right on all right input, refuses all else, and returns something."""

@@ -38,6 +38,7 @@ def session():
         one.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(misbehaving.WORDS))
 def test_every_misbehaviour_fails_its_case_with_its_word(session, name):
     limits = {"timeout": 0.2, "warmup": 0.2} if name == "hangs" else {}
@@ -49,6 +50,7 @@ def test_every_misbehaviour_fails_its_case_with_its_word(session, name):
     assert opened.info["isolated"]
 
 
+@pytest.mark.slow
 def test_a_first_case_has_a_limit_of_its_own(session):
     opened = session(f"{HERE}:warms", timeout=0.5, warmup=30.0)
     assert [opened.run(kit_cases.PLAIN).outcome for _ in range(2)] == ["pass", "pass"]
